@@ -1,0 +1,210 @@
+"""The command line: one command a step, ``run`` for the whole chain, ``download`` for the delivered backbone.
+
+Only argument handling lives here, and it imports nothing heavy before a command runs, so that ``--help`` is quick.
+"""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geokr_core import __version__
+from geokr_core.errors import GeoKRError
+
+app = typer.Typer(
+    help="Pretrain a remote-sensing backbone from unlabelled scenes and a land-cover product, and judge it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ParamsFile = Annotated[
+    Path | None, typer.Option("--params", "-p", help="Parameter file [default: $GEOKR_PARAMS or params.yaml].")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Override a value: section.key=value (repeatable).")
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Run even if the output is up to date.")]
+
+
+def _run(names: list[str] | None, params_file: Path | None, overrides: list[str] | None, force: bool) -> None:
+    """Run steps in order and record each in DVC where DVC versions it."""
+    from geokr_core import chain, versioning
+    from geokr_core.config import load_params, params_path
+    from geokr_core.reporter import ConsoleReporter
+
+    reporter = ConsoleReporter()
+    params = load_params(params_file, overrides or ())
+    wanted = names if names is not None else [step.name for step in chain.steps_of(params)]
+    for name in wanted:
+        outcome = chain.run_step(name, params, reporter, force=force)
+        # An override makes an output that `params.yaml` does not describe: DVC must not take it for that.
+        if not overrides and not outcome.was_current:
+            versioning.commit(name, params_path(params_file), reporter)
+        if names is not None:
+            _show(outcome.summary.numbers)
+    if names is None:
+        _farewell(params)
+
+
+def _show(numbers: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for key, value in numbers.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+
+
+def _farewell(params: Any) -> None:
+    """Say what came out, where it lies and what to do next."""
+    from rich.console import Console
+
+    from geokr_core.chain import Folders
+    from geokr_core.files import read_json
+
+    folders = Folders(params)
+    console = Console()
+    headline = folders["report"] / "headline.txt"
+    if headline.exists():
+        console.print(f"\n[bold]{headline.read_text(encoding='utf-8').strip()}[/bold]", highlight=False)
+    decision = read_json(folders["champion"] / "decision.json")
+    console.print(f"\n{decision['reason']}", highlight=False)
+    console.print(
+        f"\nReport     {folders['report'] / 'report.html'}  (open it in a browser)"
+        f"\nBackbone   {folders['backbone']}  (MODEL_CARD.md says how to load it)"
+        f"\nRegistry   geokr download {params.backbone.model_name}@champion --to my-backbone"
+        "\nNext       make ui            the same chain in the Dagster UI"
+        "\n           mlflow ui          parameters, curves and the registry"
+        "\n           edit params.yaml   to point it at your own scenes, land cover and tasks",
+        highlight=False,
+    )
+
+
+@app.command()
+def run(params: ParamsFile = None, overrides: Overrides = None, force: Force = False) -> None:
+    """Run the whole chain: raw scenes to a registered, evaluated backbone. Steps that are up to date are passed over."""
+    _run(None, params, overrides, force)
+
+
+@app.command()
+def status(params: ParamsFile = None, overrides: Overrides = None) -> None:
+    """Show which steps are up to date and where their outputs lie."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geokr_core.chain import describe
+    from geokr_core.config import load_params
+
+    table = Table("step", "state", "output")
+    for row in describe(load_params(params, overrides or ())):
+        table.add_row(row["step"], row["state"], row["output"])
+    Console().print(table)
+
+
+@app.command()
+def world(
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write here instead of `world.folder`.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another seed gives another world.")] = None,
+) -> None:
+    """Generate a small world of scenes, land cover and labelled sets."""
+    if out is None and seed is None:
+        _run(["world"], params, overrides, force)
+        return
+    from geokr_core.config import WorldConfig, load_params
+    from geokr_core.errors import ConfigError
+    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.world import generate_world
+
+    try:
+        base = load_params(params, overrides or ()).world or WorldConfig()
+    except ConfigError:
+        if params is not None:
+            raise
+        base = WorldConfig()  # outside a project the defaults do
+    config = base.model_copy(update={k: v for k, v in (("folder", out), ("seed", seed)) if v is not None})
+    _show(generate_world(config, config.folder, ConsoleReporter()).numbers)
+
+
+def _step_command(name: str, command: str, purpose: str) -> None:
+    def invoke(params: ParamsFile = None, overrides: Overrides = None, force: Force = False) -> None:
+        _run([name], params, overrides, force)
+
+    invoke.__doc__ = purpose
+    app.command(command)(invoke)
+
+
+# The table of `chain.STEPS` in the words of the command line; a test holds the two equal. Importing `chain` here
+# would cost `--help` a second.
+for _name, _command, _purpose in (
+    ("scenes", "scenes", "Take stock of the raw scenes; refuse by name what cannot be used."),
+    ("land_cover", "land-cover", "Index the land-cover tiles by footprint and check their legends."),
+    ("chips", "chips", "Cut each scene into chips: one scene in, one shard out."),
+    ("proportions", "proportions", "Count the land cover under each chip, exactly."),
+    ("levir_kr", "levir-kr", "Freeze Levir-KR: chips, proportions, hashes and a split by place."),
+    ("pretraining", "pretrain", "Train the student and its averaged teacher on the proportions."),
+    ("backbone", "backbone", "Bundle the pretrained backbone."),
+    ("evaluation", "evaluate", "Judge the backbone on labelled sets against other initialisations."),
+    ("report", "report", "Write the self-contained report page."),
+    ("champion", "promote", "Register the backbone; promote it if it beats the champion on the same data."),
+):
+    _step_command(_name, _command, _purpose)
+
+
+@app.command()
+def download(
+    reference: Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL/VERSION, e.g. geokr-resnet18@champion.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder that gets the bundle.")],
+) -> None:
+    """Download a backbone from the MLflow registry and verify its golden features."""
+    from geokr_core import registry
+
+    folder = registry.download(reference, to)
+    typer.echo(f"{reference} verified → {folder}; MODEL_CARD.md in there says how to load it.")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="align, ingest, pretrain, startup, or all.")] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
+) -> None:
+    """Measure speed as ratios within one run, so that the figures hold on any machine."""
+    from geokr_core.bench import run_bench
+
+    run_bench(name, as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point: errors made on purpose become one clear message and exit code 2."""
+    try:
+        app()
+    except GeoKRError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or "the output folder"
+        typer.echo(
+            f"error: {where}: {error.strerror}. Nothing half-written was left in place of earlier results; "
+            "free some space or mend the permissions and run the same command again: finished work is kept.",
+            err=True,
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,425 @@
+"""Every parameter of the chain, one frozen pydantic model a step, and the reader of ``params.yaml``.
+
+A section of the file bears the name of the step it belongs to. Unknown keys are errors: a typo never passes
+silently. Paths are relative to the working directory. Nothing here opens a raster or imports torch.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from geokr_core.errors import ConfigError
+
+PARAMS_VARIABLE = "GEOKR_PARAMS"
+"""Environment variable that names another parameter file than ``params.yaml``."""
+
+DEFAULT_PARAMS = Path("params.yaml")
+
+Architecture = Literal["resnet18", "resnet50", "vgg16_bn", "squeezenet1_1"]
+Variant = Literal["geokr", "shuffled"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorldConfig(Section):
+    """The generated world (see ``geokr_core.world``): the default data, so that everything runs offline."""
+
+    folder: Path = Field(Path("data/world"), description="where the generated world is written")
+    seed: int = Field(7, ge=0, description="same seed, same bytes")
+    scene_size_px: int = Field(768, ge=128, description="width and height of each scene")
+    num_scenes: int = Field(
+        12, ge=2, description="number of scenes, spread over six places, four UTM zones and both hemispheres"
+    )
+    task_images_per_class: int = Field(
+        80, ge=4, description="labelled images of each class in the scene-classification set"
+    )
+
+
+class SceneCollection(Section):
+    """Files below ``scenes.folder`` that share a layout, and the land-cover product of their ground."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    files: str = Field(
+        description="glob relative to the folder; `{band}` stands for the band where each band is a file"
+    )
+    bands: tuple[str, ...] | None = Field(
+        None,
+        description="common band names in file order (or in order of `band_files`); null: from colour interpretation",
+    )
+    band_files: tuple[str, ...] | None = Field(None, description="what `{band}` becomes, one entry a band")
+    land_cover: str = Field(description="name of the product under `land_cover.products` that covers this ground")
+    nodata: float | None = Field(
+        None, description="pixels whose every band is this value are no data, where the file does not say so"
+    )
+    acquired: date | None = Field(None, description="acquisition date where file names and tags do not give it")
+    max_abs_latitude_deg: float = Field(
+        90.0, gt=0, le=90, description="chips centred further from the equator are not cut"
+    )
+
+    @model_validator(mode="after")
+    def _band_files_match(self) -> Self:
+        if ("{band}" in self.files) != (self.band_files is not None):
+            raise ValueError("`files` holds `{band}` exactly when `band_files` lists what it stands for")
+        if self.band_files is not None and (self.bands is None or len(self.bands) != len(self.band_files)):
+            raise ValueError("`bands` and `band_files` must list the same bands, one entry each")
+        return self
+
+
+class ScenesConfig(Section):
+    """Where the raw scenes lie and how their files are to be read."""
+
+    folder: Path
+    collections: tuple[SceneCollection, ...] = Field(min_length=1)
+
+    @field_validator("collections")
+    @classmethod
+    def _unique(cls, value: tuple[SceneCollection, ...]) -> tuple[SceneCollection, ...]:
+        names = [c.name for c in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"collection names must differ, found {names}")
+        return value
+
+
+class ProductConfig(Section):
+    """One land-cover product: its tiles, its legend, its edition."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    files: str = Field(description="glob relative to `land_cover.folder`")
+    legend: str = Field(
+        description="a built-in legend (globeland30, worldcover, nlcd, mcd12_igbp) or the path of a legend file"
+    )
+    year: int = Field(ge=1980, le=2100, description="edition: the year the map describes")
+    crs: str | None = Field(None, description="CRS to use instead of the file's, where the file's is known to be wrong")
+
+    @property
+    def epoch(self) -> date:
+        """Middle of the edition year, from which the time gap to an image is counted."""
+        return date(self.year, 7, 1)
+
+
+class LandCoverConfig(Section):
+    """The land-cover products and the common legend that chips are described in."""
+
+    folder: Path
+    products: tuple[ProductConfig, ...] = Field(min_length=1)
+    legend: Literal["globeland30", "geokr8"] = Field("globeland30", description="common legend of the proportions")
+
+    @field_validator("products")
+    @classmethod
+    def _unique(cls, value: tuple[ProductConfig, ...]) -> tuple[ProductConfig, ...]:
+        names = [p.name for p in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"product names must differ, found {names}")
+        return value
+
+
+class ChipsConfig(Section):
+    """How chips are cut from scenes."""
+
+    size_px: int = Field(64, ge=8, le=2048)
+    stride_px: int = Field(64, ge=1, le=2048)
+    bands: tuple[str, ...] = Field(("red", "green", "blue"), min_length=1, description="bands kept, in this order")
+    stretch: Literal["percentile", "joint_percentile", "none"] = Field(
+        "percentile",
+        description="to 8 bits per scene: percentiles a band, percentiles over all bands, or as stored (uint8 only)",
+    )
+    stretch_low: float = Field(2.0, ge=0, lt=50, description="lower percentile")
+    stretch_high: float = Field(98.0, gt=50, le=100, description="upper percentile")
+    min_valid_fraction: float = Field(0.98, ge=0, le=1, description="chips with fewer valid pixels are not cut")
+    max_saturated_fraction: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="chips with more pixels at 250 or above in every band are dropped (cloud)",
+    )
+
+
+class ProportionsConfig(Section):
+    """How land cover is counted under a chip."""
+
+    edge_segments: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="straight pieces a chip edge is cut into before it is carried to another CRS",
+    )
+
+
+class LevirKRConfig(Section):
+    """Which chips enter the frozen data set, and how it is split."""
+
+    max_unknown_fraction: float = Field(
+        0.5, ge=0, le=1, description="chips with more ground of unknown or excluded land cover are left out"
+    )
+    min_voting_cells: float = Field(1.0, ge=0, description="chips on which fewer land-cover cells vote are left out")
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of places held out to watch pretraining")
+    place_size_deg: float = Field(
+        2.0, gt=0, le=45, description="size of the lon/lat cells by which places are told apart"
+    )
+    seed: int = Field(0, ge=0)
+
+
+class PretrainingConfig(Section):
+    """How the student and the teacher are trained. A field left out takes the value of the preset."""
+
+    preset: Literal["geokr", "paper"] = "geokr"
+    architecture: Architecture = "resnet18"
+    initial_weights: Path | None = Field(None, description="torchvision-keyed weights to start from; null: random")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="one pretraining a seed; the first one becomes the backbone"
+    )
+    variants: tuple[Variant, ...] = Field(
+        ("geokr",),
+        min_length=1,
+        description="`shuffled` permutes land cover between chips: the control that must fail",
+    )
+    steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
+    batch_size: int = Field(128, ge=2, description="chips a step")
+    learning_rate: float | None = Field(None, gt=0, description="peak; null, here and below: as the preset says")
+    weight_decay: float | None = Field(None, ge=0, description="biases and normalisation weights are never decayed")
+    warmup_steps: int | None = Field(None, ge=0, description="steps over which the learning rate rises linearly")
+    consistency: Literal["kl_teacher_student", "kl_student_teacher", "ce_student_teacher", "none"] | None = Field(
+        None, description="what holds the student to the teacher; `ce_student_teacher` is the form first published"
+    )
+    consistency_weight: float | None = Field(None, ge=0, description="its weight once ramped up")
+    teacher_momentum: float | None = Field(
+        None, ge=0, le=1, description="share of the old teacher that stays at each update"
+    )
+    teacher_schedule: Literal["every_step", "released"] | None = Field(
+        None, description="each step with warmed-up momentum, or the rare updates first published"
+    )
+    batchnorm: Literal["averaged", "copied", "own"] | None = Field(
+        None, description="teacher's BatchNorm buffers: EMA of, or copies of, the student's, or its own"
+    )
+    reduction: Literal["per_sample", "per_element"] | None = Field(
+        None, description="mean over chips, or over chips and classes as first published"
+    )
+    two_views: bool | None = Field(None, description="different augmentations for student and teacher")
+    transfer: Literal["teacher", "student"] | None = Field(
+        None, description="which of the two networks becomes the backbone"
+    )
+    label_weighting: bool | None = Field(
+        None, description="weight samples by known fraction, voting cells and time gap"
+    )
+    threads: int = Field(2, ge=1)
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    log_every: int = Field(10, ge=1, description="steps between points of the curves")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("variants")
+    @classmethod
+    def _geokr_first(cls, value: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        if "geokr" not in value or len(set(value)) < len(value):
+            raise ValueError("`variants` must hold `geokr` and name each variant once")
+        return value
+
+
+class BackboneConfig(Section):
+    """The bundle that is delivered."""
+
+    model_name: str = Field("geokr-resnet18", pattern=r"^[A-Za-z0-9_.-]+$", description="name in the model registry")
+    description: str = Field("Backbone pretrained on land-cover proportions.")
+
+
+class TaskConfig(Section):
+    """One labelled downstream set, a folder below ``evaluation.folder``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="folder name")
+    kind: Literal["scene_classification"] = "scene_classification"
+    image_size_px: int = Field(
+        64, ge=16, le=1024, description="images of another width or height are resized to this square"
+    )
+
+
+class EvaluationConfig(Section):
+    """Which cells of the comparison are run: task x initialisation x protocol x labels x seed."""
+
+    folder: Path
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    initialisations: tuple[Literal["geokr", "shuffled", "random", "colour_histogram"], ...] = (
+        "random",
+        "geokr",
+    )
+    protocols: tuple[Literal["linear_probe", "fine_tune"], ...] = ("linear_probe", "fine_tune")
+    features: tuple[Literal["last", "multi"], ...] = Field(
+        ("last",), description="pooled last stage, or all stages side by side (linear probe)"
+    )
+    labels_per_class: tuple[int | Literal["all"], ...] = Field((5, "all"), min_length=1)
+    fine_tune_labels_per_class: tuple[int | Literal["all"], ...] | None = Field(
+        None, description="null: as `labels_per_class`"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    match_statistics: bool = Field(
+        True,
+        description="move the channel mean and deviation of a task's training images onto those of Levir-KR",
+    )
+    precision: Literal["bf16", "fp32"] = "bf16"
+    fine_tune_steps: int = Field(60, ge=1)
+    fine_tune_learning_rate: float = Field(5e-4, gt=0)
+    batch_size: int = Field(32, ge=2)
+    threads: int = Field(2, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ReportConfig(Section):
+    """The page that people read."""
+
+    title: str = "GeoKR report"
+    num_example_chips: int = Field(12, ge=0, le=200)
+
+
+class ChampionConfig(Section):
+    """When the challenger replaces the champion."""
+
+    task: str
+    protocol: Literal["linear_probe", "fine_tune"] = "linear_probe"
+    features: Literal["last", "multi"] = "last"
+    labels_per_class: int | Literal["all"] = "all"
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    min_gain: float = Field(0.0, ge=0, lt=1, description="the challenger must be better by more than this")
+
+
+class Params(Section):
+    """A whole parameter file."""
+
+    store: Path = Field(Path("data/store"), description="where the chain writes")
+    world: WorldConfig | None = None
+    scenes: ScenesConfig
+    land_cover: LandCoverConfig
+    chips: ChipsConfig = ChipsConfig()
+    proportions: ProportionsConfig = ProportionsConfig()
+    levir_kr: LevirKRConfig = LevirKRConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    evaluation: EvaluationConfig
+    report: ReportConfig = ReportConfig()
+    champion: ChampionConfig
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        products = [p.name for p in self.land_cover.products]
+        for collection in self.scenes.collections:
+            if collection.land_cover not in products:
+                raise ValueError(
+                    f"scenes.collections.{collection.name}.land_cover: {collection.land_cover!r} is none of land_cover.products {products}"
+                )
+        tasks = [t.name for t in self.evaluation.tasks]
+        if self.champion.task not in tasks:
+            raise ValueError(f"champion.task: {self.champion.task!r} is none of evaluation.tasks {tasks}")
+        if "shuffled" in self.evaluation.initialisations and "shuffled" not in self.pretraining.variants:
+            raise ValueError("evaluation.initialisations asks for `shuffled`: add it to pretraining.variants")
+        return self
+
+    @property
+    def uses_world(self) -> bool:
+        """Whether any source lies inside the generated world, so that it must be generated first."""
+        if self.world is None:
+            return False
+        sources = (self.scenes.folder, self.land_cover.folder, self.evaluation.folder)
+        return any(source.is_relative_to(self.world.folder) for source in sources)
+
+
+def params_path(option: Path | None = None) -> Path:
+    """The parameter file to use: the option, else ``$GEOKR_PARAMS``, else ``params.yaml``."""
+    return option or Path(os.environ.get(PARAMS_VARIABLE, "") or DEFAULT_PARAMS)
+
+
+def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Params:
+    """Read a parameter file.
+
+    Args:
+        path: the file; see `params_path` for the default.
+        overrides: ``section.key=value`` entries, the value in YAML, applied over the file.
+
+    Returns:
+        The checked parameters.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or holds a wrong key or value; the message names each.
+    """
+    path = params_path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: no such parameter file. Run from the project's folder, or name a file with --params or ${PARAMS_VARIABLE}."
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of sections (scenes, land_cover, …), found {type(content).__name__}."
+        )
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error)) from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {override}: expected section.key=value, e.g. pretraining.steps=400.")
+    *parents, last = key.split(".")
+    node: Any = content
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is not a section.")
+    node[last] = yaml.safe_load(value)
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = [f"{path}: {error.error_count()} wrong value(s):"]
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {place}: unknown key.{_suggest(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {place}: missing; it must be given.")
+        else:
+            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})")
+    return "\n".join(lines)
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    model: Any = Params
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        model = _section_of(model, part)
+        if model is None:
+            return ""
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f" Did you mean `{close[0]}`?" if close else f" Known here: {', '.join(known)}."
+
+
+def _section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    if name not in model.model_fields:
+        return None
+    pending: list[Any] = [model.model_fields[name].annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+        pending.extend(getattr(annotation, "__args__", ()))
+    return None
+
+
+def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """A section as JSON-able values, for manifests, tags and fingerprints."""
+    return section.model_dump(mode="json") if isinstance(section, BaseModel) else dict(section)

@@ -1,0 +1,53 @@
+"""Every refusal this library makes, one class a cause, under one base class.
+
+A message says what was found, what was expected and what to do about it. A `SceneRefusedError` ends one scene
+(it is quarantined and the run goes on); every other error ends the step.
+"""
+
+
+class GeoKRError(Exception):
+    """Base of every error raised on purpose; the command line prints its message and exits with code 2."""
+
+
+class ConfigError(GeoKRError, ValueError):
+    """The parameter file or an option is wrong: a typo, a value out of range, a missing section."""
+
+
+class MissingInputError(GeoKRError, FileNotFoundError):
+    """A file or folder that a step needs is absent or empty."""
+
+
+class SceneRefusedError(GeoKRError, ValueError):
+    """One scene cannot give correct chips. The scene is quarantined with this message."""
+
+
+class LandCoverError(GeoKRError, ValueError):
+    """A land-cover product cannot be used as configured: no overlap, an unreadable tile, two products that clash."""
+
+
+class UnknownLegendCodeError(LandCoverError):
+    """A land-cover raster holds a code that its legend does not list."""
+
+
+class DatasetError(GeoKRError, ValueError):
+    """Levir-KR cannot be frozen or read: no chip survived, a shard is missing or changed."""
+
+
+class TrainingError(GeoKRError, RuntimeError):
+    """Pretraining cannot go on: a loss that is not finite, a checkpoint of another run."""
+
+
+class BackboneError(GeoKRError, ValueError):
+    """Weights and architecture, or bands and input, do not fit together."""
+
+
+class EvaluationError(GeoKRError, RuntimeError):
+    """A task cannot be evaluated. Never turned into a score."""
+
+
+class RegistryError(GeoKRError, RuntimeError):
+    """The model registry refused or lacks what was asked for."""
+
+
+class VersioningError(GeoKRError, RuntimeError):
+    """DVC refused to record an output."""

@@ -1,0 +1,140 @@
+"""Files that appear whole or not at all, and the data version of a file or folder.
+
+The data version is the very md5 that DVC writes into ``dvc.lock``, computed without importing DVC, so that the
+command line, Dagster, DVC and MLflow name the same bytes by the same string.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` and move it into place only if the block succeeds.
+
+    Args:
+        path: the final file. Its folder is made if it is missing; an existing file is replaced.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: the file system refused (full disk, no permission); the earlier file is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside ``path`` and swap it in only if the block succeeds.
+
+    Args:
+        path: the final folder; an existing one is replaced as a whole.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        OSError: the file system refused; the earlier folder is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as sorted, indented JSON, whole or not at all.
+
+    Raises:
+        OSError: the file system refused.
+        TypeError: ``value`` holds something JSON has no word for.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        json.JSONDecodeError: the file is not JSON.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def file_md5(path: Path) -> str:
+    """The md5 of a file's bytes, in hex.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def data_version(path: Path) -> str:
+    """The data version of a file or folder: DVC's own hash, computed here.
+
+    For a file, its md5. For a folder, the md5 of the JSON list of its files' md5 and relative paths, in DVC's
+    order and spelling, with ``.dir`` appended (DVC 3 object format). A test holds this equal to ``dvc.lock``.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    if path.is_file():
+        return file_md5(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: nothing there to give a data version")
+    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).parts)
+    listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def listing_digest(folder: Path) -> str:
+    """Digest of the names, sizes and modification times of all files in a folder.
+
+    It changes whenever a file comes, goes or is written to, and reads no file: cheap enough to be asked every minute.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    stats = {p.relative_to(folder).as_posix(): p.stat() for p in folder.rglob("*") if p.is_file()}
+    return text_digest(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()))
+
+
+def text_digest(value: Any) -> str:
+    """A short, stable digest (16 hex digits of SHA-256) of anything JSON can hold, to name a configuration."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

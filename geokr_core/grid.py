@@ -1,0 +1,152 @@
+"""Where pixels lie: a frozen grid value (CRS, transform, shape) and what follows from it.
+
+Axis order: ``shape`` is (height, width); points are (x, y) in CRS units, or (lon, lat) in degrees; pixel positions
+are (col, row) with the upper-left corner of the first pixel at (0, 0). No file is opened here.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyproj
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+
+EARTH_RADIUS_M = 6_371_007.1809
+"""Authalic radius of the WGS 84 ellipsoid: the sphere of the same surface."""
+
+METRES_PER_DEGREE = math.pi * EARTH_RADIUS_M / 180.0
+
+
+@lru_cache(maxsize=256)
+def transformer(source_wkt: str, target_wkt: str) -> pyproj.Transformer:
+    """A cached coordinate transformer in (x, y) order on both sides.
+
+    Raises:
+        pyproj.exceptions.ProjError: there is no way from one CRS to the other.
+    """
+    return pyproj.Transformer.from_crs(source_wkt, target_wkt, always_xy=True)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A raster's grid.
+
+    Attributes:
+        crs: coordinate reference system.
+        transform: from (col, row) to (x, y).
+        height: rows.
+        width: columns.
+    """
+
+    crs: CRS
+    transform: Affine
+    height: int
+    width: int
+
+    @property
+    def wkt(self) -> str:
+        """The CRS as WKT."""
+        return str(self.crs.to_wkt())
+
+    def window(self, row: int, col: int, height: int, width: int) -> "Grid":
+        """The grid of exactly the pixels ``[row, row + height) x [col, col + width)``."""
+        return Grid(self.crs, self.transform @ Affine.translation(col, row), height, width)
+
+    def outlines_xy(self, rows: np.ndarray, cols: np.ndarray, size_px: int, segments: int) -> np.ndarray:
+        """Closed outlines of square windows, their edges cut into ``segments`` straight pieces.
+
+        Args:
+            rows: int (N,), upper pixel row of each window.
+            cols: int (N,), left pixel column of each window.
+            size_px: side of the windows in pixels.
+            segments: pieces an edge is cut into.
+
+        Returns:
+            float64 (N, 4 * segments + 1, 2), x and y in CRS units; the last point repeats the first.
+        """
+        ring = unit_ring(segments) * size_px
+        col = cols[:, None] + ring[None, :, 0]
+        row = rows[:, None] + ring[None, :, 1]
+        a, b, c, d, e, f = tuple(self.transform)[:6]
+        return np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
+
+    def lonlat(self, xy: np.ndarray) -> np.ndarray:
+        """Longitudes and latitudes of points of this grid's CRS.
+
+        Args:
+            xy: float64 (..., 2) in CRS units.
+
+        Returns:
+            float64 (..., 2) in degrees on WGS 84; not finite where a point has no image.
+        """
+        return reproject(xy, self.wkt, "EPSG:4326")
+
+    def outline_xy(self, segments: int) -> np.ndarray:
+        """Closed outline of the whole grid, its edges cut into ``segments`` straight pieces.
+
+        Returns:
+            float64 (4 * segments + 1, 2), x and y in CRS units.
+        """
+        ring = unit_ring(segments) * np.array([self.width, self.height], dtype=np.float64)
+        a, b, c, d, e, f = tuple(self.transform)[:6]
+        return np.stack([a * ring[:, 0] + b * ring[:, 1] + c, d * ring[:, 0] + e * ring[:, 1] + f], axis=-1)
+
+    def footprint(self, segments: int = 16) -> shapely.Polygon:
+        """Outline of the grid in longitude and latitude, edges followed in ``segments`` pieces.
+
+        Longitudes are continuous: across the antimeridian they run beyond 180 degrees.
+        """
+        lonlat = self.lonlat(self.outline_xy(segments))
+        # Point by point, not relative to the first: a global grid spans a whole turn.
+        lonlat[:, 0] = np.unwrap(lonlat[:, 0], period=360.0)
+        return shapely.Polygon(lonlat)
+
+    @property
+    def gsd_m(self) -> float:
+        """Ground sampling distance in metres: the square root of the true ground area of the central pixel.
+
+        Measured on the sphere of the ellipsoid's surface, so that Web Mercator metres and degrees become ground metres.
+        """
+        centre = self.transform @ Affine.translation(self.width / 2 - 0.5, self.height / 2 - 0.5)
+        xy = np.array([centre @ corner for corner in ((0, 0), (1, 0), (1, 1), (0, 1))], dtype=np.float64)
+        lon, lat = self.lonlat(xy).T
+        x = (unwrap_lon(lon, lon[0]) - lon[0]) * METRES_PER_DEGREE * np.cos(np.radians(lat.mean()))
+        y = (lat - lat[0]) * METRES_PER_DEGREE
+        area = 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+        return math.sqrt(area)
+
+
+def unit_ring(segments: int) -> np.ndarray:
+    """The unit square's outline from (0, 0) over (1, 0), (1, 1), (0, 1) back, ``segments`` points an edge.
+
+    Returns:
+        float64 (4 * segments + 1, 2), closed.
+    """
+    t = np.arange(segments, dtype=np.float64) / segments
+    zero, one = np.zeros_like(t), np.ones_like(t)
+    sides = [(t, zero), (one, t), (1 - t, one), (zero, 1 - t)]
+    ring = np.concatenate([np.stack(side, axis=-1) for side in sides])
+    return np.concatenate([ring, ring[:1]])
+
+
+def reproject(xy: np.ndarray, source_wkt: str, target_wkt: str) -> np.ndarray:
+    """Carry points from one CRS to another.
+
+    Args:
+        xy: float64 (..., 2).
+        source_wkt: CRS of ``xy`` as WKT.
+        target_wkt: wanted CRS as WKT or authority code.
+
+    Returns:
+        float64 (..., 2); infinite where a point has no image.
+    """
+    x, y = transformer(source_wkt, target_wkt).transform(xy[..., 0], xy[..., 1])
+    return np.stack([x, y], axis=-1)
+
+
+def unwrap_lon(lon: np.ndarray, near: np.ndarray | float) -> np.ndarray:
+    """Longitudes shifted by whole turns to lie within 180 degrees of ``near``."""
+    return lon - 360.0 * np.round((lon - near) / 360.0)

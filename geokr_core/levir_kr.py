@@ -1,0 +1,292 @@
+"""Levir-KR: the frozen data set of chips and land-cover proportions, written once and read by everything after.
+
+`freeze` joins the shards' rows with their proportions, filters and splits them, and writes a manifest with the
+hashes of all it stands on. `LevirKR` reads it back as memory-mapped arrays. No torch here, and no raster.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geokr_core.config import LevirKRConfig, as_plain
+from geokr_core.errors import DatasetError, MissingInputError
+from geokr_core.files import data_version, file_md5, read_json, text_digest, whole_file, whole_folder, write_json
+from geokr_core.reporter import Reporter
+from geokr_core.summary import Summary
+
+SHARD_COLUMNS = ["chip_id", "scene_id", "shard", "row", "split"]
+_STATISTICS_ROWS = 4096
+"""Chips read to measure channel mean and standard deviation: enough for three digits."""
+
+
+@dataclass(frozen=True)
+class LevirKR:
+    """A frozen data set.
+
+    Attributes:
+        folder: where ``manifest.json`` and ``catalogue.parquet`` lie.
+        manifest: counts, hashes, legend and configuration.
+        catalogue: one row a chip; see ``docs/levir-kr.md`` for the columns.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    catalogue: pd.DataFrame
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of `proportions`."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def class_colours(self) -> tuple[str, ...]:
+        """``#RRGGBB`` of each class."""
+        return tuple(self.manifest["class_colours"])
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Common band names in channel order."""
+        return tuple(self.manifest["bands"])
+
+    @property
+    def chip_size_px(self) -> int:
+        """Side of a chip in pixels."""
+        return int(self.manifest["chip_size_px"])
+
+    @property
+    def data_version(self) -> str:
+        """DVC's hash of the folder."""
+        return data_version(self.folder)
+
+    @cached_property
+    def proportions(self) -> np.ndarray:
+        """float32 (N, K), rows sum to 1: share of each class in the chip's ground of known land cover."""
+        columns = [f"fraction_{name}" for name in self.classes]
+        return self.catalogue[columns].to_numpy(dtype=np.float32)
+
+    @property
+    def channel_mean(self) -> np.ndarray:
+        """float32 (C,), mean of the training chips scaled to 0–1."""
+        return np.asarray(self.manifest["channel_mean"], dtype=np.float32)
+
+    @property
+    def channel_std(self) -> np.ndarray:
+        """float32 (C,), standard deviation of the training chips scaled to 0–1."""
+        return np.asarray(self.manifest["channel_std"], dtype=np.float32)
+
+    def rows_of(self, split: str) -> np.ndarray:
+        """int64 row numbers of ``"train"`` or ``"validation"``."""
+        return np.flatnonzero((self.catalogue["split"] == split).to_numpy())
+
+    @cached_property
+    def _shards(self) -> list[np.ndarray]:
+        folder = (self.folder / self.manifest["chips_folder"]).resolve()
+        names = list(self.manifest["shards"])
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise DatasetError(
+                f"{folder}: {len(missing)} of {len(names)} shards are missing (first: {missing[0]}). "
+                "Run `geokr chips`, or `dvc pull` where the data set is versioned elsewhere."
+            )
+        return [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
+
+    @cached_property
+    def _shard_of_row(self) -> np.ndarray:
+        order = {name: index for index, name in enumerate(self.manifest["shards"])}
+        return self.catalogue["shard"].map(order).to_numpy(dtype=np.int64)
+
+    @cached_property
+    def _row_in_shard(self) -> np.ndarray:
+        return self.catalogue["row"].to_numpy(dtype=np.int64)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """Read chips.
+
+        Args:
+            rows: int (B,) row numbers of the catalogue, in any order.
+
+        Returns:
+            uint8 (B, H, W, C), bands as in `bands`.
+
+        Raises:
+            DatasetError: a shard is missing.
+        """
+        out = np.empty((len(rows), self.chip_size_px, self.chip_size_px, len(self.bands)), dtype=np.uint8)
+        shards, places = self._shard_of_row[rows], self._row_in_shard[rows]
+        for shard in np.unique(shards):
+            mine = np.flatnonzero(shards == shard)
+            out[mine] = self._shards[shard][places[mine]]
+        return out
+
+
+def open_levir_kr(folder: Path) -> LevirKR:
+    """Open a frozen data set.
+
+    Raises:
+        MissingInputError: there is none in ``folder``.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise MissingInputError(f"{folder}: no frozen Levir-KR there (manifest.json); run `geokr levir-kr` first.")
+    catalogue = pd.read_parquet(folder / "catalogue.parquet").reset_index(drop=True)
+    return LevirKR(folder, read_json(folder / "manifest.json"), catalogue)
+
+
+def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, reporter: Reporter) -> Summary:
+    """Freeze Levir-KR from shards and proportions.
+
+    Args:
+        config: which chips enter and how they are split.
+        chips: folder of shards.
+        proportions: folder of proportions, one file a scene, and ``legend.json``.
+        out: folder to write ``manifest.json`` and ``catalogue.parquet`` into; replaced as a whole.
+        reporter: hears how many chips were left out, and why.
+
+    Returns:
+        Counts, and the class distribution as table.
+
+    Raises:
+        MissingInputError: a scene has a shard but no proportions.
+        DatasetError: no chip survived the filters, or no training chip is left after the split.
+    """
+    joined = _join(chips, proportions)
+    kept = joined[
+        (joined["unknown_fraction"] + joined["excluded_fraction"] <= config.max_unknown_fraction)
+        & (joined["num_cells"] >= config.min_voting_cells)
+    ]
+    if kept.empty:
+        raise DatasetError(
+            f"{proportions}: none of {len(joined)} chips may enter Levir-KR: the least unknown or excluded fraction is "
+            f"{(joined['unknown_fraction'] + joined['excluded_fraction']).min():.2f} (allowed: {config.max_unknown_fraction}), "
+            f"the most voting cells {joined['num_cells'].max():.1f} (asked: {config.min_voting_cells}). "
+            "Check that scenes and land cover show the same ground, or relax `levir_kr`."
+        )
+    reporter.info(f"levir_kr: {len(kept)} of {len(joined)} chips enter")
+    catalogue = _split(kept.sort_values("chip_id", kind="stable").reset_index(drop=True), config)
+    if not (catalogue["split"] == "train").any():
+        raise DatasetError(
+            f"All {len(catalogue)} chips lie in the places held out for validation: lower `levir_kr.validation_fraction` "
+            f"({config.validation_fraction}) or `levir_kr.place_size_deg` ({config.place_size_deg})."
+        )
+    with whole_folder(out) as folder:
+        _write_catalogue(catalogue, folder / "catalogue.parquet")
+        manifest = _manifest(config, catalogue, chips, proportions, out)
+        write_json(folder / "manifest.json", manifest)
+        # Statistics need the reader, and the reader needs a manifest: write it first without them, then complete.
+        mean, std = _channel_statistics(LevirKR(out, manifest, catalogue))
+        write_json(folder / "manifest.json", {**manifest, "channel_mean": mean, "channel_std": std})
+    return _summary(catalogue, len(joined), open_levir_kr(out))
+
+
+def _join(chips: Path, proportions: Path) -> pd.DataFrame:
+    tables = []
+    for path in sorted(chips.glob("*.parquet")):
+        labels = proportions / path.name
+        if (proportions / f"{path.stem}.quarantine.json").exists():
+            continue
+        if not labels.exists():
+            raise MissingInputError(
+                f"{labels}: scene {path.stem} has chips but no proportions; run `geokr proportions`."
+            )
+        tables.append(pd.read_parquet(path).merge(pd.read_parquet(labels), on="chip_id", validate="one_to_one"))
+    if not tables:
+        raise MissingInputError(
+            f"{chips}: no scene has both chips and proportions; look at the quarantine of `geokr scenes`."
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _split(catalogue: pd.DataFrame, config: LevirKRConfig) -> pd.DataFrame:
+    """Hold out whole places, whatever scene shows them: overlapping scenes must not leak between the splits."""
+    size = config.place_size_deg
+    places = [
+        f"{int(lon // size)},{int(lat // size)}" for lon, lat in zip(catalogue["lon"], catalogue["lat"], strict=True)
+    ]
+    # A hash and not a draw: adding scenes elsewhere moves no chip from one split to the other.
+    share = {place: int(text_digest([config.seed, place])[:8], 16) / 0xFFFFFFFF for place in sorted(set(places))}
+    held_out = np.array([share[place] < config.validation_fraction for place in places])
+    return catalogue.assign(split=np.where(held_out, "validation", "train"))
+
+
+def _write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
+    import geopandas as gpd
+
+    table = gpd.GeoDataFrame(
+        catalogue.drop(columns="footprint"), geometry=gpd.GeoSeries.from_wkb(catalogue["footprint"]), crs="EPSG:4326"
+    )
+    with whole_file(path) as partial:
+        table.to_parquet(partial, index=False, compression="zstd")
+
+
+def _manifest(
+    config: LevirKRConfig, catalogue: pd.DataFrame, chips: Path, proportions: Path, out: Path
+) -> dict[str, Any]:
+    legend = read_json(proportions / "legend.json")
+    cut = read_json(chips / "cut.json")
+    shards = sorted(catalogue["shard"].unique())
+    return {
+        "num_chips": len(catalogue),
+        "num_train": int((catalogue["split"] == "train").sum()),
+        "num_validation": int((catalogue["split"] == "validation").sum()),
+        "num_scenes": int(catalogue["scene_id"].nunique()),
+        "legend": legend["legend"],
+        "legend_hash": legend["digest"],
+        "classes": legend["classes"],
+        "class_colours": legend["colours"],
+        "products": legend["products"],
+        "generated_world": bool(cut["generated_world"]),
+        "bands": cut["bands"],
+        "chip_size_px": cut["size_px"],
+        "gsd_m_min": round(float(catalogue["gsd_m"].min()), 3),
+        "gsd_m_max": round(float(catalogue["gsd_m"].max()), 3),
+        "chips_folder": Path("..", chips.name).as_posix() if chips.parent == out.parent else chips.resolve().as_posix(),
+        "shards": {name: file_md5(chips / name) for name in shards},
+        "config": {"levir_kr": as_plain(config), "chips": cut["config"], "proportions": legend["config"]},
+    }
+
+
+def _channel_statistics(dataset: LevirKR) -> tuple[list[float], list[float]]:
+    rows = dataset.rows_of("train")
+    chosen = np.sort(np.random.default_rng(0).choice(rows, size=min(len(rows), _STATISTICS_ROWS), replace=False))
+    total, squares, count = 0.0, 0.0, 0
+    for part in np.array_split(chosen, max(1, len(chosen) // 512)):
+        pixels = dataset.images(part).reshape(-1, len(dataset.bands)).astype(np.float64) / 255.0
+        total, squares, count = total + pixels.sum(axis=0), squares + (pixels**2).sum(axis=0), count + len(pixels)
+    mean = np.asarray(total) / count
+    std = np.sqrt(np.maximum(np.asarray(squares) / count - mean**2, 1e-8))
+    return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in std]
+
+
+def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> Summary:
+    from geokr_core.pictures import chips_with_land_cover
+
+    train, validation = dataset.rows_of("train"), dataset.rows_of("validation")
+    table = [
+        {
+            "class": name,
+            "train_fraction": round(float(dataset.proportions[train, k].mean()), 4),
+            "validation_fraction": round(float(dataset.proportions[validation, k].mean()), 4)
+            if len(validation)
+            else "",
+            "chips_mostly": int((dataset.proportions[:, k] > 0.5).sum()),
+        }
+        for k, name in enumerate(dataset.classes)
+    ]
+    mean = dataset.proportions[train].mean(axis=0)
+    entropy = float(-(mean[mean > 0] * np.log(mean[mean > 0])).sum())
+    return Summary(
+        numbers={
+            "num_chips": len(catalogue),
+            "num_train": len(train),
+            "num_validation": len(validation),
+            "num_scenes": int(catalogue["scene_id"].nunique()),
+            "num_left_out": num_candidates - len(catalogue),
+            "label_entropy_nat": round(entropy, 4),
+        },
+        table=table,
+        picture_png=chips_with_land_cover(dataset, num_chips=24),
+    )

@@ -1,0 +1,151 @@
+"""Small, valid data for tests of this project and of those who build on it. Nothing here is used by the chain."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rasterio
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+
+from geokr_core.config import LevirKRConfig
+from geokr_core.files import write_json
+from geokr_core.legend import COMMON_LEGENDS
+from geokr_core.levir_kr import LevirKR, freeze, open_levir_kr
+from geokr_core.reporter import RecordingReporter
+
+
+def make_levir_kr(
+    store: Path,
+    *,
+    num_chips: int = 64,
+    chip_size_px: int = 32,
+    seed: int = 0,
+    num_scenes: int = 2,
+    validation_fraction: float = 0.2,
+) -> LevirKR:
+    """Write a small learnable Levir-KR with its shards: every class has a colour and a texture of its own.
+
+    Args:
+        store: folder that gets ``chips``, ``proportions`` and ``levir_kr``.
+        num_chips: chips over all scenes.
+        chip_size_px: side of a chip.
+        seed: same seed, same bytes.
+        num_scenes: shards to spread the chips over.
+        validation_fraction: share of places held out.
+
+    Returns:
+        The opened data set, frozen into ``store / "levir_kr"``.
+    """
+    rng = np.random.default_rng(seed)
+    legend = COMMON_LEGENDS["globeland30"]
+    chips, proportions = store / "chips", store / "proportions"
+    colours = rng.uniform(40, 215, size=(len(legend.classes), 3))
+    for scene, rows in enumerate(np.array_split(np.arange(num_chips), num_scenes)):
+        _write_scene(chips, proportions, f"scene{scene}", rows, chip_size_px, colours, legend.classes, rng)
+    cut = {"bands": ["red", "green", "blue"], "size_px": chip_size_px, "config": {}, "generated_world": True}
+    write_json(chips / "cut.json", cut)
+    write_json(
+        proportions / "legend.json",
+        {
+            "legend": legend.name, "digest": legend.digest, "classes": legend.classes, "colours": legend.colours,
+            "products": [], "config": {},
+        },
+    )  # fmt: skip
+    config = LevirKRConfig(validation_fraction=validation_fraction, place_size_deg=0.5)
+    freeze(config, chips, proportions, store / "levir_kr", RecordingReporter())
+    return open_levir_kr(store / "levir_kr")
+
+
+def _write_scene(
+    chips: Path, proportions: Path, scene_id: str, rows: np.ndarray, size: int, colours: np.ndarray,
+    classes: tuple[str, ...], rng: np.random.Generator,
+) -> None:  # fmt: skip
+    num, num_classes = len(rows), len(classes)
+    labels = rng.dirichlet(np.full(num_classes, 0.25), size=num)
+    # Vertical bands of each class as wide as its share, so that the label can be read off the pixels.
+    edges = np.cumsum(labels, axis=1) * size
+    column_class = (np.arange(size)[None, :, None] >= edges[:, None, :]).sum(axis=2).clip(0, num_classes - 1)
+    noise = rng.normal(0, 12, size=(num, size, size, 3))
+    images = (colours[column_class][:, None].repeat(size, axis=1) + noise).clip(0, 255).astype(np.uint8)
+    chips.mkdir(parents=True, exist_ok=True)
+    proportions.mkdir(parents=True, exist_ok=True)
+    np.save(chips / f"{scene_id}.npy", images)
+    ids = [f"{scene_id}-{k:05d}" for k in range(num)]
+    lon, lat = rng.uniform(0, 20, num), rng.uniform(0, 20, num)
+    pd.DataFrame(
+        {
+            "chip_id": ids, "scene_id": scene_id, "shard": f"{scene_id}.npy", "row": np.arange(num), "gsd_m": 16.0,
+            "acquired": "2020-07-01", "lon": lon, "lat": lat, "valid_fraction": 1.0,
+            "footprint": [shapely.to_wkb(shapely.box(x, y, x + 0.01, y + 0.01)) for x, y in zip(lon, lat, strict=True)],
+        }
+    ).to_parquet(chips / f"{scene_id}.parquet", index=False)  # fmt: skip
+    pd.DataFrame(
+        {
+            "chip_id": ids, "product": "globeland30", "edition_year": 2020, "unknown_fraction": 0.0,
+            "excluded_fraction": 0.0, "num_cells": 290.0, "gap_days": 0.0,
+        }
+        | {f"fraction_{name}": labels[:, k] for k, name in enumerate(classes)}
+    ).to_parquet(proportions / f"{scene_id}.parquet", index=False)  # fmt: skip
+
+
+def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, **profile: Any) -> Path:
+    """Write a GeoTIFF.
+
+    Args:
+        path: file to write; its folder is made.
+        pixels: (C, H, W) or (H, W), any raster type.
+        crs: authority code or WKT; None leaves it out.
+        transform: from (col, row) to (x, y).
+        profile: more creation options, e.g. ``nodata``.
+
+    Returns:
+        The path.
+    """
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype,
+        crs=None if crs is None else CRS.from_user_input(crs), transform=transform, **profile,
+    ) as target:  # fmt: skip
+        target.write(pixels)
+    return path
+
+
+def make_pretraining(folder: Path, dataset: LevirKR, *, architecture: str = "squeezenet1_1", seed: int = 0) -> Path:
+    """Write what a pretraining leaves behind, with random weights: nothing was learned.
+
+    Args:
+        folder: folder to write into.
+        dataset: the data set it names.
+        architecture: the network.
+        seed: of the weights.
+
+    Returns:
+        ``folder``.
+    """
+    import torch
+
+    from geokr_core.backbone import build, save_weights
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(architecture, len(dataset.bands))
+    run = folder / "geokr-seed0"
+    run.mkdir(parents=True, exist_ok=True)
+    save_weights(network, run / "backbone.safetensors")
+    result = {"variant": "geokr", "seed": 0, "folder": run.name, "architecture": architecture}
+    description = {
+        "config": {"architecture": architecture, "steps": 1},
+        "bands": list(dataset.bands),
+        "mean": [round(float(value), 6) for value in dataset.channel_mean],
+        "std": [round(float(value), 6) for value in dataset.channel_std],
+        "classes": list(dataset.classes),
+        "data_version": dataset.data_version,
+    }
+    write_json(run / "run.json", result | description)
+    write_json(folder / "runs.json", [result])
+    return folder

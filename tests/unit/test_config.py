@@ -1,0 +1,74 @@
+"""The parameter files: all shipped ones load, and a typo is answered with what was meant."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from geokr_core.config import load_params
+from geokr_core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "name", ["params.yaml", "params/zion.yaml", "params/gewata.yaml", "params/bluemarble.yaml", "params/real.yaml"]
+)
+def test_shipped_parameter_files_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params(Path(name))
+    assert params.store != Path()
+    assert params.uses_world is (name == "params.yaml")
+
+
+def edited(tmp_path: Path, **changes: object) -> Path:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            content[section][name] = value
+        else:
+            content[section] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_typo_in_a_key_is_answered_with_the_key_meant(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"params\.yaml: 1 wrong.*\n.*chips\.size_pixel: unknown key\. Did you mean `size_px`\?"
+    ):
+        load_params(edited(tmp_path, chips__size_pixel=64))
+
+
+def test_a_typo_in_a_section_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pretrainig: unknown key. Did you mean `pretraining`"):
+        load_params(edited(tmp_path, pretrainig={}))
+
+
+def test_a_value_out_of_range_is_named_with_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"levir_kr\.validation_fraction: .*less than 1 \(found 3\)"):
+        load_params(edited(tmp_path, levir_kr__validation_fraction=3))
+
+
+def test_sections_must_agree(tmp_path: Path) -> None:
+    champion = {"task": "no_such_task"}
+    with pytest.raises(ConfigError, match="champion.task: 'no_such_task' is none of"):
+        load_params(edited(tmp_path, champion=champion))
+
+
+def test_overrides_apply_and_are_checked(tmp_path: Path) -> None:
+    path = edited(tmp_path)
+    assert load_params(path, ["chips.size_px=32", "pretraining.seeds=[3, 4]"]).pretraining.seeds == (3, 4)
+    with pytest.raises(ConfigError, match="expected section.key=value"):
+        load_params(path, ["chips"])
+    with pytest.raises(ConfigError, match="unknown key"):
+        load_params(path, ["chips.size=32"])
+
+
+def test_no_file_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"params\.yaml: no such parameter file.*--params or \$GEOKR_PARAMS"):
+        load_params()
+    monkeypatch.setenv("GEOKR_PARAMS", str(edited(tmp_path).rename(tmp_path / "other.yaml")))
+    assert load_params().uses_world
