@@ -300,9 +300,9 @@ def _describe(config: ChipsConfig, scene: Scene, stretch: Stretch, kept: pd.Data
         gsd_m=_gsd_m(outlines, size),
         acquired=scene.acquired,
         sensor=scene.sensor,
-        bands=[list(config.bands)] * len(kept),
-        stretch_low=[list(stretch.low)] * len(kept),
-        stretch_high=[list(stretch.high)] * len(kept),
+        bands=pd.Series([list(config.bands)] * len(kept)),
+        stretch_low=pd.Series([list(stretch.low)] * len(kept)),
+        stretch_high=pd.Series([list(stretch.high)] * len(kept)),
         land_cover=scene.land_cover,
         lon=unwrap_lon(centre[:, 0], 0.0),
         lat=centre[:, 1],
@@ -316,7 +316,7 @@ def _gsd_m(outlines: np.ndarray, size_px: int) -> np.ndarray:
     x = (outlines[..., 0] - outlines[:, :1, 0]) * METRES_PER_DEGREE * np.cos(lat)
     y = (outlines[..., 1] - outlines[:, :1, 1]) * METRES_PER_DEGREE
     area = 0.5 * np.abs((x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1]).sum(axis=1))
-    return np.round(np.sqrt(area) / size_px, 4)
+    return np.asarray(np.round(np.sqrt(area) / size_px, 4))
 
 
 def reread(row: Mapping[Any, Any], source: Path, scene: Scene) -> np.ndarray:

@@ -182,6 +182,14 @@ def bench(
 
 
 @app.command()
+def parameters() -> None:
+    """Print what each key of the parameter file means, as Markdown."""
+    from geokr_core.config import parameters_reference
+
+    typer.echo(parameters_reference(), nl=False)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -195,7 +203,7 @@ def main() -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
             raise
         where = error.filename or "the output folder"
         typer.echo(

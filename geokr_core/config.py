@@ -391,7 +391,9 @@ def _explain(path: Path, error: ValidationError) -> str:
         elif problem["type"] == "missing":
             lines.append(f"  {place}: missing; it must be given.")
         else:
-            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})")
+            # A rule over a whole section names what it found itself; the section need not be shown.
+            found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}{found}")
     return "\n".join(lines)
 
 
@@ -423,3 +425,37 @@ def _section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     """A section as JSON-able values, for manifests, tags and fingerprints."""
     return section.model_dump(mode="json") if isinstance(section, BaseModel) else dict(section)
+
+
+def parameters_reference() -> str:
+    """All parameters with types, defaults and meaning as Markdown; ``docs/parameters.md`` holds exactly this text."""
+    lines = ["# Parameters", "", "What each key of `params.yaml` means. Made by `geokr parameters`; do not edit.", ""]
+    lines += _section_reference("top level", Params)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section_reference(title: str, model: type[BaseModel]) -> list[str]:
+    lines = [
+        f"## {title}",
+        "",
+        (model.__doc__ or "").splitlines()[0],
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    nested: list[str] = []
+    for name, field in model.model_fields.items():
+        section = _section_of(model, name)
+        if section is not None:
+            nested += _section_reference(f"{title}.{name}".removeprefix("top level."), section)
+        default = "required" if field.is_required() else ("" if section else f"`{_plain(field.default)}`")
+        lines.append(
+            f"| `{name}` | {default} | {field.description or (section.__doc__ or '').splitlines()[0] if section else field.description or ''} |"
+        )
+    return [*lines, "", *nested]
+
+
+def _plain(value: Any) -> str:
+    return yaml.safe_dump(
+        list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value, default_flow_style=True
+    ).split("\n...")[0].strip()  # fmt: skip

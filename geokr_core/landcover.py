@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 
 from geokr_core.config import LandCoverConfig, ProductConfig, as_plain
-from geokr_core.errors import ConfigError, LandCoverError, MissingInputError
+from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, UnknownLegendCodeError
 from geokr_core.files import file_md5, read_json, whole_folder, write_json
 from geokr_core.grid import Grid
 from geokr_core.legend import COMMON_LEGENDS, EXCLUDED, UNKNOWN, UNLISTED, CommonLegend, load_legend
@@ -219,8 +219,6 @@ def slots_of(codes: np.ndarray, tile: Tile, lookup: np.ndarray) -> np.ndarray:
     Raises:
         UnknownLegendCodeError: a code that the legend does not list; names file, codes and counts.
     """
-    from geokr_core.errors import UnknownLegendCodeError
-
     table = lookup
     if tile.nodata is not None and table[tile.nodata] == UNLISTED:
         # The file may declare a filler of its own that no legend knows.
@@ -235,7 +233,7 @@ def slots_of(codes: np.ndarray, tile: Tile, lookup: np.ndarray) -> np.ndarray:
             f"{tile.file}: code(s) {found} are not in the legend of product {tile.product!r} (listed: {listed}). "
             "Add them to the legend: as a class, with `common: null` to leave them out, or under `nodata`."
         )
-    return slots
+    return np.asarray(slots)
 
 
 __all__ = ["EXCLUDED", "UNKNOWN", "LandCover", "Product", "Tile", "index_products", "open_land_cover", "slots_of"]

@@ -202,6 +202,8 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
     product = index.products[rows["land_cover"].iloc[0]]
     num_classes = len(index.legend.classes)
     shares, num_cells = _Count(config, source, product, num_classes).run(rows)
+    # Line integrals cancel to zero only within rounding: a share below a billionth is none.
+    shares = np.where(shares < 1e-9, 0.0, shares)
     known = shares[:, :num_classes].sum(axis=1)
     fractions = np.divide(
         shares[:, :num_classes], known[:, None], out=np.zeros((len(rows), num_classes)), where=known[:, None] > 0
@@ -255,7 +257,7 @@ class _Count:
         return shares, cells
 
     def _outlines(self, rows: pd.DataFrame) -> np.ndarray:
-        transforms = np.stack(rows["transform"].to_numpy())
+        transforms = np.array(rows["transform"].tolist(), dtype=np.float64)
         a, b, c, d, e, f = transforms.T
         size = int(rows["size_px"].iloc[0])
         unit = Grid(CRS.from_epsg(4326), Affine.identity(), size, size)

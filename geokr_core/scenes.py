@@ -380,12 +380,10 @@ def _inventory_row(folder: Path, candidate: _Candidate, seen: dict[str, str]) ->
         "acquired": "", "sensor": "", "land_cover": candidate.collection.land_cover, "nodata": np.nan,
         "max_abs_latitude_deg": candidate.collection.max_abs_latitude_deg, "md5": "", "geometry": None,
     }  # fmt: skip
+    if (other := seen.setdefault(candidate.scene_id, candidate.files[0])) != candidate.files[0]:
+        reason = f"{candidate.files[0]}: same scene id as {other}; rename one of them"
+        return {**row, "status": "quarantined", "reason": reason}
     try:
-        if candidate.scene_id in seen:
-            raise SceneRefusedError(
-                f"{candidate.files[0]}: same scene id as {seen[candidate.scene_id]}; rename one of them"
-            )
-        seen[candidate.scene_id] = candidate.files[0]
         scene = inspect(folder, candidate)
     except SceneRefusedError as error:
         return {**row, "status": "quarantined", "reason": str(error)}

@@ -149,3 +149,45 @@ def make_pretraining(folder: Path, dataset: LevirKR, *, architecture: str = "squ
     write_json(run / "run.json", result | description)
     write_json(folder / "runs.json", [result])
     return folder
+
+
+def make_image_set(
+    folder: Path,
+    *,
+    classes: tuple[str, ...] = ("Field", "Forest", "Water"),
+    images_per_class: int = 8,
+    image_size_px: int = 32,
+    seed: int = 0,
+    splits: bool = True,
+) -> Path:
+    """Write a small scene-classification set whose classes differ in colour and in the direction of their stripes.
+
+    Args:
+        folder: the set's folder.
+        classes: class names.
+        images_per_class: of each, half of them for training.
+        image_size_px: side of the PNG images.
+        seed: same seed, same bytes.
+        splits: write ``split_train.txt`` and ``split_test.txt``.
+
+    Returns:
+        ``folder``.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    row, column = np.indices((image_size_px, image_size_px))
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for index, name in enumerate(classes):
+        angle = np.pi * index / len(classes)
+        colour = np.array([120.0, 120.0, 120.0]) + 60.0 * np.cos(2 * np.pi * (index / len(classes) + np.arange(3) / 3))
+        (folder / name).mkdir(parents=True)
+        for number in range(images_per_class):
+            stripes = 35.0 * np.sin(0.8 * (row * np.cos(angle) + column * np.sin(angle)) + rng.uniform(0, 2 * np.pi))
+            pixels = colour + stripes[..., None] + rng.normal(0, 8, size=(image_size_px, image_size_px, 3))
+            file = f"{name}_{number:03d}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / file)
+            lists["train" if number < images_per_class // 2 else "test"].append(f"{name}/{file}")
+    for split, names in lists.items() if splits else ():
+        (folder / f"split_{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    return folder

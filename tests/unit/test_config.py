@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from geokr_core.config import load_params
+from geokr_core.config import load_params, parameters_reference
 from geokr_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,3 +72,9 @@ def test_no_file_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_params()
     monkeypatch.setenv("GEOKR_PARAMS", str(edited(tmp_path).rename(tmp_path / "other.yaml")))
     assert load_params().uses_world
+
+
+def test_the_reference_of_parameters_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == parameters_reference(), (
+        "run `geokr parameters > docs/parameters.md`"
+    )

@@ -88,6 +88,8 @@ def test_equals_an_independent_exact_method(tmp_path: Path, case: str) -> None:
     rows = chip_rows(grid, 37, tops, lefts)
     ours = count(tmp_path, rows)
     assert (ours["unknown_fraction"] < 0.95).sum() > 20, "the case must put chips on the land cover"
+    fractions = ours[[f"fraction_{name}" for name in CLASSES.values()]].to_numpy()
+    assert fractions.min() >= 0.0, "rounding must not leave negative proportions: their logarithm is no number"
     if lc_transform.e > 0:  # the reference reads north-up files only
         flipped = lc_transform @ Affine(1, 0, 0, 0, -1, 160)
         path = write_raster(tmp_path / "flipped.tif", codes[::-1], lc_crs, flipped)

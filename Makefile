@@ -1,0 +1,92 @@
+# `make` lists what there is. Needs make, git and Python 3.11-3.13 (on Debian and Ubuntu with python3-venv).
+# uv, which makes the environment from uv.lock, is fetched if the machine has none.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+PORT ?= 3000
+PYTHONS := >=3.11,<3.14
+UV_WANTED := uv>=0.9,<1
+SYNCED := .venv/.synced
+SOURCES := geokr_core geokr_assets tests
+
+# The tools are called by name, also by DVC's stages: the project's environment comes first.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_PYTHON_DOWNLOADS ?= never
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+# Prints the path of a uv that works: from PATH, from pip's folder of the user, or our own. Nothing if there is none.
+FIND_UV = for uv in "$$(command -v uv || true)" "$$(python3 -m site --user-base 2>/dev/null || true)/bin/uv" "$(CURDIR)/.uv-venv/bin/uv"; do \
+	if [ -n "$$uv" ] && "$$uv" --version >/dev/null 2>&1; then echo "$$uv"; break; fi; done
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: setup ## run the whole chain on a small generated world, offline, and write a report
+	@geokr run
+
+.PHONY: test
+test: lint ## format, lint, types and every test that is quick and needs no GPU
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest -m "not slow and not gpu" --durations=15
+
+.PHONY: test-slow
+test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU
+	@pytest -m "slow or gpu" --durations=15
+
+.PHONY: ui
+ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
+	@echo "Dagster: http://127.0.0.1:$(PORT)  (ready within a minute; Ctrl-C stops it)"
+	@mkdir -p .dagster_home
+	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
+
+.PHONY: lint
+lint: setup ## check format, style and types; changes nothing
+	@ruff format --check .
+	@ruff check .
+	@mypy
+
+.PHONY: format
+format: setup ## bring the code into its format and mend what can be mended by itself
+	@ruff format .
+	@ruff check --fix .
+
+.PHONY: bench
+bench: setup ## measure speed against the limits of docs/benchmarks.md
+	@geokr bench
+
+.PHONY: clean
+clean: ## remove caches, the generated world and what the chain made from it; never raw data, tracking or the environment
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist data/world data/store
+	@find $(wildcard $(SOURCES)) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: setup
+setup: $(SYNCED) ## make or refresh the environment in .venv (the other targets do this themselves)
+
+# Only when the lock or the project file changed: then uv is looked for, and brought if need be.
+$(SYNCED): pyproject.toml uv.lock
+	@$(MAKE) --no-print-directory uv
+	@uv="$$($(FIND_UV))"; \
+	"$$uv" python find --quiet '$(PYTHONS)' >/dev/null 2>&1 || { \
+	  echo "No Python 3.11, 3.12 or 3.13 was found, and GeoKR needs one." >&2; \
+	  echo "Install it (Debian 12 and 13, Ubuntu 24.04: apt-get install python3 python3-venv)," >&2; \
+	  echo "or, where the network allows, let uv fetch one: $$uv python install 3.12" >&2; exit 1; }; \
+	"$$uv" sync --frozen --all-groups --quiet
+	@touch $@
+
+# pip first; where it refuses (externally managed Python, no pip, a virtual environment), a venv of our own.
+.PHONY: uv
+uv:
+	@if [ -n "$$($(FIND_UV))" ]; then exit 0; fi; \
+	command -v python3 >/dev/null || { echo "Neither uv nor python3 was found: install Python 3.11-3.13 first." >&2; exit 1; }; \
+	echo "uv was not found: installing it (pip, or a private .uv-venv)."; \
+	python3 -m pip install --user --quiet '$(UV_WANTED)' 2>/dev/null || { \
+	  python3 -m venv .uv-venv && printf '*\n' > .uv-venv/.gitignore && .uv-venv/bin/pip install --quiet '$(UV_WANTED)'; } || { \
+	  rm -rf .uv-venv; \
+	  echo "uv could not be installed. On Debian and Ubuntu: apt-get install python3-venv; or put uv on PATH yourself." >&2; exit 1; }; \
+	[ -n "$$($(FIND_UV))" ] || { echo "uv was installed but cannot be started: put it on PATH yourself." >&2; exit 1; }

@@ -1,0 +1,116 @@
+"""Which chips make up which batch, and reading them one batch ahead. Augmentation is in ``augment``.
+
+The order is a pure function of seed and step, so a resumed run goes on with the very batch the killed one was at.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geokr_core.levir_kr import LevirKR
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Chips of one training step.
+
+    Attributes:
+        step: the step, counted from 1.
+        rows: int64 (B,) row numbers in Levir-KR's catalogue.
+        images: uint8 (B, H, W, C) on the CPU, pinned if asked for.
+        wait_s: seconds that the training loop stood still for it.
+    """
+
+    step: int
+    rows: np.ndarray
+    images: Tensor
+    wait_s: float
+
+
+def batch_rows(train_rows: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Rows of one training step: epochs are seeded permutations, laid end to end and cut into batches.
+
+    No chip is ever left out, and none comes an (n+1)-th time before all came n times.
+
+    Args:
+        train_rows: int64 (N,) rows to draw from.
+        batch_size: rows wanted; may exceed N.
+        seed: of the run.
+        step: counted from 1.
+
+    Returns:
+        int64 (batch_size,).
+    """
+    positions = np.arange((step - 1) * batch_size, step * batch_size)
+    epochs, places = np.divmod(positions, len(train_rows))
+    rows = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        mine = epochs == epoch
+        rows[mine] = train_rows[_permutation(len(train_rows), seed, int(epoch))[places[mine]]]
+    return rows
+
+
+@lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+def reader(
+    data: LevirKR, train_rows: np.ndarray, batch_size: int, seed: int, *, pinned: bool
+) -> Callable[[int], Batch]:
+    """A function that reads the batch of a step.
+
+    Args:
+        data: the frozen data set.
+        train_rows: int64 (N,) rows to draw from.
+        batch_size: chips a batch.
+        seed: of the run.
+        pinned: put images into page-locked memory, from which a GPU can fetch them beside its work.
+
+    Returns:
+        Step (from 1) → batch, with ``wait_s`` 0.
+    """
+
+    def read(step: int) -> Batch:
+        rows = batch_rows(train_rows, batch_size, seed, step)
+        images = torch.from_numpy(data.images(rows))
+        return Batch(step, rows, images.pin_memory() if pinned else images, 0.0)
+
+    return read
+
+
+@contextmanager
+def prefetched(read: Callable[[int], Batch], first: int, last: int) -> Iterator[Iterator[Batch]]:
+    """Read batches in one background thread, always one ahead.
+
+    A thread and not processes: reading is one memory copy a shard, which costs less than handing it between
+    processes would.
+
+    Args:
+        read: reads the batch of a step.
+        first: first step.
+        last: last step, inclusive.
+
+    Yields:
+        The batches in order. Whatever ``read`` raises is raised where its batch is due.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-chips") as thread:
+
+        def batches() -> Iterator[Batch]:
+            coming = thread.submit(read, first)
+            for step in range(first, last + 1):
+                asked = time.perf_counter()
+                batch = coming.result()
+                wait_s = time.perf_counter() - asked
+                if step < last:
+                    coming = thread.submit(read, step + 1)
+                yield Batch(batch.step, batch.rows, batch.images, wait_s)
+
+        yield batches()

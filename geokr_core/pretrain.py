@@ -1,0 +1,313 @@
+"""The pretraining step: one run for each variant and seed, and the folder that holds their results.
+
+What one run does is in ``training``. Finished runs are kept beside the checkpoints until all are there, so that a
+killed step goes on with what is missing; then the output appears whole.
+"""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from geokr_core import __version__
+from geokr_core.backbone import feature_dim, save_weights
+from geokr_core.config import PretrainingConfig, as_plain
+from geokr_core.errors import TrainingError
+from geokr_core.files import file_md5, read_json, text_digest, whole_file, whole_folder, write_json
+from geokr_core.levir_kr import LevirKR, open_levir_kr
+from geokr_core.losses import constant_kl, label_weights
+from geokr_core.presets import Recipe, resolve
+from geokr_core.reporter import Reporter
+from geokr_core.summary import Number, Summary
+from geokr_core.training import Clock, Run, Runtime, State, mean_kl, runtime_of, train
+
+HISTORY_COLUMNS: Final = (
+    "variant", "seed", "step", "loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl",
+    "learning_rate", "teacher_momentum", "gradient_norm",
+)  # fmt: skip
+
+_NO_MATTER: Final = frozenset({"seeds", "variants", "checkpoint_every", "initial_weights"})
+"""Fields that do not change the result of one run: its own seed, variant and weights' hash stand in for the rest."""
+
+_FINISHED: Final = "finished"
+
+
+def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: Path, reporter: Reporter) -> Summary:
+    """Pretrain one backbone for each variant and seed.
+
+    Args:
+        config: how.
+        levir_kr: folder of the frozen data set.
+        out: folder to write into, replaced as a whole: ``runs.json``, ``history.csv`` and a folder
+            ``<variant>-seed<k>`` for each run.
+        checkpoints: folder for half-done work, outside ``out``. Work of these parameters and data found there is
+            gone on with; it is removed when ``out`` is there.
+        reporter: hears progress and curves.
+
+    Returns:
+        The figures of each run; ``images_per_s`` and ``data_wait_fraction`` of what was trained now.
+
+    Raises:
+        MissingInputError: there is no frozen data set.
+        DatasetError: a shard is missing.
+        BackboneError: ``initial_weights`` do not fit.
+        TrainingError: too few chips, no such device, or a loss that is not finite.
+    """
+    data = open_levir_kr(levir_kr)
+    runs = list(_runs(config, data, checkpoints))
+    _mention_strangers(checkpoints, runs, reporter)
+    if config.precision == "bf16" and not runs[0].runtime.bf16:
+        reporter.warning(
+            f"pretraining.precision: chips of {data.chip_size_px} px are too small for bf16 gradients of a ResNet on the "
+            "CPU, which come out wrong; computing in fp32."
+        )
+    clocks = []
+    for run in runs:
+        if (run.folder / _FINISHED).is_dir():
+            reporter.info(f"{run.name}: finished before, kept")
+            continue
+        state, clock = train(run, reporter)
+        clocks.append(clock)
+        _finish(run, state)
+    finished = [read_json(run.folder / _FINISHED / "record.json") for run in runs]
+    _assemble(runs, finished, out)
+    for run in runs:
+        shutil.rmtree(run.folder)
+    return _summary(
+        [record["result"] for record in finished], [record["history"] for record in finished], clocks, reporter
+    )
+
+
+def _runs(config: PretrainingConfig, data: LevirKR, checkpoints: Path) -> Iterator[Run]:
+    train_rows, validation_rows = data.rows_of("train"), data.rows_of("validation")
+    if len(train_rows) < 2:
+        raise TrainingError(
+            f"{data.folder}: {len(train_rows)} training chip(s); at least two are needed. "
+            "Add scenes, or relax `levir_kr` and its validation_fraction."
+        )
+    recipe, runtime = resolve(config), runtime_of(config, data.chip_size_px)
+    common = _fingerprinted(config, recipe, runtime, data.data_version)
+    for variant in config.variants:
+        for seed in config.seeds:
+            labels, weights = _labels(data, train_rows, variant, seed, weighted=recipe.label_weighting)
+            fingerprint = text_digest({**common, "variant": variant, "seed": seed})
+            yield Run(
+                config=config,
+                recipe=recipe,
+                runtime=runtime,
+                data=data,
+                variant=variant,
+                seed=seed,
+                labels=torch.from_numpy(labels).to(runtime.device),
+                weights=None if weights is None else torch.from_numpy(weights).to(runtime.device),
+                train_rows=train_rows,
+                validation_rows=validation_rows,
+                fingerprint=fingerprint,
+                folder=checkpoints / fingerprint,
+                is_first=variant == config.variants[0] and seed == config.seeds[0],
+            )
+
+
+def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, data_version: str) -> dict[str, Any]:
+    settings = {key: value for key, value in as_plain(config).items() if key not in _NO_MATTER}
+    return {
+        "config": settings,
+        "recipe": asdict(recipe),
+        "initial_weights": _weights_md5(config),
+        "device": runtime.device.type,
+        "data_version": data_version,
+        "code": [__version__, torch.__version__],
+    }
+
+
+def _weights_md5(config: PretrainingConfig) -> str | None:
+    path = config.initial_weights
+    # A missing file is refused, with words, where it is loaded.
+    return file_md5(path) if path is not None and path.is_file() else None
+
+
+def _labels(
+    data: LevirKR, train_rows: np.ndarray, variant: str, seed: int, *, weighted: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels (N, K) and weights (N,) of one run.
+
+    ``shuffled`` hands the labels of the training chips, with their weights, round among these chips; everything else
+    of the run is as it is for ``geokr``. Validation chips keep their own.
+    """
+    labels = data.proportions.copy()
+    weights = np.ones(len(labels), dtype=np.float32)
+    weights[train_rows] = label_weights(data.catalogue.iloc[train_rows])
+    if variant == "shuffled":
+        source = np.random.default_rng([seed, 1]).permutation(train_rows)
+        labels[train_rows], weights[train_rows] = labels[source], weights[source]
+    return labels, weights if weighted else None
+
+
+def _mention_strangers(checkpoints: Path, runs: Sequence[Run], reporter: Reporter) -> None:
+    ours = {run.folder for run in runs}
+    strangers = sorted(p for p in checkpoints.glob("*") if p.is_dir() and p not in ours)
+    if strangers:
+        size = sum(file.stat().st_size for folder in strangers for file in folder.rglob("*") if file.is_file())
+        reporter.warning(
+            f"{checkpoints}: {len(strangers)} half-done run(s) of other parameters or data ({size / 1e6:.0f} MB) are "
+            "not used. Restore those parameters to go on with them, or delete the folder to free the space."
+        )
+
+
+def _finish(run: Run, state: State) -> None:
+    """Judge a trained run, keep its weights and figures, and drop its checkpoint."""
+    teacher, student = state.teacher, state.student
+    tensors = [*student.state_dict().values(), *teacher.network.state_dict().values()]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise TrainingError(
+            f"{run.name}: a weight is not finite after {state.step} steps; nothing is delivered. "
+            "Lower pretraining.learning_rate, lengthen warmup_steps, or try `precision: fp32`."
+        )
+    difference = teacher.max_difference(student)
+    evidence = {
+        "teacher_shares_storage": teacher.shares_storage_with(student),
+        "teacher_differs": difference > 0.0,
+        "teacher_max_difference": difference,
+        "finite": True,
+        "teacher_updates": state.teacher_updates,
+    }
+    network = state.transferred(run.recipe)
+    result = _figures(run, state) | evidence
+    with whole_folder(run.folder / _FINISHED) as folder:
+        save_weights(network.backbone, folder / "backbone.safetensors")
+        save_weights(network.head, folder / "head.safetensors")
+        write_json(folder / "run.json", _description(run) | evidence)
+        write_json(folder / "record.json", {"result": result, "history": state.history})
+    run.checkpoint.unlink(missing_ok=True)
+
+
+def _figures(run: Run, state: State) -> dict[str, Any]:
+    network = state.transferred(run.recipe)
+    own = run.data.proportions
+    train_labels, validation_labels = own[run.train_rows], own[run.validation_rows]
+    held_out = len(run.validation_rows) > 0
+    return {
+        "variant": run.variant,
+        "seed": run.seed,
+        "folder": run.name,
+        "architecture": run.config.architecture,
+        "num_steps": run.config.steps,
+        "train_kl": mean_kl(run, network, run.train_rows),
+        "validation_kl": mean_kl(run, network, run.validation_rows) if held_out else None,
+        "constant_kl": constant_kl(train_labels),
+        "validation_constant_kl": constant_kl(train_labels, validation_labels) if held_out else None,
+    }
+
+
+def _description(run: Run) -> dict[str, Any]:
+    """What one needs to know to use or repeat a run. No paths: the output must not depend on where it was made."""
+    data, weights = run.data, run.config.initial_weights
+    settings = {key: value for key, value in as_plain(run.config).items() if key not in {"seeds", "variants"}}
+    start = None if weights is None else {"file": weights.name, "md5": _weights_md5(run.config)}
+    return {
+        "config": settings | {"initial_weights": start} | asdict(run.recipe),
+        "variant": run.variant,
+        "seed": run.seed,
+        "precision": "bf16" if run.runtime.bf16 else "fp32",
+        "architecture": run.config.architecture,
+        "feature_dim": feature_dim(run.config.architecture),
+        "num_train": len(run.train_rows),
+        "num_validation": len(run.validation_rows),
+        "bands": list(data.bands),
+        "mean": [round(float(v), 6) for v in data.channel_mean],
+        "std": [round(float(v), 6) for v in data.channel_std],
+        "chip_size_px": data.chip_size_px,
+        "classes": list(data.classes),
+        "data_version": data.data_version,
+    }
+
+
+def _assemble(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]], out: Path) -> None:
+    with whole_folder(out) as folder:
+        for run in runs:
+            shutil.copytree(run.folder / _FINISHED, folder / run.name, ignore=shutil.ignore_patterns("record.json"))
+        write_json(folder / "runs.json", [record["result"] for record in finished])
+        with whole_file(folder / "history.csv") as partial:
+            partial.write_text(_history_csv(runs, finished), encoding="utf-8")
+
+
+def _history_csv(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for run, record in zip(runs, finished, strict=True):
+        for point in record["history"]:
+            shown = {key: value if key == "step" else _nine_digits(value) for key, value in point.items()}
+            table.writerow({"variant": run.variant, "seed": run.seed, **shown})
+    return text.getvalue()
+
+
+def _nine_digits(value: float | None) -> str:
+    """Enough to tell any two float32 apart; blank where nothing was measured."""
+    return "" if value is None else f"{value:.9g}"
+
+
+def _summary(
+    results: Sequence[Mapping[str, Any]],
+    histories: Sequence[Sequence[Mapping[str, float | None]]],
+    clocks: Sequence[Clock],
+    reporter: Reporter,
+) -> Summary:
+    warnings = []
+    for result in results:
+        kl, constant = result["validation_kl"], result["validation_constant_kl"]
+        if result["variant"] == "geokr" and kl is not None and kl >= constant:
+            warnings.append(
+                f"{result['folder']}: validation KL {kl:.3f} is no better than that of a constant prediction "
+                f"({constant:.3f}): nothing was learned that holds elsewhere. "
+                "Try more steps or more chips, and check that chips and land cover show the same ground."
+            )
+            reporter.warning(warnings[-1])
+    first = results[0]
+    numbers: dict[str, Number] = {"num_runs": len(results), "num_steps": first["num_steps"]}
+    for key in ("train_kl", "validation_kl", "constant_kl", "validation_constant_kl"):
+        if first[key] is not None:
+            numbers[key] = round(first[key], 4)
+    numbers["teacher_updates"] = first["teacher_updates"]
+    trained_s = sum(clock.trained_s for clock in clocks)
+    if trained_s > 0:
+        numbers["images_per_s"] = round(sum(clock.num_images for clock in clocks) / trained_s, 1)
+        numbers["data_wait_fraction"] = round(sum(clock.waited_s for clock in clocks) / trained_s, 5)
+    shown = ("folder", "train_kl", "validation_kl", "constant_kl", "teacher_updates")
+    table = [{key: _rounded(result[key]) for key in shown} for result in results]
+    return Summary(numbers, table, _curves(results, histories), warnings)
+
+
+def _rounded(value: Number | None) -> Number:
+    if value is None:
+        return ""
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _curves(results: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[Mapping[str, float | None]]]) -> bytes:
+    """A picture of the KL curves against the best constant prediction."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for index, (result, history) in enumerate(zip(results, histories, strict=True)):
+        colour = f"C{index % 10}"
+        steps, train_kl, validation_kl = (
+            np.array([point[key] for point in history], dtype=np.float64)
+            for key in ("step", "train_kl", "validation_kl")
+        )
+        judged = np.isfinite(validation_kl)
+        axes.plot(steps, train_kl, color=colour, label=result["folder"])
+        axes.plot(steps[judged], validation_kl[judged], "o--", color=colour)
+    axes.axhline(results[0]["constant_kl"], color="grey", linestyle=":", label="best constant prediction")
+    axes.set(xlabel="step", ylabel="KL to the labels (nat)", ylim=(0, None), title="lines: training, dots: validation")
+    axes.legend(fontsize="small")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()

@@ -1,0 +1,397 @@
+"""Frozen features and a linear classifier on top: the linear probe, and the colour histogram that it must clear.
+
+Here: starting a network, extracting its pooled features, the 54 numbers of the colour histogram, multinomial logistic
+regression. Not here: reading images, drawing labels and scoring (``tasks``); learning all weights (``finetune``).
+
+Images are uint8 (N, H, W, 3), red, green, blue. Features are float32 (N, D). Labels are int64 (N,).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geokr_core import backbone
+from geokr_core.augment import Normalisation
+from geokr_core.backbone import Features
+from geokr_core.config import EvaluationConfig
+from geokr_core.errors import EvaluationError
+from geokr_core.tasks import Start
+from geokr_core.training import Runtime
+
+EXTRACTION_BATCH = 256
+HISTOGRAM_BINS = 16
+HISTOGRAM_BATCH = 256
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Candidates for C, the inverse L2 strength in scikit-learn's sense: 0.5 |w|² + C * sum of losses, rising."""
+FEW_LABELS_STRENGTH = 1.0
+"""C where labels are too few to hold some out: scikit-learn's default, fixed so that no choice is made on test items.
+
+Pooled features hardly care between 0.03 and 1, but the 54 colour numbers lose points below: a smaller C would flatter
+every network against that baseline.
+"""
+HOLDOUT_FRACTION = 0.2
+
+_MAX_ITERATIONS = 1000
+_GRADIENT_TOLERANCE = 1e-4
+"""On the mean loss, as scikit-learn's default."""
+
+
+@contextmanager
+def running(config: EvaluationConfig) -> Iterator[Runtime]:
+    """Give the runtime of an evaluation, with its number of threads for the time of the block.
+
+    Raises:
+        EvaluationError: ``device: cuda`` where there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError("evaluation.device is `cuda`, but torch finds no CUDA device. Set it to `auto` or `cpu`.")
+    use_cuda = config.device != "cpu" and torch.cuda.is_available()
+    earlier = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        yield Runtime(torch.device("cuda" if use_cuda else "cpu"), config.precision == "bf16")
+    finally:
+        torch.set_num_threads(earlier)
+
+
+def channel_statistics(images: np.ndarray) -> Normalisation:
+    """Mean and standard deviation of each channel over all pixels, scaled to 0–1.
+
+    Args:
+        images: uint8 (N, H, W, C).
+
+    Returns:
+        The statistics, on the CPU; a constant channel gets half a grey level as deviation, so that one can divide by it.
+    """
+    num_channels = images.shape[-1]
+    flat = images.reshape(-1, num_channels)
+    levels = np.arange(256) / 255.0
+    shares = np.stack([np.bincount(flat[:, k], minlength=256) / len(flat) for k in range(num_channels)])
+    mean = shares @ levels
+    std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1)).clip(min=0.5 / 255.0)
+    return Normalisation(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+
+
+def placed(normalisation: Normalisation, device: torch.device) -> Normalisation:
+    """The same statistics on a device."""
+    return Normalisation(normalisation.mean.to(device), normalisation.std.to(device))
+
+
+def start_network(start: Start, images: np.ndarray, normalisation: Normalisation, runtime: Runtime) -> nn.Module:
+    """Build the network that a start stands for.
+
+    A random network with BatchNorm gets its statistics from the task's images, without their labels: with the
+    constants it is built with (0 and 1) its features would be judged at a scale no training ever gave it.
+
+    Args:
+        start: architecture and weights, or a seed where there are none.
+        images: uint8 (N, H, W, 3), training images.
+        normalisation: of the input, on the runtime's device.
+        runtime: where it runs.
+
+    Returns:
+        The network on the runtime's device, channels-last, in evaluation mode.
+
+    Raises:
+        BackboneError: weights and architecture do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(start.seed)
+        network = backbone.build(start.architecture)
+    if start.weights is not None:
+        backbone.load_weights(network, start.weights)
+    network = network.to(device=runtime.device).to(memory_format=torch.channels_last)
+    if start.weights is None:
+        recalibrate_batchnorm(network, images, normalisation, runtime)
+    return network.eval()
+
+
+def recalibrate_batchnorm(
+    network: nn.Module, images: np.ndarray, normalisation: Normalisation, runtime: Runtime
+) -> None:
+    """Replace the running statistics of every BatchNorm layer by the average over batches of images.
+
+    Args:
+        network: changed in place; left in evaluation mode. Nothing happens where it has no BatchNorm.
+        images: uint8 (N, H, W, 3).
+        normalisation: of the input, on the runtime's device.
+        runtime: where it runs.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative average, every batch counts the same
+        layer.train()
+    # Sets are listed class by class: unmixed batches would each have the statistics of one class.
+    order = np.random.default_rng(0).permutation(len(images))
+    with torch.inference_mode(), runtime.autocast():
+        for rows in np.array_split(order, -(-len(order) // EXTRACTION_BATCH)):
+            backbone.pooled(network, normalisation(torch.from_numpy(images[np.sort(rows)]).to(runtime.device)), "last")
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+
+
+def extract_features(
+    network: nn.Module,
+    images: np.ndarray,
+    normalisation: Normalisation,
+    features: Features,
+    runtime: Runtime,
+) -> np.ndarray:
+    """Pooled features of images.
+
+    Args:
+        network: in evaluation mode.
+        images: uint8 (N, H, W, 3).
+        normalisation: of the input, on the runtime's device.
+        features: last stage, or all stages side by side.
+        runtime: where it runs.
+
+    Returns:
+        float32 (N, D).
+
+    Raises:
+        EvaluationError: a feature is not finite.
+    """
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(images), EXTRACTION_BATCH):
+            batch = normalisation(torch.from_numpy(images[first : first + EXTRACTION_BATCH]).to(runtime.device))
+            with runtime.autocast():
+                pooled = backbone.pooled(network, batch, features)
+            parts.append(pooled.float().cpu().numpy())
+    values: np.ndarray = np.concatenate(parts)
+    num_bad = int((~np.isfinite(values)).any(axis=1).sum())
+    if num_bad:
+        raise EvaluationError(
+            f"The network gives features that are not finite for {num_bad} of {len(values)} images; expected finite "
+            "numbers. Its weights are damaged or its training diverged: look at the pretraining curves and run "
+            "`geokr pretrain` again."
+        )
+    return values
+
+
+def colour_histogram(images: np.ndarray) -> np.ndarray:
+    """The 54 numbers that know colours and nothing else: the baseline every pretraining must clear.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+
+    Returns:
+        float32 (N, 54): a histogram of 16 equal bins of 0–255 for each channel as shares of the pixels, then
+        the channel means, then the channel standard deviations, both scaled to 0–1.
+    """
+    parts = [
+        _colour_numbers(images[first : first + HISTOGRAM_BATCH]) for first in range(0, len(images), HISTOGRAM_BATCH)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _colour_numbers(images: np.ndarray) -> np.ndarray:
+    num_images, num_channels = len(images), images.shape[-1]
+    pixels = images.reshape(num_images, -1, num_channels)
+    # One histogram for each image and channel, by giving each its own range of bin numbers.
+    cells = np.arange(num_images * num_channels).reshape(num_images, 1, num_channels) * HISTOGRAM_BINS
+    bins = pixels // (256 // HISTOGRAM_BINS) + cells
+    counts = np.bincount(bins.ravel(), minlength=num_images * num_channels * HISTOGRAM_BINS)
+    shares = counts.reshape(num_images, num_channels * HISTOGRAM_BINS) / pixels.shape[1]
+    scaled = pixels.astype(np.float32) / 255.0
+    return np.concatenate([shares, scaled.mean(axis=1), scaled.std(axis=1)], axis=1)
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Multinomial logistic regression over standardised features.
+
+    Attributes:
+        centre: float64 (D,), subtracted from features.
+        scale: float64 (D,), features are divided by it.
+        weight: float32 (K, D).
+        bias: float32 (K,).
+        strength: C, the inverse L2 strength it was fitted with.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """The most probable class of each item.
+
+        Args:
+            features: float32 (N, D).
+
+        Returns:
+            int64 (N,).
+
+        Raises:
+            EvaluationError: a prediction is not finite.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below, with words
+            logits = ((features - self.centre) / self.scale) @ self.weight.T + self.bias
+        if not np.isfinite(logits).all():
+            raise EvaluationError(
+                "The linear probe predicts values that are not finite; expected finite logits. "
+                "Look for constant or enormous features in this network."
+            )
+        predicted: np.ndarray = logits.argmax(axis=1).astype(np.int64)
+        return predicted
+
+
+def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature, 1 where a feature is constant.
+
+    Args:
+        features: float32 (N, D).
+
+    Returns:
+        Two float64 (D,).
+    """
+    centre = features.mean(axis=0, dtype=np.float64)
+    scale = features.std(axis=0, dtype=np.float64)
+    constant = scale <= 1e-7 * np.maximum(np.abs(centre), 1e-7)
+    return centre, np.where(constant, 1.0, scale)
+
+
+def fit_probe(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int, choose_strength: bool
+) -> LinearClassifier:
+    """Fit the linear probe.
+
+    Args:
+        features: float32 (N, D), of labelled training items only.
+        labels: int64 (N,), every class present.
+        num_classes: number of classes K.
+        seed: of the hold-out.
+        choose_strength: choose C among `STRENGTHS` on a fifth of the items, then fit on all; else take
+            `FEW_LABELS_STRENGTH`.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        EvaluationError: the fit does not stay finite.
+    """
+    centre, scale = standardisation(features)
+    standardised = (features - centre) / scale
+    strength = _chosen_strength(standardised, labels, num_classes, seed) if choose_strength else FEW_LABELS_STRENGTH
+    weight, bias = fit_logistic_regression(standardised, labels, num_classes, strength)
+    return LinearClassifier(centre, scale, weight, bias, strength)
+
+
+def _chosen_strength(features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> float:
+    """The C of least held-out cross-entropy: smoother over C than accuracy, so that the search may stop past its dip.
+
+    Weak penalties, which take longest to fit and only overfit past the dip, are thus never tried in vain.
+    """
+    fitting, held_out = stratified_holdout(labels, seed)
+    if not len(held_out):
+        return FEW_LABELS_STRENGTH
+    best, least = STRENGTHS[0], np.inf
+    solution = None
+    for strength in STRENGTHS:
+        solution = fit_logistic_regression(features[fitting], labels[fitting], num_classes, strength, solution)
+        logits = torch.from_numpy(features[held_out] @ solution[0].T + solution[1])
+        loss = float(F.cross_entropy(logits, torch.from_numpy(labels[held_out])))
+        if loss >= least:
+            break
+        best, least = strength, loss
+    return best
+
+
+def stratified_holdout(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split items into those to fit on and those held out, a fifth of each class.
+
+    Args:
+        labels: int64 (N,).
+        seed: of the draw.
+
+    Returns:
+        Two int64 arrays of item numbers. A class of a single item is fitted on.
+    """
+    rng = np.random.default_rng(seed)
+    fitting, held_out = [], []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        num_held_out = min(len(rows) - 1, max(1, round(HOLDOUT_FRACTION * len(rows))))
+        held_out.append(rows[:num_held_out])
+        fitting.append(rows[num_held_out:])
+    return np.sort(np.concatenate(fitting)), np.sort(np.concatenate(held_out))
+
+
+def fit_logistic_regression(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    strength: float,
+    first_guess: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression, the same problem as scikit-learn's ``LogisticRegression(C=strength)``.
+
+    Minimises ``0.5 |w|² + C * sum of cross-entropies`` (the bias is free) by L-BFGS, in float32 and on one CPU thread,
+    so that the result depends neither on the device nor on the number of threads.
+
+    Args:
+        features: float (N, D), standardised.
+        labels: int64 (N,).
+        num_classes: number of classes K.
+        strength: C.
+        first_guess: weight and bias to start from; the problem is convex, so it saves time and changes nothing.
+
+    Returns:
+        weight float32 (K, D) and bias float32 (K,).
+
+    Raises:
+        EvaluationError: the solution is not finite.
+    """
+    inputs = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+    targets = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
+    if first_guess is None:
+        first_guess = np.zeros((num_classes, inputs.shape[1])), np.zeros(num_classes)
+    weight, bias = (torch.tensor(part, dtype=torch.float32, requires_grad=True) for part in first_guess)
+    penalty = 0.5 / (strength * len(inputs))
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=_MAX_ITERATIONS,
+        tolerance_grad=_GRADIENT_TOLERANCE,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(F.linear(inputs, weight, bias), targets) + penalty * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with _one_thread():
+        solver.step(loss)  # type: ignore[no-untyped-call]
+    solution = weight.detach().numpy(), bias.detach().numpy()
+    if not (np.isfinite(solution[0]).all() and np.isfinite(solution[1]).all()):
+        raise EvaluationError(
+            f"Logistic regression on {features.shape[0]} items of {features.shape[1]} features gave weights that are "
+            "not finite; expected finite ones. Look for features that are not finite or enormous."
+        )
+    return solution
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    earlier = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(earlier)

@@ -1,0 +1,224 @@
+"""Means, intervals and paired differences of an evaluation. Numbers and tables only: no files, no torch.
+
+Two kinds of uncertainty are kept apart. The interval of a single cell says how far its score would move with other
+test images of the same kind. The interval over seeds says how far the mean would move with other pretrainings, other
+random networks and other draws of labels. Neither contains the other.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from geokr_core.errors import EvaluationError
+
+CONFIDENCE = 0.95
+BOOTSTRAP_RESAMPLES = 200
+"""Enough for a 95 % percentile interval good to a tenth of its width, at some 50 ms a cell."""
+
+CELL_KEYS = ["task", "protocol", "features", "labels_per_class", "metric"]
+SUMMARY_COLUMNS = [
+    "task", "initialisation", "protocol", "features", "labels_per_class", "metric", "mean", "ci_low", "ci_high",
+    "n_seeds",
+]  # fmt: skip
+DIFFERENCE_COLUMNS = [*CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds"]
+
+CONTRASTS = ("random", "shuffled", "colour_histogram")
+"""What `geokr` is compared with, seed by seed. The histogram has features of its own and stands beside each."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval; the bounds are NaN where one value alone gives none."""
+
+    mean: float
+    ci_low: float
+    ci_high: float
+    n_seeds: int
+
+
+def t_interval(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % interval of Student's t over independent repetitions.
+
+    Args:
+        values: one finite value a seed.
+
+    Returns:
+        The mean plus and minus ``t(0.975, n - 1) * s / sqrt(n)``; NaN bounds for a single value.
+
+    Raises:
+        EvaluationError: no value at all, or one that is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise EvaluationError(
+            f"Found scores {list(values)}; expected finite numbers, one a seed. "
+            "A score that could not be measured must not enter a mean: remove its cell and evaluate again."
+        )
+    mean = float(array.mean())
+    if array.size == 1:
+        return Estimate(mean, math.nan, math.nan, 1)
+    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, array.size - 1))
+    half = quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
+    return Estimate(mean, mean - half, mean + half, int(array.size))
+
+
+def wilson_interval(num_correct: int, num_items: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of an accuracy over test items (Wilson 1927, JASA 22:209).
+
+    Args:
+        num_correct: items predicted correctly.
+        num_items: test items, at least 1.
+
+    Returns:
+        Lower and upper bound, 0–1.
+    """
+    interval = stats.binomtest(num_correct, num_items).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def macro_f1_interval(truth: np.ndarray, predicted: np.ndarray, num_classes: int, seed: int) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the macro-averaged F1 score over test items.
+
+    Args:
+        truth: int (N,), class indices.
+        predicted: int (N,), class indices.
+        num_classes: number of classes K averaged over.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper bound, 0–1.
+    """
+    pairs = np.asarray(truth, dtype=np.int32) * num_classes + np.asarray(predicted, dtype=np.int32)
+    if len(pairs) < 2:
+        return math.nan, math.nan
+    result = stats.bootstrap(
+        (pairs,),
+        _macro_f1_of_pairs(num_classes),
+        n_resamples=BOOTSTRAP_RESAMPLES,
+        vectorized=True,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _macro_f1_of_pairs(num_classes: int) -> Callable[..., np.ndarray]:
+    """Macro F1 of items coded ``truth * K + predicted`` along an axis, for all resamples at once."""
+
+    def statistic(pairs: np.ndarray, axis: int = -1) -> np.ndarray:
+        rows = np.moveaxis(np.atleast_2d(pairs), axis, -1)
+        offsets = np.arange(len(rows))[:, None] * num_classes**2
+        counts = np.bincount((rows + offsets).ravel(), minlength=len(rows) * num_classes**2)
+        table = counts.reshape(len(rows), num_classes, num_classes).astype(np.float64)
+        hits = np.diagonal(table, axis1=1, axis2=2)
+        marginals = table.sum(axis=1) + table.sum(axis=2)
+        # 2 TP / (2 TP + FP + FN); a class neither present nor predicted counts as 0, as in scikit-learn.
+        f1 = np.divide(2 * hits, marginals, out=np.zeros_like(hits), where=marginals > 0).mean(axis=1)
+        return np.asarray(f1 if np.ndim(pairs) > 1 else f1[0])
+
+    return statistic
+
+
+def labels_order(labels: str) -> tuple[int, int]:
+    """Sort key of ``labels_per_class``: numbers by size, ``all`` last."""
+    return (1, 0) if labels == "all" else (0, int(labels))
+
+
+def sort_rows(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Sort a table of results, ``labels_per_class`` by size and not by spelling."""
+
+    def key(column: pd.Series) -> pd.Series:
+        return column.map(labels_order) if column.name == "labels_per_class" else column
+
+    return table.sort_values(list(by), key=key, kind="stable").reset_index(drop=True)
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean and interval over seeds of every cell of the comparison.
+
+    Args:
+        results: rows of ``results.parquet``.
+
+    Returns:
+        One row a task, initialisation, protocol, features, labels and metric; columns `SUMMARY_COLUMNS`.
+
+    Raises:
+        EvaluationError: a value is not finite.
+    """
+    keys = SUMMARY_COLUMNS[:6]
+    rows = []
+    for key, group in results.groupby(keys, sort=False):
+        estimate = t_interval(group["value"].tolist())
+        rows.append([*key, estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds])
+    return sort_rows(pd.DataFrame(rows, columns=SUMMARY_COLUMNS), keys)
+
+
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    """Mean difference of two initialisations over the seeds they share, with its 95 % t-interval.
+
+    Args:
+        first: score by seed.
+        second: score by seed, of the same seeds (the same draws of labels).
+
+    Raises:
+        EvaluationError: the seeds differ, so that the scores are not pairs.
+    """
+    if first.keys() != second.keys():
+        raise EvaluationError(
+            f"Found seeds {sorted(first)} on one side and {sorted(second)} on the other; a paired difference needs the "
+            "same seeds on both. Evaluate all initialisations with one list of `evaluation.seeds`."
+        )
+    return t_interval([first[seed] - second[seed] for seed in sorted(first)])
+
+
+def differences(results: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences of `geokr` and what it is compared with, over seeds.
+
+    Args:
+        results: rows of ``results.parquet``.
+
+    Returns:
+        One row a cell and contrast (``"geokr - random"`` …); columns `DIFFERENCE_COLUMNS`. Empty where `geokr`
+        was not evaluated or nothing stands beside it.
+
+    Raises:
+        EvaluationError: two initialisations were not evaluated on the same seeds.
+    """
+    rows = []
+    ours = results[results["initialisation"] == "geokr"]
+    for key, group in ours.groupby(CELL_KEYS, sort=False):
+        cell = dict(zip(CELL_KEYS, key, strict=True))
+        for other in CONTRASTS:
+            theirs = _same_cell(results, cell, other)
+            if theirs.empty:
+                continue
+            estimate = paired_difference(_by_seed(group), _by_seed(theirs))
+            bounds = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds]
+            rows.append([*key, f"geokr - {other}", *bounds])
+    table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
+    return table if table.empty else sort_rows(table, DIFFERENCE_COLUMNS[:6])
+
+
+def _same_cell(results: pd.DataFrame, cell: Mapping[str, object], initialisation: str) -> pd.DataFrame:
+    chosen = results["initialisation"] == initialisation
+    for column, value in cell.items():
+        if column == "features" and initialisation == "colour_histogram":
+            continue
+        chosen &= results[column] == value
+    return results[chosen]
+
+
+def _by_seed(rows: pd.DataFrame) -> dict[int, float]:
+    return {int(seed): float(value) for seed, value in zip(rows["seed"], rows["value"], strict=True)}
+
+
+def flat_metrics(summary: pd.DataFrame) -> dict[str, float]:
+    """Means by ``<task>/<protocol>/<features>/<labels>/<initialisation>/<metric>``, for ``dvc metrics``."""
+    keys = ["task", "protocol", "features", "labels_per_class", "initialisation", "metric"]
+    names = summary[keys].astype(str).agg("/".join, axis=1)
+    return {name: round(mean, 6) for name, mean in zip(names, summary["mean"].tolist(), strict=True)}

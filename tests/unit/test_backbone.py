@@ -1,0 +1,166 @@
+"""Backbones carry torchvision's names, give four stages each, and refuse weights that do not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from geokr_core.backbone import build, feature_dim, load_weights, pooled, save_weights, stages
+from geokr_core.errors import BackboneError
+
+ARCHITECTURES = ("resnet18", "resnet50", "vgg16_bn", "squeezenet1_1")
+
+
+def _torchvision_keys(architecture: str) -> set[str]:
+    with torch.device("meta"):
+        keys = getattr(torchvision.models, architecture)(weights=None).state_dict()
+    return {key for key in keys if not key.startswith(("fc.", "classifier."))}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_keys_are_torchvisions_without_the_classifier(architecture: str) -> None:
+    with torch.device("meta"):
+        module = build(architecture)
+    assert set(module.state_dict()) == _torchvision_keys(architecture)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "squeezenet1_1"])
+def test_features_are_those_that_torchvision_pools(architecture: str) -> None:
+    torch.manual_seed(0)
+    module = build(architecture).eval()
+    whole = getattr(torchvision.models, architecture)(weights=None).eval()
+    missing = whole.load_state_dict(module.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    images = torch.randn(2, 3, 64, 64)
+    seen: list[torch.Tensor] = []
+    if architecture.startswith("resnet"):
+        whole.avgpool.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten(1)))
+    else:
+        whole.features.register_forward_hook(lambda module, inputs, output: seen.append(output.mean(dim=(2, 3))))
+    with torch.no_grad():
+        whole(images)
+        torch.testing.assert_close(pooled(module, images), seen[0])
+        torch.testing.assert_close(module(images), seen[0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("resnet18", (16, 8, 4, 2)),
+        ("resnet50", (16, 8, 4, 2)),
+        ("vgg16_bn", (16, 8, 4, 2)),
+        ("squeezenet1_1", (15, 7, 3, 3)),
+    ],
+)
+def test_four_stages_and_their_widths(architecture: str, sizes: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        module = build(architecture, in_channels=4)
+        images = torch.empty(2, 4, 64, 64)
+        maps = stages(module, images)
+        last, multi = pooled(module, images), pooled(module, images, "multi")
+    assert [m.shape[2:] for m in maps] == [(size, size) for size in sizes]
+    assert last.shape == (2, feature_dim(architecture)) == (2, maps[-1].shape[1])
+    assert multi.shape == (2, feature_dim(architecture, "multi")) == (2, sum(m.shape[1] for m in maps))
+
+
+def test_multi_ends_with_the_last_stage() -> None:
+    module, images = build("squeezenet1_1").eval(), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(pooled(module, images, "multi")[:, -512:], pooled(module, images, "last"))
+
+
+def test_more_bands_change_the_first_convolution_alone() -> None:
+    with torch.device("meta"):
+        plain, wide = build("resnet18").state_dict(), build("resnet18", in_channels=4).state_dict()
+    assert [key for key in plain if plain[key].shape != wide[key].shape] == ["conv1.weight"]
+    assert wide["conv1.weight"].shape == (64, 4, 7, 7)
+
+
+def test_first_convolution_for_more_bands_is_initialised_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    spread = build("resnet18", in_channels=6).state_dict()["conv1.weight"].std()
+    assert spread == pytest.approx((2 / (64 * 7 * 7)) ** 0.5, rel=0.05)  # kaiming, fan out
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1"])
+def test_weights_survive_the_file_and_give_the_same_bytes(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    # channels_last tensors are not contiguous, which safetensors refuses unless they are put in plain order.
+    module = build(architecture).to(memory_format=torch.channels_last)
+    save_weights(module, tmp_path / "a.safetensors")
+    other = build(architecture)
+    load_weights(other, tmp_path / "a.safetensors")
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in module.state_dict().items())
+    save_weights(other, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_weights_are_written_as_float32(tmp_path: Path) -> None:
+    save_weights(build("squeezenet1_1").to(torch.bfloat16), tmp_path / "w.safetensors")
+    assert {value.dtype for value in load_file(tmp_path / "w.safetensors").values()} == {torch.float32}
+
+
+def test_a_missing_key_is_refused_by_name(tmp_path: Path) -> None:
+    state = build("squeezenet1_1").state_dict()
+    del state["features.0.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match=r"1 key\(s\) missing, such as features.0.weight"):
+        load_weights(build("squeezenet1_1"), tmp_path / "w.safetensors")
+
+
+def test_a_classifier_is_refused_unless_it_may_be_dropped(tmp_path: Path) -> None:
+    state = build("resnet18").state_dict() | {"fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match="belong to a classifier"):
+        load_weights(build("resnet18"), tmp_path / "w.safetensors")
+    module = build("resnet18")
+    load_weights(module, tmp_path / "w.safetensors", drop_classifier=True)
+    assert torch.equal(module.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+def test_weights_for_other_bands_are_refused_with_the_reason(tmp_path: Path) -> None:
+    save_weights(build("resnet18"), tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match="for 3 bands and the data has 4"):
+        load_weights(build("resnet18", in_channels=4), tmp_path / "w.safetensors")
+
+
+def test_torchvisions_own_file_format_is_read(tmp_path: Path) -> None:
+    source = build("squeezenet1_1")
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    target = build("squeezenet1_1")
+    load_weights(target, tmp_path / "w.pth")
+    assert torch.equal(target.state_dict()["features.0.weight"], source.state_dict()["features.0.weight"])
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("trap-was-sprung"),))
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"features.0.weight": _Trap()}, tmp_path / "w.pth")
+    with pytest.raises(BackboneError, match="more than plain tensors"):
+        load_weights(build("squeezenet1_1"), tmp_path / "w.pth")
+    assert not Path("trap-was-sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_damaged_or_missing_file_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="no such weights file"):
+        load_weights(build("squeezenet1_1"), tmp_path / name)
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(BackboneError, match=name):
+        load_weights(build("squeezenet1_1"), tmp_path / name)
+
+
+def test_images_that_pooling_would_swallow_are_refused() -> None:
+    with pytest.raises(BackboneError, match="16 x 16 px are too small for SqueezeNet, which needs 17 px"):
+        pooled(build("squeezenet1_1"), torch.zeros(1, 3, 16, 16))
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(BackboneError, match=r"resnet34.*choose one of resnet18"):
+        build("resnet34")
