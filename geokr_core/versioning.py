@@ -8,14 +8,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 from geokr_core.config import DEFAULT_PARAMS
 from geokr_core.errors import VersioningError
 from geokr_core.reporter import Reporter
+
+_PATIENCE = 30
+"""Seconds that a DVC process of the user's is waited for."""
+
+_BUSY = ("is busy", "Unable to acquire lock")
 
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
@@ -46,19 +53,30 @@ def commit(step: str, params_file: Path, reporter: Reporter) -> bool:
     if shutil.which("git") is None:
         reporter.warning("git is not installed: the output is not recorded in dvc.lock.")
         return False
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", step],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-    )
+    # DVC does not wait for its own lock, it fails: our processes take turns, a DVC of the user's is given time to end.
+    with FileLock(".dvc/tmp/geokr.lock"):
+        done = _dvc_commit(step)
+        for _ in range(_PATIENCE):
+            if not done.returncode or not any(word in done.stderr for word in _BUSY):
+                break
+            time.sleep(1.0)
+            done = _dvc_commit(step)
     if done.returncode:
         raise VersioningError(
             f"DVC could not record step {step!r}: {done.stderr.strip() or done.stdout.strip()}. "
             f"The output itself is complete; run `dvc commit --force {step}` once the cause is gone."
         )
     return True
+
+
+def _dvc_commit(step: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", step],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+    )
 
 
 def recorded_versions(lock: Path = LOCK) -> Mapping[str, str]:

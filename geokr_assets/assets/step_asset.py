@@ -1,0 +1,94 @@
+"""What all assets share: one asset is one step of the chain, with its name, its inputs and its code version."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from geokr_assets import checks
+from geokr_assets.materialise import Materialised, pool_of, record_if_complete, result_of, take_scene, take_step
+from geokr_assets.partitions import PARTITIONED, SCENES
+from geokr_assets.resources import ParamsFile, StepConfig
+from geokr_core import __version__, chain
+from geokr_core.chain import Folders
+from geokr_core.config import Params
+
+OWNERS = ["team:geokr"]
+
+Body = Callable[..., Materialised]
+"""The function of an asset: takes a context and resources, returns what Dagster shall know."""
+
+RAW = {"scenes": "raw_scenes", "land_cover": "raw_land_cover", "evaluation": "labelled_sets"}
+"""Asset keys of raw data by the section of the parameter file that points at them, where they are not generated."""
+
+
+def given_sources(params: Params, step: str) -> list[str]:
+    """Sources of ``step`` (sections of the parameter file) that lie outside the generated world."""
+    sources = chain.STEPS[step].sources
+    if params.world is None:
+        return list(sources)
+    return [name for name in sources if not getattr(params, name).folder.is_relative_to(params.world.folder)]
+
+
+def deps_of(params: Params, step: str) -> list[dg.AssetDep]:
+    """Dagster dependencies of a step: exactly those of the chain, and the raw data that it reads.
+
+    A step for the whole archive depends on every scene of a partitioned one.
+    """
+    # Raw data have no step behind them; without a box of their own the graph would begin in the air.
+    names = [*chain.upstream_of(params, chain.STEPS[step]), *(RAW[name] for name in given_sources(params, step))]
+    return [
+        dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping())
+        if name in PARTITIONED and step not in PARTITIONED
+        else dg.AssetDep(name)
+        for name in names
+    ]
+
+
+def declare(
+    params: Params, step: str, *, group: str, kinds: set[str], description: str
+) -> Callable[[Body], dg.AssetsDefinition]:
+    """Decorator that makes the asset of a step out of the function that runs it.
+
+    Args:
+        params: the parameter file.
+        step: name of the step and key of the asset.
+        group: group in the browser.
+        kinds: at most three.
+        description: Markdown; what a person needs who meets this asset for the first time.
+    """
+    definition = chain.STEPS[step]
+    return dg.asset(
+        name=step,
+        deps=deps_of(params, step),
+        group_name=group,
+        kinds=kinds,
+        owners=OWNERS,
+        description=f"{definition.purpose}\n\n{description.strip()}\n\nCommand line: `geokr {definition.command}`",
+        metadata={"output": dg.MetadataValue.path(str(Folders(params)[step]))},
+        code_version=__version__,
+        partitions_def=SCENES if step in PARTITIONED else None,
+        pool=pool_of(step),
+        check_specs=checks.specs_of(step),
+    )
+
+
+def step_asset(params: Params, step: str, *, group: str, kinds: set[str], description: str) -> dg.AssetsDefinition:
+    """The asset of a step that runs once for the whole archive; arguments as for `declare`."""
+
+    @declare(params, step, group=group, kinds=kinds, description=description)
+    def asset(context: dg.AssetExecutionContext, config: StepConfig, params_file: ParamsFile) -> Materialised:
+        return result_of(take_step(context, params_file, step, force=config.force))
+
+    return asset
+
+
+def scene_asset(params: Params, step: str, *, group: str, kinds: set[str], description: str) -> dg.AssetsDefinition:
+    """The asset of a step that runs scene by scene; arguments as for `declare`."""
+
+    @declare(params, step, group=group, kinds=kinds, description=description)
+    def asset(context: dg.AssetExecutionContext, params_file: ParamsFile) -> Materialised:
+        outcome = take_scene(context, params_file, step, context.partition_key)
+        record_if_complete(context, params_file, step)
+        return result_of(outcome)
+
+    return asset

@@ -1,0 +1,54 @@
+"""What Dagster loads: ``defs``, and `build_defs` for those who want them with other parameters.
+
+If the parameter file is missing or wrong, loading fails with the message that says where; the Dagster UI shows it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from geokr_assets.assets import build_assets
+from geokr_assets.checks import build_checks
+from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate
+from geokr_assets.resources import ParamsFile
+from geokr_assets.schedules import reevaluation
+from geokr_assets.sensors import dvc_lock, scene_folder
+from geokr_core.config import load_params, params_path
+
+
+def build_defs(
+    *,
+    params_file: str = "",
+    resources: Mapping[str, object] | None = None,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
+) -> dg.Definitions:
+    """The code location for one parameter file.
+
+    Args:
+        params_file: the parameter file; empty means ``$GEOKR_PARAMS``, and ``params.yaml`` where that is not set. It
+            decides whether the graph begins with a generated world or with given data.
+        resources: resources to put in place of ours, by key (``params_file``, ``pipes``).
+        executor: how the steps of a run are executed. The default keeps them in the run's own process: starting a
+            process for each costs more than most of them take, and training has one of its own anyway.
+
+    Raises:
+        ConfigError: the parameter file is missing or wrong.
+    """
+    params = load_params(params_path(Path(params_file) if params_file else None))
+    return dg.Definitions(
+        assets=build_assets(params),
+        asset_checks=build_checks(),
+        jobs=[build_whole_chain(params), align_scene, reevaluate],
+        schedules=[reevaluation],
+        sensors=[scene_folder, dvc_lock],
+        resources={
+            "params_file": ParamsFile(path=params_file),
+            "pipes": dg.PipesSubprocessClient(),
+            **(resources or {}),
+        },
+        executor=executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,129 @@
+"""Jobs: what is started together.
+
+``whole_chain``
+    One click for a newcomer: everything from raw data to champion, in one run. Dagster gives a run one partition or
+    none, so a job of assets cannot cut all scenes *and* freeze the data set. This job therefore consists of ops, one a
+    step, which call the same functions as the assets and report the same materialisations (one a scene, where a step
+    runs scene by scene) and checks. A blocking check that fails ends the run.
+``align_scene``
+    Chips and proportions of one scene. Its page offers the backfill over all scenes, or over those that are missing;
+    each scene is a run of its own, so one bad scene spoils nothing. Afterwards materialise ``levir_kr`` and onwards.
+``reevaluate``
+    Evaluation, report and promotion, as the schedule starts them.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from geokr_assets import checks
+from geokr_assets.materialise import (
+    DATA_VERSION_TAG,
+    event_of,
+    pool_of,
+    pretrain_in_own_process,
+    record_if_complete,
+    take_inventory,
+    take_levir_kr,
+    take_scene,
+    take_step,
+)
+from geokr_assets.partitions import PARTITIONED
+from geokr_assets.resources import ParamsFile, StepConfig
+from geokr_core import chain
+from geokr_core.chain import Step
+from geokr_core.config import Params
+
+align_scene = dg.define_asset_job(
+    "align_scene",
+    selection=dg.AssetSelection.assets(*PARTITIONED),
+    description="Cut one scene into chips and count the land cover under each. Backfill it for many scenes at once.",
+)
+
+reevaluate = dg.define_asset_job(
+    "reevaluate",
+    selection=dg.AssetSelection.assets("evaluation", "report", "champion"),
+    description="Judge the backbone again, write the report, and let the better one of challenger and champion win.",
+)
+
+
+def build_whole_chain(params: Params) -> dg.JobDefinition:
+    """The job ``whole_chain`` for a parameter file."""
+    steps = chain.steps_of(params)
+    ops = {step.name: _op(params, step) for step in steps}
+
+    @dg.job(
+        name="whole_chain",
+        description="Everything, from raw data to champion, in one run. Steps that are up to date are passed over.",
+    )
+    def whole_chain() -> None:
+        # A step of the chain follows all others it reads from; nothing but the order passes between the ops.
+        done: dict[str, object] = {}
+        for step in steps:
+            inputs = {name: done[name] for name in chain.upstream_of(params, step)}
+            done[step.name] = ops[step.name](**inputs)
+
+    return whole_chain
+
+
+def _op(params: Params, step: Step) -> dg.OpDefinition:
+    @dg.op(
+        name=f"run_{step.name}",
+        description=step.purpose,
+        ins={name: dg.In(dg.Nothing) for name in chain.upstream_of(params, step)},
+        out=dg.Out(dg.Nothing),
+        pool=pool_of(step.name),
+    )
+    def _run(
+        context: dg.OpExecutionContext, config: StepConfig, params_file: ParamsFile, pipes: dg.PipesSubprocessClient
+    ) -> Iterator[dg.AssetMaterialization]:
+        for event in _materialise(context, params_file, pipes, step.name, config.force):
+            # Yielded and not logged: what is made is told at once, and not lost if its check ends the run.
+            yield event
+            _judge(context, params_file.load(), step.name, event.partition or "")
+
+    return _run
+
+
+def _materialise(
+    context: dg.OpExecutionContext, params_file: ParamsFile, pipes: dg.PipesSubprocessClient, step: str, force: bool
+) -> Iterator[dg.AssetMaterialization]:
+    if step in PARTITIONED:
+        for scene_id in chain.scene_ids(params_file.load()):
+            yield event_of(take_scene(context, params_file, step, scene_id), scene_id)
+        record_if_complete(context, params_file, step)
+    elif step == "scenes":
+        yield event_of(take_inventory(context, params_file, force=force))
+    elif step == "levir_kr":
+        yield event_of(take_levir_kr(context, params_file, force=force))
+    elif step == "pretraining":
+        yield _reported(pretrain_in_own_process(context, params_file, pipes, force=force))
+    else:
+        yield event_of(take_step(context, params_file, step, force=force))
+
+
+def _reported(invocation: dg.PipesClientCompletedInvocation) -> dg.AssetMaterialization:
+    """What came back through Pipes, as an event."""
+    for result in invocation.get_results():
+        if isinstance(result, dg.MaterializeResult) and result.data_version is not None:
+            tags = {DATA_VERSION_TAG: result.data_version.value}
+            return dg.AssetMaterialization(dg.AssetKey("pretraining"), metadata=result.metadata, tags=tags)
+    raise dg.Failure(description="The training process ended without reporting what it made.")
+
+
+def _judge(context: dg.OpExecutionContext, params: Params, step: str, scene_id: str) -> None:
+    for evaluation in checks.evaluations_of(step, params, scene_id):
+        event = dg.DagsterEvent(
+            event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
+            job_name=context.job_name,
+            step_key=context.op_handle.name,
+            event_specific_data=evaluation,
+        )
+        # `log_event` takes no checks, and without a run a check of a partition can be reported only once.
+        context.instance.report_dagster_event(event, run_id=context.run.run_id)
+        if evaluation.passed:
+            continue
+        where = f"{evaluation.check_name} of {step}{f' ({scene_id})' if scene_id else ''}"
+        if evaluation.blocking:
+            raise dg.Failure(description=f"Check {where} failed: {evaluation.description}", allow_retries=False)
+        context.log.warning(f"Check {where}: {evaluation.description}")

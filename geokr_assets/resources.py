@@ -1,0 +1,35 @@
+"""Resources and run configuration: the parameter file, and what one step can be told. Pipes is Dagster's own."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from geokr_core.config import Params, load_params, params_path
+
+
+class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster leaves its own parameter open
+    """The parameter file of the chain, read anew by every step so that an edit counts without a reload."""
+
+    path: str = Field(
+        default="", description="Parameter file; empty means $GEOKR_PARAMS, and params.yaml where that is not set."
+    )
+
+    @property
+    def file(self) -> Path:
+        """The file that `load` reads."""
+        return params_path(Path(self.path) if self.path else None)
+
+    def load(self) -> Params:
+        """Read and check the file.
+
+        Raises:
+            ConfigError: the file is missing or wrong; the message says where.
+        """
+        return load_params(self.file)
+
+
+class StepConfig(dg.Config):
+    """What can be set in the Launchpad for any one step."""
+
+    force: bool = Field(default=False, description="Run even if the output is up to date.")

@@ -1,0 +1,111 @@
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from geokr_assets.assets import build_assets
+from geokr_assets.checks import build_checks
+from geokr_assets.resources import ParamsFile
+from geokr_core import chain
+from geokr_core.config import Params, load_params
+from geokr_core.reporter import RecordingReporter
+
+Materialise = Callable[..., dg.ExecuteInProcessResult]
+
+
+def write_params(root: Path, *, world: Path | None = None) -> Path:
+    """Parameters of the smallest world on which every step has something to do."""
+    world = world or root / "data" / "world"
+    content = {
+        "store": str(root / "data" / "store"),
+        "world": {"folder": str(world), "seed": 3, "scene_size_px": 128, "num_scenes": 2, "task_images_per_class": 4},
+        "scenes": {
+            "folder": str(world / "scenes"),
+            "collections": [
+                {"name": "gaofen", "files": "*.tiff", "bands": ["blue", "green", "red", "nir"], "land_cover": "globe"}
+            ],
+        },
+        "land_cover": {
+            "folder": str(world / "land_cover"),
+            "products": [{"name": "globe", "files": "**/*.tif", "legend": "globeland30", "year": 2020}],
+        },
+        "chips": {"size_px": 32, "stride_px": 32},
+        "levir_kr": {"max_unknown_fraction": 0.9, "min_voting_cells": 0, "place_size_deg": 0.02},
+        "pretraining": {
+            "architecture": "squeezenet1_1",
+            "steps": 2,
+            "batch_size": 4,
+            "log_every": 1,
+            "precision": "fp32",
+        },
+        "evaluation": {
+            "folder": str(world / "tasks"),
+            "tasks": [{"name": "scene_classification"}],
+            "protocols": ["linear_probe"],
+            "labels_per_class": ["all"],
+            "seeds": [0],
+        },
+        "champion": {"task": "scene_classification"},
+    }
+    path = root / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cut_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a generated world whose scenes are cut and counted. Read only: copy it."""
+    root = tmp_path_factory.mktemp("cut_world")
+    params = load_params(write_params(root))
+    for step in ("world", "scenes", "land_cover", "chips", "proportions"):
+        chain.run_step(step, params, RecordingReporter())
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path, cut_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test: a copy of `cut_world` with its own parameters."""
+    shutil.copytree(cut_world / "data", tmp_path / "data")
+    write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    # The training process imports the code as the test does, whatever the working directory.
+    repository = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(repository), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path
+
+
+@pytest.fixture
+def params(project: Path) -> Params:
+    return load_params(project / "params.yaml")
+
+
+@pytest.fixture
+def params_file(project: Path) -> ParamsFile:
+    return ParamsFile(path=str(project / "params.yaml"))
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def materialise(instance: dg.DagsterInstance, params: Params, params_file: ParamsFile) -> Materialise:
+    """Materialise some assets with their checks, in this process."""
+
+    def run(*steps: str, partition_key: str | None = None, params: Params = params) -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            [*build_assets(params), *build_checks()],
+            selection=dg.AssetSelection.assets(*steps),
+            partition_key=partition_key,
+            instance=instance,
+            resources={"params_file": params_file, "pipes": dg.PipesSubprocessClient()},
+            raise_on_error=False,
+        )
+
+    return run

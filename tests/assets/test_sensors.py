@@ -1,0 +1,258 @@
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from geokr_assets.resources import ParamsFile
+from geokr_assets.sensors import dvc_lock, scene_folder
+from geokr_core import chain
+from geokr_core.chain import Folders
+from geokr_core.config import Params
+from geokr_core.files import data_version
+from geokr_core.reporter import RecordingReporter
+
+# --- scene_folder ---------------------------------------------------------------------------------------------------
+
+
+def _watch(instance: dg.DagsterInstance, params_file: ParamsFile, cursor: str | None = None) -> dg.SensorResult:
+    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    result = scene_folder(context, params_file=params_file)
+    if isinstance(result, dg.SkipReason):
+        return dg.SensorResult(skip_reason=result, cursor=cursor)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def _added(result: dg.SensorResult) -> list[str]:
+    return [key for request in result.dynamic_partitions_requests or [] for key in request.partition_keys]
+
+
+def _requested(result: dg.SensorResult) -> list[str | None]:
+    return [request.partition_key for request in result.run_requests or []]
+
+
+def _said(result: dg.SensorResult) -> str:
+    assert result.skip_reason is not None
+    return str(result.skip_reason.skip_message)
+
+
+def _age(folder: Path) -> None:
+    """Files copied a while ago."""
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - 60, path.stat().st_mtime - 60))
+
+
+@pytest.fixture
+def known(instance: dg.DagsterInstance, params: Params) -> dg.DagsterInstance:
+    """An instance in which somebody has materialised ``scenes``."""
+    instance.add_dynamic_partitions("scenes", chain.scene_ids(params))
+    _age(params.scenes.folder)
+    return instance
+
+
+def _drop_new_scene(params: Params) -> str:
+    old = sorted(params.scenes.folder.glob("*.tiff"))[0]
+    new = old.with_name(f"new_{old.name}")
+    shutil.copy(old, new)
+    _age(params.scenes.folder)
+    return new.stem
+
+
+def test_nothing_happens_before_somebody_took_the_inventory(
+    instance: dg.DagsterInstance, params: Params, params_file: ParamsFile
+) -> None:
+    shutil.rmtree(Folders(params)["scenes"])
+    assert "materialise `scenes`" in _said(_watch(instance, params_file))
+    shutil.rmtree(params.scenes.folder)
+    assert "does not exist" in _said(_watch(instance, params_file))
+
+
+def test_a_new_scene_gets_a_partition_and_a_run(
+    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+) -> None:
+    new = _drop_new_scene(params)
+    result = _watch(known, params_file)
+    assert _added(result) == _requested(result) == [new]
+    assert new in chain.scene_ids(params)
+    (event,) = result.asset_events
+    assert isinstance(event, dg.AssetMaterialization)
+    assert (event.asset_key, event.tags["dagster/data_version"]) == (
+        dg.AssetKey("scenes"),
+        data_version(Folders(params)["scenes"]),
+    )
+
+
+def test_the_watch_is_quiet_while_nothing_changes(
+    known: dg.DagsterInstance, params: Params, params_file: ParamsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _watch(known, params_file)
+    assert not _added(first)
+    assert not _requested(first)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the inventory was taken though no file changed")
+
+    monkeypatch.setattr(chain, "run_step", never)
+    assert "No file came" in _said(_watch(known, params_file, first.cursor))
+
+
+def test_a_file_that_is_still_being_copied_is_left_alone(
+    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+) -> None:
+    new = params.scenes.folder / f"{_drop_new_scene(params)}.tiff"
+    new.touch()
+    result = _watch(known, params_file)
+    assert "was written to" in _said(result)
+    assert not result.cursor
+
+
+def test_an_unusable_file_gets_no_partition(known: dg.DagsterInstance, params: Params, params_file: ParamsFile) -> None:
+    (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")
+    _age(params.scenes.folder)
+    result = _watch(known, params_file)
+    assert not _added(result)
+    assert not _requested(result)
+    assert "no new usable scene" in _said(result)
+
+
+def test_a_vanished_scene_keeps_its_partition(
+    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+) -> None:
+    gone = chain.scene_ids(params)[0]
+    (params.scenes.folder / f"{gone}.tiff").unlink()
+    result = _watch(known, params_file)
+    assert not _requested(result)
+    assert gone in known.get_dynamic_partitions("scenes")
+    assert gone not in chain.scene_ids(params)
+
+
+def test_scenes_that_the_command_line_cut_get_partitions_but_no_runs(
+    instance: dg.DagsterInstance, params: Params, params_file: ParamsFile
+) -> None:
+    chain.run_step("scenes", params, RecordingReporter())
+    _age(params.scenes.folder)
+    result = _watch(instance, params_file)
+    assert sorted(_added(result)) == chain.scene_ids(params)
+    assert not _requested(result)
+
+
+def test_the_watch_waits_while_the_whole_chain_runs(
+    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+) -> None:
+    @dg.job(name="whole_chain")
+    def job() -> None: ...
+
+    _drop_new_scene(params)
+    known.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    result = _watch(known, params_file)
+    assert "under way" in _said(result)
+    assert not result.cursor
+
+
+# --- dvc_lock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def versioned(project: Path, params: Params) -> Path:
+    """The project as ``dvc repro`` leaves it: a lock file that names what lies in the store."""
+    for step in ("scenes", "land_cover", "chips", "proportions"):
+        chain.run_step(step, params, RecordingReporter())
+    (project / ".dvc").mkdir()
+    (project / "dvc.yaml").write_text("stages: {}", encoding="utf-8")
+    _lock(params)
+    return project
+
+
+def _lock(params: Params) -> None:
+    stages = {
+        step: {
+            "cmd": "geokr",
+            "outs": [{"path": str(Folders(params)[step]), "md5": data_version(Folders(params)[step])}],
+        }
+        for step in ("scenes", "chips", "proportions")
+    }
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
+
+
+def _hear(instance: dg.DagsterInstance, params_file: ParamsFile, cursor: str | None = None) -> dg.SensorResult:
+    result = dvc_lock(dg.build_sensor_context(instance=instance, cursor=cursor), params_file=params_file)
+    if isinstance(result, dg.SkipReason):
+        return dg.SensorResult(skip_reason=result, cursor=cursor)
+    assert isinstance(result, dg.SensorResult)
+    # What the daemon does with a result.
+    for request in result.dynamic_partitions_requests or []:
+        instance.add_dynamic_partitions("scenes", request.partition_keys)
+    for event in result.asset_events:
+        instance.report_runless_asset_event(event)
+    return result
+
+
+def _events(result: dg.SensorResult) -> list[tuple[str, str | None]]:
+    return [(event.asset_key.to_user_string(), event.partition) for event in result.asset_events]  # type: ignore[union-attr]
+
+
+def test_dagster_hears_of_what_dvc_made(
+    instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
+) -> None:
+    ids = chain.scene_ids(params)
+    result = _hear(instance, params_file)
+    assert _events(result) == [
+        ("scenes", None),
+        *(("chips", scene_id) for scene_id in ids),
+        *(("proportions", scene_id) for scene_id in ids),
+    ]
+    assert sorted(instance.get_dynamic_partitions("scenes")) == ids
+    event = instance.get_latest_materialization_event(dg.AssetKey("scenes"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert (event.asset_materialization.tags or {})["dagster/data_version"] == data_version(Folders(params)["scenes"])
+    assert event.asset_materialization.metadata["num_scenes"].value == 2
+    # It has been said; it is not said again, neither from the cursor nor without it.
+    assert "have not changed" in _said(_hear(instance, params_file, result.cursor))
+    assert "knows already" in _said(_hear(instance, params_file))
+
+
+def test_only_the_scene_that_changed_is_news(
+    instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
+) -> None:
+    cursor = _hear(instance, params_file).cursor
+    scene_id = chain.scene_ids(params)[0]
+    shard = Folders(params)["chips"] / f"{scene_id}.npy"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
+    _lock(params)
+    assert _events(_hear(instance, params_file, cursor)) == [("chips", scene_id)]
+
+
+def test_data_other_than_recorded_are_no_news(
+    instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
+) -> None:
+    (Folders(params)["scenes"] / "inventory.json").write_text("{}", encoding="utf-8")
+    result = _hear(instance, params_file)
+    assert "scenes" not in {name for name, _ in _events(result)}
+    # Once the data are there (`dvc checkout`), it is heard of although the lock is the same.
+    state = json.loads(result.cursor or "{}")
+    assert state["scenes"]
+    chain.run_step("scenes", params, RecordingReporter())
+    assert _events(_hear(instance, params_file, result.cursor)) == [("scenes", None)]
+
+
+def test_a_summary_of_another_version_is_not_shown(
+    instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
+) -> None:
+    state = Folders(params).state("scenes") / "state.json"
+    state.write_text(state.read_text(encoding="utf-8").replace(".dir", "x.dir"), encoding="utf-8")
+    event = _hear(instance, params_file).asset_events[0]
+    assert isinstance(event, dg.AssetMaterialization)
+    assert "num_scenes" not in event.metadata
+    assert "path" in event.metadata
+
+
+def test_without_dvc_there_is_nothing_to_hear(
+    instance: dg.DagsterInstance, project: Path, params_file: ParamsFile
+) -> None:
+    assert "does not version" in _said(_hear(instance, params_file))

@@ -1,0 +1,576 @@
+"""Tracking, registry and promotion against a real MLflow with SQLite in a temporary folder."""
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from safetensors.torch import load_file
+
+from geokr_core import registry
+from geokr_core.bundle import BUNDLE_FILES, build_bundle, verify_bundle
+from geokr_core.config import BackboneConfig, ChampionConfig, EvaluationConfig, TaskConfig
+from geokr_core.errors import BackboneError, MissingInputError, RegistryError
+from geokr_core.files import data_version, read_json
+from geokr_core.levir_kr import LevirKR
+from geokr_core.reporter import RecordingReporter
+from geokr_core.summary import Summary
+from geokr_core.testing import make_levir_kr, make_pretraining
+
+UNREACHABLE = "http://127.0.0.1:9"
+TODAY, YESTERDAY = "11111111111111111111111111111111.dir", "00000000000000000000000000000000.dir"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
+    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=24)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for the module: MLflow takes seconds to create one. Each test has a model name of its own."""
+    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def server(database: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    monkeypatch.delenv("GEOKR_MLFLOW_UI_URL", raising=False)
+    return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
+
+@pytest.fixture(scope="module")
+def bundles(dataset: LevirKR, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three bundles with different weights, under the name ``template``."""
+    made = []
+    for seed in range(3):
+        folder = tmp_path_factory.mktemp("bundle")
+        pretraining = make_pretraining(folder / "pretraining", dataset, seed=seed)
+        config = BackboneConfig(model_name="template")
+        build_bundle(config, dataset.folder, pretraining, folder / "backbone", RecordingReporter())
+        made.append(folder / "backbone")
+    return made
+
+
+class Shop:
+    """Promotes bundles of one model with made-up scores."""
+
+    def __init__(self, name: str, bundles: Sequence[Path], folder: Path) -> None:
+        self.name, self.bundles, self.folder = name, bundles, folder
+        self.reporter = RecordingReporter()
+
+    def bundle(self, number: int) -> Path:
+        """The bundle under this shop's own model name; backbone.json is the only file that bears no digest."""
+        folder = self.folder / f"backbone{number}"
+        if not folder.exists():
+            shutil.copytree(self.bundles[number], folder)
+            text = (folder / "backbone.json").read_text(encoding="utf-8")
+            (folder / "backbone.json").write_text(text.replace('"template"', f'"{self.name}"'), encoding="utf-8")
+        return folder
+
+    def inputs(self, number: int, scores: Sequence[float], **changed: Any) -> dict[str, Path]:
+        inputs = {name: self.folder / name for name in ("evaluation", "report")}
+        for folder in inputs.values():
+            folder.mkdir(exist_ok=True)
+        (inputs["report"] / "report.html").write_text(f"<html>{scores}</html>", encoding="utf-8")
+        row = {
+            "task": "scenes", "initialisation": "geokr", "protocol": "linear_probe", "features": "last",
+            "labels_per_class": "all", "metric": "accuracy", "backbone_version": data_version(self.bundle(number)),
+            "data_version": TODAY,
+        } | changed  # fmt: skip
+        rows = [row | {"seed": seed, "value": score} for seed, score in enumerate(scores)]
+        # What must not be taken for the primary metric: another initialisation, better.
+        rows += [row | {"initialisation": "random", "seed": seed, "value": 0.99} for seed in range(len(scores))]
+        pd.DataFrame(rows).to_parquet(inputs["evaluation"] / "results.parquet")
+        return inputs | {"backbone": self.bundle(number)}
+
+    def promote(self, number: int, scores: Sequence[float], min_gain: float = 0.0, **changed: Any) -> dict[str, Any]:
+        evaluation = EvaluationConfig(
+            folder=self.folder, tasks=(TaskConfig(name="scenes"),), seeds=tuple(range(len(scores)))
+        )
+        champion = ChampionConfig(task="scenes", min_gain=min_gain)
+        out = self.folder / "champion"
+        registry.promote(champion, evaluation, self.inputs(number, scores, **changed), out, self.reporter)
+        return dict(read_json(out / "decision.json"))
+
+
+@pytest.fixture
+def shop(request: pytest.FixtureRequest, bundles: list[Path], tmp_path: Path) -> Shop:
+    return Shop(request.node.name.replace("_", "-").replace("[", "-").replace("]", ""), bundles, tmp_path)
+
+
+def aliases(server: MlflowClient, name: str) -> dict[str, int]:
+    return {key: int(value) for key, value in server.get_registered_model(name).aliases.items()}
+
+
+# --- promotion
+
+
+def test_first_backbone_becomes_champion_with_its_evidence(shop: Shop, server: MlflowClient, dataset: LevirKR) -> None:
+    decision = shop.promote(0, [0.5, 0.7])
+
+    assert decision["promoted"] is True
+    assert decision["champion"] is None
+    assert decision["challenger"]["value"] == pytest.approx(0.6)
+    assert aliases(server, shop.name) == {"challenger": 1, "champion": 1}
+    version = server.get_model_version(shop.name, "1")
+    assert version.tags["geokr/data_version"] == data_version(shop.bundle(0))
+    assert version.tags["geokr/levir_kr_data_version"] == dataset.data_version
+    assert version.tags["geokr/legend_hash"] == dataset.manifest["legend_hash"]
+    assert version.tags["geokr/evaluation/value"] == "0.6"
+    assert version.tags["geokr/evaluation/task_data_version"] == TODAY
+    assert version.tags["geokr/evaluation/protocol"] == "linear_probe"
+    assert version.tags["promoted_because"] == "there was no champion yet"
+    assert version.tags["replaced_version"] == "none"
+    evidence = {info.path for info in server.list_artifacts(version.run_id, "evidence")}
+    assert evidence == {"evidence/report.html", "evidence/results.parquet"}
+    assert version.tags["geokr/report"] == f"runs:/{version.run_id}/evidence/report.html"
+
+
+def test_better_replaces_worse_and_equal_do_not(shop: Shop, server: MlflowClient) -> None:
+    shop.promote(0, [0.5, 0.7])
+
+    better = shop.promote(1, [0.6, 0.8])
+    assert (better["promoted"], better["delta"], better["champion_version"]) == (True, 0.1, 2)
+    assert aliases(server, shop.name) == {"challenger": 2, "champion": 2}
+    assert server.get_model_version(shop.name, "2").tags["replaced_version"] == "1"
+    assert server.get_model_version(shop.name, "2").tags["delta"] == "0.1"
+
+    worse = shop.promote(2, [0.4, 0.5])
+    assert (worse["promoted"], worse["delta"], worse["champion_version"]) == (False, -0.25, 2)
+    assert "worse by 0.2500" in worse["reason"]
+    assert aliases(server, shop.name) == {"challenger": 3, "champion": 2}
+
+    equal = shop.promote(0, [0.6, 0.8])
+    assert (equal["promoted"], equal["delta"]) == (False, 0.0)
+    assert "equal" in equal["reason"]
+    assert aliases(server, shop.name) == {"challenger": 1, "champion": 2}
+
+
+def test_gain_must_exceed_what_is_asked(shop: Shop) -> None:
+    shop.promote(0, [0.90])
+    # 0.91 - 0.90 is a little more than 0.01 in binary: that must not count.
+    assert shop.promote(1, [0.91], min_gain=0.01)["promoted"] is False
+    assert shop.promote(1, [0.92], min_gain=0.01)["promoted"] is True
+
+
+def test_same_bundle_twice_is_one_version_and_the_same_decision(shop: Shop, server: MlflowClient) -> None:
+    shop.promote(0, [0.5])
+    shop.promote(1, [0.6])
+    first = (shop.folder / "champion" / "decision.json").read_bytes()
+    shop.promote(1, [0.6])
+    assert (shop.folder / "champion" / "decision.json").read_bytes() == first
+    assert len(server.search_model_versions(f"name = '{shop.name}'")) == 2
+
+    refused = shop.promote(0, [0.5])
+    assert refused["promoted"] is False
+    assert shop.promote(0, [0.5]) == refused
+    assert len(server.search_model_versions(f"name = '{shop.name}'")) == 2
+
+
+def test_champion_judged_anew_is_not_promoted_again(shop: Shop, server: MlflowClient) -> None:
+    shop.promote(0, [0.5])
+    decision = shop.promote(0, [0.4])
+    assert decision["promoted"] is False
+    assert "champion already" in decision["reason"]
+    assert decision["champion_version"] == 1
+    assert server.get_model_version(shop.name, "1").tags["geokr/evaluation/value"] == "0.4"
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Stands in for the evaluation: the old champion reaches 0.8 on today's data."""
+    seen: list[Path] = []
+
+    def score_backbone(bundle: Path, *_: object) -> Mapping[str, float | str]:
+        verify_bundle(bundle)
+        assert sorted(path.name for path in bundle.iterdir()) == sorted(BUNDLE_FILES)
+        seen.append(bundle)
+        return {"value": 0.8, "seed_0": 0.8, "data_version": TODAY}
+
+    monkeypatch.setattr("geokr_core.evaluate.score_backbone", score_backbone)
+    return seen
+
+
+def test_champion_of_older_data_is_scored_again_on_todays(shop: Shop, server: MlflowClient, scored: list[Path]) -> None:
+    shop.promote(0, [0.3], data_version=YESTERDAY)
+    # Against the 0.3 that was measured on other data, 0.7 would win.
+    decision = shop.promote(1, [0.7])
+    assert len(scored) == 1
+    assert decision["promoted"] is False
+    assert decision["champion"]["value"] == 0.8
+    assert decision["champion"]["origin"] == "re-scored"
+    assert aliases(server, shop.name)["champion"] == 1
+
+    assert shop.promote(1, [0.7]) == decision
+    assert len(scored) == 1, "the new score was not kept"
+
+
+def test_champion_judged_by_other_settings_is_scored_again(shop: Shop, scored: list[Path]) -> None:
+    shop.promote(0, [0.3, 0.3])
+    assert shop.promote(1, [0.7])["promoted"] is False
+    assert len(scored) == 1
+
+
+def test_champion_on_the_same_data_is_not_scored_again(shop: Shop, scored: list[Path]) -> None:
+    shop.promote(0, [0.3])
+    assert shop.promote(1, [0.7])["promoted"] is True
+    assert scored == []
+
+
+def test_champion_that_changes_during_promotion_is_compared_again(
+    shop: Shop, server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote(0, [0.3])
+    shop.promote(1, [0.2])
+    tags = {f"geokr/evaluation/{key}": value for key, value in {"value": "0.9", "per_seed": "0=0.9"}.items()}
+    decide, calls = registry.decide, []
+
+    def decide_slowly(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:  # meanwhile, on another machine, version 2 wins with 0.9
+            for key, value in tags.items():
+                server.set_model_version_tag(shop.name, "2", key, value)
+            server.set_registered_model_alias(shop.name, "champion", "2")
+        return decide(*arguments)
+
+    monkeypatch.setattr(registry, "decide", decide_slowly)
+    decision = shop.promote(2, [0.5])
+    assert len(calls) == 2
+    assert decision["promoted"] is False
+    assert aliases(server, shop.name)["champion"] == 2
+
+
+def test_promotions_on_one_machine_wait_for_each_other(shop: Shop, database: Path, server: MlflowClient) -> None:
+    shop.promote(0, [0.3])
+    with (database.parent / "mlruns" / ".locks" / "promotion.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=shop.promote, args=(1, [0.5]))
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not any("Another promotion" in line for line in shop.reporter.infos) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert any("Another promotion" in line for line in shop.reporter.infos)
+        assert aliases(server, shop.name)["champion"] == 1
+    thread.join(timeout=60)
+    assert aliases(server, shop.name)["champion"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"task": "other"}, r"no result with task = 'scenes' \(there: other\)"),
+        ({"metric": "macro_f1"}, "no result with metric = 'accuracy'"),
+        ({"labels_per_class": "5"}, "no result with labels_per_class = 'all'"),
+        ({"backbone_version": "old.dir"}, r"measured on the bundle old\.dir"),
+    ],
+)
+def test_missing_primary_metric_is_an_error_and_no_zero(
+    changed: dict[str, str], complaint: str, shop: Shop, server: MlflowClient
+) -> None:
+    with pytest.raises(RegistryError, match=complaint):
+        shop.promote(0, [0.5], **changed)
+    assert shop.name not in {model.name for model in server.search_registered_models()}
+
+
+def test_primary_metric_that_is_not_a_number_is_an_error(shop: Shop) -> None:
+    with pytest.raises(RegistryError, match="not a number"):
+        shop.promote(0, [0.5, float("nan")])
+
+
+def test_missing_seed_is_an_error(shop: Shop) -> None:
+    inputs = shop.inputs(0, [0.5, 0.6])
+    evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),), seeds=(0, 1, 2))
+    with pytest.raises(RegistryError, match=r"seeds \[0, 1\], section `evaluation` asks for \[0, 1, 2\]"):
+        registry.promote(ChampionConfig(task="scenes"), evaluation, inputs, shop.folder / "out", shop.reporter)
+
+
+def test_missing_inputs_are_named(shop: Shop) -> None:
+    inputs = shop.inputs(0, [0.5])
+    evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),), seeds=(0,))
+    for path in (inputs["report"] / "report.html", inputs["evaluation"] / "results.parquet"):
+        path.unlink()
+        with pytest.raises(MissingInputError, match=path.name):
+            registry.promote(ChampionConfig(task="scenes"), evaluation, inputs, shop.folder / "out", shop.reporter)
+
+
+def test_missing_task_data_is_not_taken_for_an_absent_server(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score_backbone(*_: object) -> None:
+        raise MissingInputError("tasks/scenes: no such folder")
+
+    monkeypatch.setattr("geokr_core.evaluate.score_backbone", score_backbone)
+    shop.promote(0, [0.3], data_version=YESTERDAY)
+    with pytest.raises(MissingInputError, match="tasks/scenes"):
+        shop.promote(1, [0.7])
+
+
+def test_promotion_uses_the_run_that_is_open(shop: Shop, server: MlflowClient) -> None:
+    with registry.track_step("champion", {}, {}, shop.reporter) as run:
+        shop.promote(0, [0.5])
+    assert server.get_model_version(shop.name, "1").run_id == run.run_id
+
+
+def test_promotion_without_server_is_an_error_that_names_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # saves seconds
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        shop.promote(0, [0.5])
+    assert not (shop.folder / "champion").exists()
+
+
+# --- what is registered
+
+
+def test_mlflow_command_downloads_a_usable_bundle_without_pickle(shop: Shop, tmp_path: Path) -> None:
+    shop.promote(0, [0.5])
+    target = tmp_path / "downloaded"
+    command = [sys.executable, "-m", "mlflow", "artifacts", "download"]
+    subprocess.run([*command, "-u", f"models:/{shop.name}@champion", "-d", str(target)], check=True, cwd=tmp_path)
+    verify_bundle(target)
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert set(BUNDLE_FILES) <= found
+    assert found - set(BUNDLE_FILES) == {
+        "MLmodel", "backbone_pyfunc.py", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta",
+    }  # fmt: skip
+    for path in target.rglob("*"):
+        assert path.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+        if path.is_file():
+            assert path.read_bytes()[:2] not in {b"\x80\x04", b"\x80\x05", b"PK"}
+    assert str(Path(registry.__file__).parent) not in (target / "MLmodel").read_text(encoding="utf-8")
+
+
+def test_served_model_gives_the_golden_features_and_refuses_other_bands(shop: Shop, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+
+    shop.promote(0, [0.5])
+    client = MlflowClient(tracking_uri=registry.tracking_uri())
+    place = client.get_model_version_download_uri(shop.name, "1")
+    served = mlflow.pyfunc.load_model(place)
+    golden = load_file(shop.bundle(0) / "golden.safetensors")
+    images = golden["input"].numpy()
+    assert np.allclose(served.predict(images), golden["features"].numpy(), atol=1e-3)
+    with pytest.raises(MlflowException, match="does not match expected shape"):
+        served.predict(images[:, :2])
+
+
+def test_download_gives_the_bundle_that_was_registered(shop: Shop, tmp_path: Path) -> None:
+    shop.promote(0, [0.5])
+    shop.promote(1, [0.4])
+    champion = registry.download(f"{shop.name}@champion", tmp_path / "first")
+    second = registry.download(f"{shop.name}/2", tmp_path / "second")
+    assert data_version(champion) == data_version(shop.bundle(0))
+    assert data_version(second) == data_version(shop.bundle(1))
+    # Into a folder that holds a bundle: replaced.
+    assert data_version(registry.download(f"models:/{shop.name}/2", champion)) == data_version(shop.bundle(1))
+
+
+def test_download_names_what_there_is(shop: Shop, tmp_path: Path) -> None:
+    shop.promote(0, [0.5])
+    target = tmp_path / "target"
+    with pytest.raises(RegistryError, match=rf"No model 'nothing' .*{shop.name}"):
+        registry.download("nothing@champion", target)
+    with pytest.raises(RegistryError, match=r"no alias 'champ'; there: challenger \(version 1\), champion"):
+        registry.download(f"{shop.name}@champ", target)
+    with pytest.raises(RegistryError, match="no version 7; there: 1"):
+        registry.download(f"{shop.name}/7", target)
+    with pytest.raises(RegistryError, match="expected NAME@ALIAS or NAME/VERSION"):
+        registry.download(shop.name, target)
+    assert not target.exists()
+
+
+def test_download_leaves_other_folders_alone(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear", encoding="utf-8")
+    with pytest.raises(RegistryError, match="something else lies there"):
+        registry.download(f"{shop.name}@champion", tmp_path / "home")
+    assert (tmp_path / "home" / "letter.txt").exists()
+
+
+def test_download_without_a_registry_creates_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match="no registry there"):
+        registry.download("geokr-resnet18@champion", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_download_is_refused_and_changes_nothing(shop: Shop, tmp_path: Path, server: MlflowClient) -> None:
+    shop.promote(0, [0.5])
+    place = Path(server.get_model_version_download_uri(shop.name, "1").removeprefix("file://"))
+    weights = place / "backbone.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    with pytest.raises(BackboneError, match="changed or damaged"):
+        registry.download(f"{shop.name}@champion", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+# --- tracking
+
+
+def only_run(server: MlflowClient, run_id: str | None) -> Any:
+    assert run_id is not None
+    return server.get_run(run_id)
+
+
+def test_tracked_step_records_everything(server: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_RUN_ID", "d-1")
+    listener = RecordingReporter()
+    parameters = {"pretraining": {"steps": 20, "seeds": [0, 1], "note": "n" * 2000}}
+    with registry.track_step("pretraining", parameters, {"dagster/asset_key": "pretraining"}, listener) as run:
+        run.reporter.info("hello")
+        for step in range(30):
+            run.reporter.metrics({"loss": 1.0 / (step + 1)}, step=step)
+        time.sleep(0.4)  # for a sample of the system metrics
+        numbers = {"loss": 0.03, "num_runs": 1, "done": True, "name": "x"}
+        run.finish(Summary(numbers, [{"a": 1}], b"\x89PNG", ["careful"]), "abc.dir")
+
+    found = only_run(server, run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "pretraining"
+    assert server.get_experiment(found.info.experiment_id).name == "geokr"
+    assert found.data.params["pretraining.steps"] == "20"
+    assert found.data.params["pretraining.seeds"] == "[0, 1]"
+    assert len(found.data.params["pretraining.note"]) == 500
+    assert len(server.get_metric_history(run.run_id, "loss")) == 31
+    # The closing figure ends the curve: at another step it would bend it, or MLflow would show the last point instead.
+    assert [point.step for point in server.get_metric_history(run.run_id, "loss") if point.value == 0.03] == [29]
+    assert found.data.metrics["loss"] == 0.03
+    assert found.data.metrics["num_runs"] == 1
+    assert "done" not in found.data.metrics
+    assert any(name.startswith("system/") for name in found.data.metrics)
+    assert found.data.tags["geokr/step"] == "pretraining"
+    assert found.data.tags["geokr/data_version"] == "abc.dir"
+    assert found.data.tags["dagster/run_id"] == "d-1"
+    assert found.data.tags["dagster/asset_key"] == "pretraining"
+    assert {info.path for info in server.list_artifacts(run.run_id)} == {
+        "params.json", "summary.json", "table.csv", "preview.png", "log.txt",
+    }  # fmt: skip
+    place = Path(server.download_artifacts(run.run_id, "params.json"))
+    assert json.loads(place.read_text(encoding="utf-8")) == parameters
+    assert listener.infos == ["hello"]
+    assert len(listener.points) == 30
+
+
+def test_failed_step_is_a_failed_run_and_the_error_passes_on(server: MlflowClient) -> None:
+    runs = []
+
+    def fail() -> None:
+        with registry.track_step("chips", {}, {}, RecordingReporter()) as run:
+            runs.append(run.run_id)
+            run.reporter.metrics({"loss": 1.0}, step=1)
+            raise ValueError("no such band")
+
+    with pytest.raises(ValueError, match="no such band"):
+        fail()
+    found = only_run(server, runs[0])
+    assert found.info.status == "FAILED"
+    assert found.data.tags["geokr/error"] == "ValueError: no such band"
+    assert found.data.metrics["loss"] == 1.0, "the curve up to the failure is lost"
+
+
+def test_interrupted_step_is_a_killed_run(server: MlflowClient) -> None:
+    with pytest.raises(KeyboardInterrupt), registry.track_step("chips", {}, {}, RecordingReporter()) as run:
+        raise KeyboardInterrupt
+    assert only_run(server, run.run_id).info.status == "KILLED"
+
+
+def test_absent_server_is_a_warning_and_the_step_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
+    listener = RecordingReporter()
+    started = time.monotonic()
+    with registry.track_step("pretraining", {"a": 1}, {}, listener) as run:
+        run.reporter.metrics({"loss": 1.0}, step=1)
+        run.finish(Summary({"loss": 1.0}), "abc.dir")
+    assert time.monotonic() - started < 40
+    assert (run.run_id, run.url) == (None, None)
+    assert len(listener.warnings) == 1
+    assert "http://127.0.0.1:9" in listener.warnings[0]
+    assert "--force" in listener.warnings[0]
+    assert listener.points == [(1, {"loss": 1.0})]
+
+
+def test_server_lost_midway_is_one_warning_and_the_step_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = RecordingReporter()
+
+    def lost(*_: object, **__: object) -> None:
+        raise MlflowException("connection reset")
+
+    with registry.track_step("pretraining", {}, {}, listener) as run:
+        monkeypatch.setattr(MlflowClient, "log_batch", lost)
+        for step in range(1200):
+            run.reporter.metrics({"loss": 1.0}, step=step)
+        run.finish(Summary({"loss": 1.0}), "abc.dir")
+        monkeypatch.undo()
+    assert len(listener.warnings) == 1
+    assert "was lost: connection reset" in listener.warnings[0]
+
+
+def test_passwords_in_the_tracking_uri_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # saves seconds
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret@127.0.0.1:9")
+    listener = RecordingReporter()
+    with registry.track_step("pretraining", {}, {}, listener):
+        pass
+    assert "127.0.0.1:9" in listener.warnings[0]
+    assert "s3cret" not in listener.warnings[0]
+
+
+def test_link_to_the_run_goes_where_people_open_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    with registry.track_step("chips", {}, {}, RecordingReporter()) as run:
+        assert run.url == f"runs:/{run.run_id}"
+    monkeypatch.setenv("GEOKR_MLFLOW_UI_URL", "https://mlflow.example.org/")
+    with registry.track_step("chips", {}, {}, RecordingReporter()) as run:
+        assert str(run.url).startswith("https://mlflow.example.org/#/experiments/")
+        assert str(run.url).endswith(f"/runs/{run.run_id}")
+
+
+def test_git_commit_is_told_with_whether_it_is_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert registry.git_sha() == "unknown"
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    (tmp_path / "f").write_text("1", encoding="utf-8")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "f"], check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "x"], check=True)
+    clean = registry.git_sha()
+    assert len(clean) == 40
+    (tmp_path / "untracked").write_text("1", encoding="utf-8")
+    assert registry.git_sha() == clean
+    (tmp_path / "f").write_text("2", encoding="utf-8")
+    assert registry.git_sha() == f"{clean}+dirty"
+
+
+@pytest.mark.slow
+def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
+    code = """
+from geokr_core.registry import track_step
+from geokr_core.reporter import RecordingReporter
+listener = RecordingReporter()
+with track_step("chips", {}, {}, listener) as run:
+    pass
+assert run.run_id, listener.warnings
+"""
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'fresh.db'}", "PATH": "/usr/bin:/bin"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert [(process.communicate(timeout=300)[1], process.returncode)[1] for process in both] == [0, 0]
