@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +23,7 @@ DEFAULT_PARAMS = Path("params.yaml")
 
 Architecture = Literal["resnet18", "resnet50", "vgg16_bn", "squeezenet1_1"]
 Variant = Literal["geokr", "shuffled"]
+LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
 class Section(BaseModel):
@@ -255,11 +256,11 @@ class EvaluationConfig(Section):
     features: tuple[Literal["last", "multi"], ...] = Field(
         ("last",), description="pooled last stage, or all stages side by side (linear probe)"
     )
-    labels_per_class: tuple[int | Literal["all"], ...] = Field((5, "all"), min_length=1)
-    fine_tune_labels_per_class: tuple[int | Literal["all"], ...] | None = Field(
+    labels_per_class: tuple[LabelsPerClass, ...] = Field((5, "all"), min_length=1)
+    fine_tune_labels_per_class: tuple[LabelsPerClass, ...] | None = Field(
         None, description="null: as `labels_per_class`"
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
     match_statistics: bool = Field(
         True,
         description="move the channel mean and deviation of a task's training images onto those of Levir-KR",

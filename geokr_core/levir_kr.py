@@ -172,6 +172,11 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
             f"All {len(catalogue)} chips lie in the places held out for validation: lower `levir_kr.validation_fraction` "
             f"({config.validation_fraction}) or `levir_kr.place_size_deg` ({config.place_size_deg})."
         )
+    if config.validation_fraction > 0 and not (catalogue["split"] == "validation").any():
+        reporter.warning(
+            f"No place was held out for validation: the chips fill too few cells of {config.place_size_deg} degrees. "
+            "Lower `levir_kr.place_size_deg` to watch pretraining on ground it has not seen."
+        )
     with whole_folder(out) as folder:
         _write_catalogue(catalogue, folder / "catalogue.parquet")
         manifest = _manifest(config, catalogue, chips, proportions, out)

@@ -176,6 +176,7 @@ def _finish(run: Run, state: State) -> None:
         "teacher_max_difference": difference,
         "finite": True,
         "teacher_updates": state.teacher_updates,
+        "teacher_initial_fraction": state.teacher_initial_fraction,
     }
     network = state.transferred(run.recipe)
     result = _figures(run, state) | evidence
@@ -198,6 +199,7 @@ def _figures(run: Run, state: State) -> dict[str, Any]:
         "folder": run.name,
         "architecture": run.config.architecture,
         "num_steps": run.config.steps,
+        "transfer": run.recipe.transfer,
         "train_kl": mean_kl(run, network, run.train_rows),
         "validation_kl": mean_kl(run, network, run.validation_rows) if held_out else None,
         "constant_kl": constant_kl(train_labels),
@@ -260,6 +262,15 @@ def _summary(
     reporter: Reporter,
 ) -> Summary:
     warnings = []
+    stale = [
+        result for result in results if result["transfer"] == "teacher" and result["teacher_initial_fraction"] > 0.5
+    ]
+    if stale:
+        warnings.append(
+            f"{stale[0]['folder']}: the teacher moved {stale[0]['teacher_updates']} time(s) and is still "
+            f"{stale[0]['teacher_initial_fraction']:.2f} its own start, yet it is what is transferred. Train for more steps, "
+            "set `teacher_schedule: every_step` or `transfer: student`, or start from `initial_weights`."
+        )
     for result in results:
         kl, constant = result["validation_kl"], result["validation_constant_kl"]
         if result["variant"] == "geokr" and kl is not None and kl >= constant:
@@ -268,7 +279,8 @@ def _summary(
                 f"({constant:.3f}): nothing was learned that holds elsewhere. "
                 "Try more steps or more chips, and check that chips and land cover show the same ground."
             )
-            reporter.warning(warnings[-1])
+    for warning in warnings:
+        reporter.warning(warning)
     first = results[0]
     numbers: dict[str, Number] = {"num_runs": len(results), "num_steps": first["num_steps"]}
     for key in ("train_kl", "validation_kl", "constant_kl", "validation_constant_kl"):

@@ -163,6 +163,7 @@ class State:
         step: steps done.
         teacher_updates: times the teacher moved.
         teacher_momentum: momentum of its last move.
+        teacher_initial_fraction: share of its starting weights that is left in it, the product of all momenta.
         history: points of the curves.
     """
 
@@ -175,6 +176,7 @@ class State:
     step: int = 0
     teacher_updates: int = 0
     teacher_momentum: float = 0.0
+    teacher_initial_fraction: float = 1.0
     history: list[dict[str, float | None]] = field(default_factory=list)
 
     def transferred(self, recipe: Recipe) -> Network:
@@ -305,6 +307,7 @@ def update(run: Run, state: State, losses: Tensor) -> None:
         state.teacher.update(state.student, momentum)
         state.teacher_updates += 1
         state.teacher_momentum = momentum
+        state.teacher_initial_fraction *= momentum
     state.sums += losses.detach()
     state.num_summed += 1
     state.step = step
@@ -549,7 +552,7 @@ def save(run: Run, state: State) -> None:
     save_checkpoint(run.checkpoint, run.fingerprint, tensors, scalars)
 
 
-_SCALARS: Final = ("step", "num_summed", "teacher_updates", "teacher_momentum", "history")
+_SCALARS: Final = ("step", "num_summed", "teacher_updates", "teacher_momentum", "teacher_initial_fraction", "history")
 
 
 def resume(run: Run, state: State, reporter: Reporter) -> None:

@@ -41,8 +41,8 @@ def build(params: Params) -> list[dg.AssetsDefinition | dg.AssetSpec]:
             "land_cover",
             group=GROUP,
             kinds={"rasterio", "parquet"},
-            description="Every tile is opened once: its **real** footprint is noted (file names are not trusted), and a "
-            "code that the legend does not know stops the run here, before anything is counted.",
+            description="Every tile is opened once: its **real** footprint is noted (file names are not trusted), and the "
+            "legend is checked. A code that the legend does not list stops `proportions` later, by file and code.",
         ),
     ]
 

@@ -58,6 +58,7 @@ def test_a_blocking_check_that_fails_ends_the_chain(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_one_click_makes_everything_and_all_three_tools_agree(
     tmp_path: Path, project: Path, launch: Launch, instance: dg.DagsterInstance, params_file: ParamsFile
 ) -> None:

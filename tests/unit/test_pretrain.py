@@ -40,7 +40,7 @@ def _config(**changes: Any) -> PretrainingConfig:
     return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
 
 
-class Killed(Exception):  # noqa: N818 (it stands for a signal, not an error)
+class Killed(Exception):
     """Stands for a process that dies."""
 
 
@@ -61,15 +61,19 @@ class Killer(RecordingReporter):
 
 
 def test_kl_falls_well_below_the_constant_and_true_labels_beat_shuffled(tmp_path: Path) -> None:
-    store = make_levir_kr(tmp_path / "store", num_chips=256, chip_size_px=24)
+    store = make_levir_kr(tmp_path / "store", num_chips=256, chip_size_px=32)
     config = _config(
-        architecture="resnet18", steps=50, batch_size=32, learning_rate=2e-3, variants=("geokr", "shuffled"),
+        steps=120,
+        batch_size=32,
+        learning_rate=2e-3,
+        variants=("geokr", "shuffled"),
+        log_every=60,
         checkpoint_every=1000,
-    )  # fmt: skip
+    )
     pretrain(config, store.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     true, shuffled = read_json(tmp_path / "out/runs.json")
     assert true["validation_kl"] < 0.8 * true["validation_constant_kl"]
-    assert true["train_kl"] < 0.75 * true["constant_kl"]
+    assert true["train_kl"] < 0.85 * true["constant_kl"]
     assert true["validation_kl"] < 0.8 * shuffled["validation_kl"]
     assert shuffled["validation_kl"] > 0.9 * true["validation_constant_kl"]
     assert true["constant_kl"] == pytest.approx(shuffled["constant_kl"])
@@ -580,6 +584,20 @@ def test_a_gpu_that_is_not_there_is_refused(data: LevirKR, monkeypatch: pytest.M
     assert training.runtime_of(_config(device="auto"), 64).device.type == "cpu"
 
 
+def test_a_transferred_teacher_that_hardly_moved_is_pointed_out(data: LevirKR, tmp_path: Path) -> None:
+    def warned(**changes: Any) -> bool:
+        reporter = RecordingReporter()
+        config = _config(preset="paper", steps=2, **changes)
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+        return any("moved 1 time(s) and is still 0.95 its own start" in warning for warning in reporter.warnings)
+
+    assert warned()
+    assert read_json(tmp_path / "out/runs.json")[0]["teacher_initial_fraction"] == pytest.approx(0.95)
+    assert not warned(transfer="student")
+    assert not warned(teacher_schedule="every_step")
+    assert read_json(tmp_path / "out/runs.json")[0]["teacher_initial_fraction"] == pytest.approx(1 / 3)
+
+
 def _gradients(network: torch.nn.Module, images: torch.Tensor, *, bf16: bool) -> torch.Tensor:
     network.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -593,8 +611,13 @@ def test_bf16_gradients_are_right_from_the_smallest_chip_on_that_gets_them() -> 
     network = training.Network("resnet18", 3, 10).to(memory_format=torch.channels_last)
     size = training.BF16_MIN_CHIP_SIZE_PX
     images = torch.randn(16, 3, size, size).contiguous(memory_format=torch.channels_last)
-    exact, rounded = (_gradients(network, images, bf16=bf16) for bf16 in (False, True))
-    assert float((exact - rounded).norm() / exact.norm()) < 0.5
+    exact = _gradients(network, images, bf16=False)
+    for _ in range(4):
+        # What a wrong kernel leaves unwritten must not look right by being fresh and zero.
+        for length in (100_000, 1_000_000, 4_000_000):
+            torch.full((length,), 1e30)
+        rounded = _gradients(network, images, bf16=True)
+        assert float((exact - rounded).norm() / exact.norm()) < 0.5
 
 
 def test_chips_too_small_for_bf16_are_computed_in_fp32_and_that_is_said(tmp_path: Path) -> None:

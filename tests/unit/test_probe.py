@@ -60,6 +60,16 @@ def test_the_fit_leaves_the_number_of_threads_alone() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_an_evaluation_runs_on_its_threads_and_gives_them_back() -> None:
+    before = torch.get_num_threads()
+    with probe.running(config_of(threads=before + 1, device="cpu")) as runtime:
+        assert torch.get_num_threads() == before + 1
+        assert runtime.device.type == "cpu"
+        assert not runtime.bf16
+
+    assert torch.get_num_threads() == before
+
+
 def test_strength_is_chosen_strong_for_noise_and_weak_for_signal() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(2), 60)
