@@ -2,13 +2,17 @@
 
 Floors, lowest first; imports only run downwards:
 
-1. values: ``errors``, ``files``, ``reporter``, ``grid``, ``legend``, ``config``
-2. rasters: ``scenes``, ``landcover``, ``coverage``, ``chips``, ``proportions``
+1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``
+2. rasters: ``raster_files``, ``scenes``, ``landcover``, ``coverage``, ``chips``, ``proportions``
 3. data set: ``levir_kr``
-4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``pretrain``
-5. judging: ``tasks``, ``probe``, ``statistics``, ``evaluate``, ``report``
-6. delivering: ``bundle``, ``registry`` (the one module that knows MLflow)
-7. doors: ``chain`` (which step follows which), ``versioning`` (DVC), ``cli``
+4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
+   ``pretrain``
+5. judging: ``tasks``, ``probe``, ``finetune``, ``statistics``, ``evaluate``, ``charts``, ``report``
+6. delivering: ``bundle``, ``loader`` (shipped inside a bundle), ``promotion``, ``registry`` (the one module that knows
+   MLflow)
+7. doors: ``chain`` (which step follows which), ``checks``, ``versioning`` (DVC), ``cli``, ``bench``
+
+Beside the floors: ``world`` generates data, ``testing`` serves tests.
 
 Nothing in here imports Dagster: the orchestration lives in ``geokr_assets``.
 """

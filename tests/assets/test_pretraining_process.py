@@ -88,7 +88,13 @@ with dg.DagsterInstance.ephemeral() as instance:
 
 
 @pytest.mark.usefixtures("untracked")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["terminated", "killed outright"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGINT, id="terminated"),
+        pytest.param(signal.SIGKILL, id="killed outright", marks=pytest.mark.slow),
+    ],
+)
 def test_the_training_ends_with_its_run(project: Path, frozen: Params, how: signal.Signals) -> None:
     _change(project, steps=100_000, checkpoint_every=1)
     run = subprocess.Popen(

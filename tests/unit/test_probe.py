@@ -234,6 +234,26 @@ def test_fine_tuning_learns_and_is_the_same_for_the_same_seed() -> None:
     assert not torch.equal(once.head.weight, other.head.weight)
 
 
+def test_head_and_batches_follow_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = []
+    for seed in (0, 0, 1):
+        torch.rand(3)  # whatever was drawn in between
+        heads.append(finetune.Classifier(nn.Identity(), 8, 2, seed).head.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+    asked: list[tuple[int, int]] = []
+    batch_rows = finetune.batch_rows
+
+    def noted(rows: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
+        asked.append((seed, step))
+        return batch_rows(rows, batch_size, seed, step)
+
+    monkeypatch.setattr(finetune, "batch_rows", noted)
+    tuned(config_of(fine_tune_steps=2), seed=5)
+    assert asked == [(5, 1), (5, 2)]
+
+
 def test_fine_tuning_that_diverges_is_refused() -> None:
     with pytest.raises(EvaluationError, match="step"):
         tuned(config_of(fine_tune_learning_rate=1e30), seed=0)
