@@ -288,8 +288,8 @@ def _quality(line: np.ndarray, valid: np.ndarray, columns: np.ndarray, size: int
     """
     # Band by band: numpy reduces a last axis of three or four ten times slower.
     bands = [line[..., band] for band in range(line.shape[-1])]
-    brightness = sum(band.astype(np.float32) for band in bands) / np.float32(len(bands))
-    saturated = np.minimum.reduce(bands) >= _SATURATED
+    brightness = np.asarray(np.add.reduce([band.astype(np.float32) for band in bands]) / np.float32(len(bands)))
+    saturated = np.asarray(np.minimum.reduce(bands) >= _SATURATED)
 
     def total(values: np.ndarray) -> np.ndarray:
         running = np.concatenate([[0.0], np.cumsum(np.where(valid, values, 0).sum(axis=0, dtype=np.float64))])

@@ -69,9 +69,6 @@ def _farewell(params: Any) -> None:
 
     folders = Folders(params)
     console = Console()
-    headline = folders["report"] / "headline.txt"
-    if headline.exists():
-        console.print(f"\n[bold]{headline.read_text(encoding='utf-8').strip()}[/bold]", highlight=False)
     decision = read_json(folders["champion"] / "decision.json")
     console.print(f"\n{decision['reason']}", highlight=False)
     console.print(
@@ -172,7 +169,7 @@ def download(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="align, ingest, pretrain, startup, or all.")] = "all",
+    name: Annotated[str, typer.Argument(help="ingest, align, startup, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, so that the figures hold on any machine."""

@@ -159,6 +159,7 @@ def make_image_set(
     image_size_px: int = 32,
     seed: int = 0,
     splits: bool = True,
+    contrast: float = 1.0,
 ) -> Path:
     """Write a small scene-classification set whose classes differ in colour and in the direction of their stripes.
 
@@ -169,6 +170,7 @@ def make_image_set(
         image_size_px: side of the PNG images.
         seed: same seed, same bytes.
         splits: write ``split_train.txt`` and ``split_test.txt``.
+        contrast: factor on what tells the classes apart; at 1 everything tells them, at 0 nothing does.
 
     Returns:
         ``folder``.
@@ -180,10 +182,16 @@ def make_image_set(
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for index, name in enumerate(classes):
         angle = np.pi * index / len(classes)
-        colour = np.array([120.0, 120.0, 120.0]) + 60.0 * np.cos(2 * np.pi * (index / len(classes) + np.arange(3) / 3))
+        colour = np.array([120.0, 120.0, 120.0]) + 60.0 * contrast * np.cos(
+            2 * np.pi * (index / len(classes) + np.arange(3) / 3)
+        )
         (folder / name).mkdir(parents=True)
         for number in range(images_per_class):
-            stripes = 35.0 * np.sin(0.8 * (row * np.cos(angle) + column * np.sin(angle)) + rng.uniform(0, 2 * np.pi))
+            stripes = (
+                35.0
+                * contrast
+                * np.sin(0.8 * (row * np.cos(angle) + column * np.sin(angle)) + rng.uniform(0, 2 * np.pi))
+            )
             pixels = colour + stripes[..., None] + rng.normal(0, 8, size=(image_size_px, image_size_px, 3))
             file = f"{name}_{number:03d}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / file)

@@ -128,7 +128,7 @@ def _read_split(path: Path, classes: tuple[str, ...]) -> list[str]:
         raise EvaluationError(f"{path}: the split is empty; expected a line <Class>/<file> an image. Write it again.")
     for number, name in enumerate(names, start=1):
         parts = PurePosixPath(name).parts
-        if len(parts) != 2 or parts[0] not in classes or ".." in parts:
+        if len(parts) != 2 or parts[0] not in classes:
             raise EvaluationError(
                 f"{path}, entry {number}: found {name!r}, expected <Class>/<file> with one of the classes "
                 f"{', '.join(classes)}. Correct the line."

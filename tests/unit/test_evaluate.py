@@ -16,6 +16,7 @@ from geokr_core.errors import EvaluationError
 from geokr_core.evaluate import RESULT_COLUMNS, evaluate, score_backbone
 from geokr_core.files import data_version, read_json, write_json
 from geokr_core.reporter import RecordingReporter
+from geokr_core.tasks import Cell, Measurement, Start
 from geokr_core.tasks.scene_classification import SceneClassification
 from geokr_core.testing import make_image_set, make_levir_kr, make_pretraining
 
@@ -39,7 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, three pretraining runs (geokr 0 and 1, shuffled 0) and a labelled set. Nothing was learned."""
     root = tmp_path_factory.mktemp("made")
     dataset = make_levir_kr(root, num_chips=16)
-    pretraining = make_pretraining(root / "pretraining", dataset)
+    # Other seeds than those of the random networks: equal ones would be the very same weights.
+    pretraining = make_pretraining(root / "pretraining", dataset, seed=30)
     runs = read_json(pretraining / "runs.json")
     for variant, seed in (("geokr", 1), ("shuffled", 0)):
         extra = make_pretraining(root / f"{variant}{seed}", dataset, seed=10 + seed + len(variant))
@@ -47,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         runs.append(runs[0] | {"variant": variant, "seed": seed, "folder": f"{variant}-seed{seed}"})
     write_json(pretraining / "runs.json", runs)
     build_bundle(BackboneConfig(), dataset.folder, pretraining, root / "backbone", RecordingReporter())
-    make_image_set(root / "sets" / "fields", images_per_class=12)
+    make_image_set(root / "sets" / "fields", images_per_class=12, contrast=0.04)
     return root
 
 
@@ -322,7 +324,17 @@ def test_an_evaluation_of_nothing_is_refused(store: Store) -> None:
         store.run(config_of(store, initialisations=["colour_histogram"], protocols=["fine_tune"]))
 
 
-def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(store: Store, judged: Store) -> None:
+def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(
+    store: Store, judged: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[Path | None] = []
+    measure = SceneClassification.measure
+
+    def noted(task: SceneClassification, cell: Cell, start: Start) -> Measurement:
+        weights.append(start.weights)
+        return measure(task, cell, start)
+
+    monkeypatch.setattr(SceneClassification, "measure", noted)
     shutil.rmtree(store.pretraining)  # an old champion comes without its pretraining
     champion = ChampionConfig(task="fields", labels_per_class=4)
     scores = score_backbone(store.backbone, config_of(store), champion, RecordingReporter())
@@ -332,6 +344,7 @@ def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(sto
         " and labels_per_class == '4' and metric == 'accuracy' and seed == 0"
     )
 
+    assert weights == [store.backbone / "backbone.safetensors"] * 2
     assert scores["seed_0"] == pytest.approx(first["value"].item())
     assert scores["value"] == pytest.approx((float(scores["seed_0"]) + float(scores["seed_1"])) / 2)
     assert (scores["n"], scores["data_version"]) == (18, first["data_version"].item())

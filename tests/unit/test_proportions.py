@@ -10,12 +10,14 @@ from affine import Affine
 from exactextract import exact_extract
 from rasterio.crs import CRS
 
-from geokr_core.config import LandCoverConfig, ProportionsConfig
+from geokr_core.chips import cut_chips
+from geokr_core.config import ChipsConfig, LandCoverConfig, ProportionsConfig, ScenesConfig
 from geokr_core.errors import LandCoverError, MissingInputError, UnknownLegendCodeError
 from geokr_core.grid import Grid, reproject
 from geokr_core.landcover import index_products, open_land_cover
-from geokr_core.proportions import count_rows
+from geokr_core.proportions import count_proportions, count_rows
 from geokr_core.reporter import RecordingReporter
+from geokr_core.scenes import take_inventory
 from geokr_core.testing import write_raster
 
 CODES = np.array([10, 20, 30, 60, 80, 255, 0], dtype=np.uint8)
@@ -212,3 +214,29 @@ def test_index_refuses_what_is_no_map(tmp_path: Path) -> None:
     write_raster(tmp_path / "lc" / "a.tif", np.zeros((4, 4), np.uint8), None, Affine(1, 0, 0, 0, -1, 0))
     with pytest.raises(LandCoverError, match="no CRS found; give `crs`"):
         index(tmp_path)
+
+
+def test_land_cover_of_another_place_is_refused_by_name(tmp_path: Path) -> None:
+    write_raster(
+        tmp_path / "lc" / "a.tif", np.full((10, 10), 20, np.uint8), "EPSG:4326", Affine(0.1, 0, 10, 0, -0.1, 50)
+    )
+    index(tmp_path)
+    grid = Grid(CRS.from_epsg(32648), Affine(30, 0, 500000, 0, -30, 3300000), 64, 64)
+    write_raster(
+        tmp_path / "in" / "s.tif",
+        np.random.default_rng(0).integers(0, 99, (3, 64, 64), np.uint8),
+        "EPSG:32648",
+        grid.transform,
+    )
+    collection = {"name": "c", "files": "*.tif", "bands": ("red", "green", "blue"), "land_cover": "gl"}
+    reporter = RecordingReporter()
+    take_inventory(ScenesConfig(folder=tmp_path / "in", collections=(collection,)), tmp_path / "scenes", reporter)
+    cut_chips(ChipsConfig(size_px=32, stride_px=32), tmp_path / "in", tmp_path / "scenes", tmp_path / "chips", reporter)
+    with pytest.raises(
+        LandCoverError,
+        match=r"none of 1 scenes lies on known land cover.*29\.\d+…29\.\d+° N.*tiles at 49\.000…50\.000° N",
+    ):
+        count_proportions(
+            ProportionsConfig(), tmp_path / "lc", tmp_path / "index", tmp_path / "chips", tmp_path / "out", reporter
+        )
+    assert (tmp_path / "out" / "s.quarantine.json").exists()
