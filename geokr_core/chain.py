@@ -223,7 +223,15 @@ def fingerprint(params: Params, step: Step) -> str:
     for name in step.sources:
         inputs[f"source:{name}"] = require(getattr(params, name).folder, f"point `{name}.folder` at your data")
     sections = {name: as_plain(getattr(params, name)) for name in step.sections}
-    return text_digest({"inputs": inputs, "sections": sections, "code": __version__})
+    return text_digest({"inputs": inputs, "sections": sections, "files": _files_named(sections), "code": __version__})
+
+
+def _files_named(value: Any) -> dict[str, str]:
+    """md5 of every file that a section names (a legend, initial weights), by path: editing it changes the result."""
+    if isinstance(value, str):
+        return {value: file_md5(Path(value))} if value and Path(value).is_file() else {}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {path: md5 for part in parts for path, md5 in _files_named(part).items()}
 
 
 def require(folder: Path, remedy: str) -> str:
@@ -241,19 +249,19 @@ def require(folder: Path, remedy: str) -> str:
 
 def is_current(params: Params, step: Step) -> bool:
     """Whether the output of ``step`` is what its inputs and parameters give, unchanged since it was written."""
-    return _current_state(params, step) is not None
-
-
-def _current_state(params: Params, step: Step) -> Mapping[str, Any] | None:
     folders = Folders(params)
-    record = folders.state(step.name) / "state.json"
-    if not record.exists() or not folders[step.name].exists():
+    if not (folders.state(step.name) / "state.json").exists():
+        return False
+    return _recorded(folders, step.name, fingerprint(params, step)) is not None
+
+
+def _recorded(folders: Folders, name: str, mark: str) -> Mapping[str, Any] | None:
+    """What is recorded of the present output of a step, if it was made with the fingerprint ``mark`` and is unchanged."""
+    record = folders.state(name) / "state.json"
+    if not record.exists() or not folders[name].exists():
         return None
     state: Mapping[str, Any] = read_json(record)
-    same = state["fingerprint"] == fingerprint(params, step) and state["data_version"] == data_version(
-        folders[step.name]
-    )
-    return state if same else None
+    return state if state["fingerprint"] == mark and state["data_version"] == data_version(folders[name]) else None
 
 
 def run_step(
@@ -278,10 +286,10 @@ def run_step(
     step = STEPS[name]
     folders = Folders(params)
     out, state = folders[name], folders.state(name)
-    if not force and (current := _current_state(params, step)) is not None:
+    mark = fingerprint(params, step)
+    if not force and (current := _recorded(folders, name, mark)) is not None:
         reporter.info(f"{name}: up to date ({out})")
         return Outcome(name, out, current["data_version"], read_summary(state), True, current["mlflow_url"])
-    mark = fingerprint(params, step)
     started = time.monotonic()
     with _tracked(step, params, reporter, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)

@@ -62,6 +62,18 @@ def test_a_second_run_does_nothing_and_a_changed_parameter_redoes_what_depends_o
     assert run(with_section(params, "chips", stride_px=24), *names) == [True, True, False, False]
 
 
+def test_an_edited_legend_file_redoes_the_index(params: Params, tmp_path: Path) -> None:
+    legend = tmp_path / "own.yaml"
+    text = "{name: own, licence: x, source: x, nodata: [0], classes: [{code: 10, name: a, common: forest}, {code: 20, name: b}, {code: 60, name: c}]}"
+    legend.write_text(text)
+    product = params.land_cover.products[0].model_copy(update={"legend": str(legend)})
+    own = with_section(params, "land_cover", products=(product,))
+    assert run(own, "land_cover") == [False]
+    assert run(own, "land_cover") == [True]
+    legend.write_text(text.replace("forest", "water"))
+    assert run(own, "land_cover") == [False]
+
+
 def test_outputs_changed_behind_its_back_are_made_again(params: Params) -> None:
     run(params, "scenes", "land_cover", "chips")
     before = chain.run_step("chips", params, RecordingReporter()).data_version
