@@ -4,6 +4,7 @@ Only argument handling lives here, and it imports nothing heavy before a command
 """
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,6 +195,9 @@ def version() -> None:
 
 def main() -> None:
     """Entry point: errors made on purpose become one clear message and exit code 2."""
+    # Threads of torch that wait by spinning fight with any other busy process: ten times slower on a shared machine.
+    # Must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except GeoKRError as error:
