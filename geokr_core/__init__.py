@@ -7,9 +7,9 @@ Floors, lowest first; imports only run downwards:
 3. data set: ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
    ``pretrain``
-5. judging: ``tasks``, ``probe``, ``finetune``, ``statistics``, ``evaluate``, ``charts``, ``report``
-6. delivering: ``bundle``, ``loader`` (shipped inside a bundle), ``promotion``, ``registry`` (the one module that knows
-   MLflow)
+5. judging: ``bundle`` with its ``loader`` (what is judged is what is delivered), ``tasks``, ``probe``, ``finetune``,
+   ``statistics``, ``evaluate``, ``charts``, ``report``
+6. delivering: ``promotion``, ``registry`` (the one module that knows MLflow)
 7. doors: ``chain`` (which step follows which), ``checks``, ``versioning`` (DVC), ``cli``, ``bench``
 
 Beside the floors: ``world`` generates data, ``testing`` serves tests.

@@ -103,6 +103,9 @@ def settings_digest(champion: ChampionConfig, evaluation: EvaluationConfig) -> s
         "labels_per_class": str(champion.labels_per_class),
         "metric": champion.metric,
         "seeds": list(evaluation.seeds),
+        "match_statistics": evaluation.match_statistics,
+        "precision": evaluation.precision,
+        "image_size_px": [task.image_size_px for task in evaluation.tasks if task.name == champion.task],
     }
     if champion.protocol == "fine_tune":
         settings["steps"] = evaluation.fine_tune_steps
