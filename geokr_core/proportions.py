@@ -6,6 +6,7 @@ tile whose nominal belt the chip lies in. Nothing is resampled; cells of geograp
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
-from affine import Affine
-from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geokr_core.chips import read_rows, shard_ids
 from geokr_core.config import ProportionsConfig, as_plain
-from geokr_core.coverage import class_areas, edges_of_polygons, edges_of_rings, signed_areas
+from geokr_core.coverage import (
+    RunningCounts,
+    edges_of_polygons,
+    edges_of_rings,
+    polygon_areas,
+    rectangle_areas,
+    signed_areas,
+    widest_cells,
+)
 from geokr_core.errors import LandCoverError, MissingInputError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, write_json
-from geokr_core.grid import Grid, reproject, unwrap_lon
+from geokr_core.grid import Grid, reproject, unit_ring, unwrap_lon
 from geokr_core.landcover import EXCLUDED, UNKNOWN, LandCover, Product, Tile, open_land_cover, slots_of
 from geokr_core.raster_files import open_raster
 from geokr_core.reporter import Reporter
@@ -34,7 +41,7 @@ from geokr_core.summary import Summary
 _COVERED = 1.0 - 1e-9
 """Share of a chip from which it counts as wholly covered."""
 
-_CELLS_PER_BLOCK = 16_000_000
+_CELLS_PER_BLOCK = 4_000_000
 """Land-cover cells held in memory at a time."""
 
 _TILE_EDGE_SEGMENTS = 64
@@ -201,7 +208,7 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
     """
     product = index.products[rows["land_cover"].iloc[0]]
     num_classes = len(index.legend.classes)
-    shares, num_cells = _Count(config, source, product, num_classes).run(rows)
+    shares, num_cells = _Count(config, source, product, num_classes).run(Windows.of_rows(rows))
     # Line integrals cancel to zero only within rounding: a share below a billionth is none.
     shares = np.where(shares < 1e-9, 0.0, shares)
     known = shares[:, :num_classes].sum(axis=1)
@@ -228,8 +235,74 @@ def _gap_days(acquired: Sequence[str] | pd.Series, product: Product) -> np.ndarr
     return np.array([(date.fromisoformat(d) - epoch).days if d else np.nan for d in acquired], dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Square windows of one scene's grid whose ground is to be looked up.
+
+    Attributes:
+        crs_wkt: CRS of the scene.
+        transforms: float64 (N, 6), from each window's (col, row) to (x, y).
+        size_px: side in pixels; need not be whole.
+        lon: float64 (N,), longitude of the centres in degrees.
+        lat: float64 (N,), latitude of the centres in degrees.
+    """
+
+    crs_wkt: str
+    transforms: np.ndarray
+    size_px: float
+    lon: np.ndarray
+    lat: np.ndarray
+
+    @classmethod
+    def of_rows(cls, rows: pd.DataFrame) -> "Windows":
+        """The windows of one scene's catalogue rows."""
+        return cls(
+            str(rows["crs_wkt"].iloc[0]),
+            np.array(rows["transform"].tolist(), dtype=np.float64),
+            float(rows["size_px"].iloc[0]),
+            rows["lon"].to_numpy(),
+            rows["lat"].to_numpy(),
+        )
+
+    def cells(self, per_side: int) -> "Windows":
+        """Each window cut into ``per_side`` x ``per_side`` squares, row by row; window 0 first."""
+        size = self.size_px / per_side
+        offset = np.arange(per_side) * size
+        rows, cols = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
+        a, b, c, d, e, f = (part[:, None] for part in self.transforms.T)
+        c, f = a * cols + b * rows + c, d * cols + e * rows + f
+        parts = [np.broadcast_to(part, c.shape) for part in (a, b, c, d, e, f)]
+        repeat = per_side**2
+        return Windows(
+            self.crs_wkt,
+            np.stack(parts, axis=-1).reshape(-1, 6),
+            size,
+            self.lon.repeat(repeat),
+            self.lat.repeat(repeat),
+        )
+
+    def outlines(self, segments: int) -> np.ndarray:
+        """Closed outlines, float64 (N, 4 * segments + 1, 2), x and y in the scene's CRS."""
+        ring = unit_ring(segments) * self.size_px
+        a, b, c, d, e, f = (part[:, None] for part in self.transforms.T)
+        return np.stack([a * ring[:, 0] + b * ring[:, 1] + c, d * ring[:, 0] + e * ring[:, 1] + f], axis=-1)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """What the tiles have said so far.
+
+    Attributes:
+        shares: float64 (N, S), part of each window's ground by slot.
+        cells: float64 (N,), cells of known class.
+    """
+
+    shares: np.ndarray
+    cells: np.ndarray
+
+
 class _Count:
-    """Counting one scene's chips over the tiles of one product."""
+    """Counting windows of one scene over tiles of one product and edition."""
 
     def __init__(self, config: ProportionsConfig, source: Path, product: Product, num_classes: int) -> None:
         self._config, self._source, self._product = config, source, product
@@ -238,65 +311,48 @@ class _Count:
         self._remap = np.arange(256, dtype=np.uint8)
         self._remap[[UNKNOWN, EXCLUDED]] = [num_classes, num_classes + 1]
 
-    def run(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Shares of the chip's ground by slot, float64 (N, K + 2), and known cells, float64 (N,)."""
-        shares = np.zeros((len(rows), self._num_slots))
-        cells = np.zeros(len(rows))
-        outlines = self._outlines(rows)
-        wkt = str(rows["crs_wkt"].iloc[0])
-        order = self._tile_order(rows)
+    def run(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+        """Shares of the windows' ground by slot, float64 (N, K + 2), and known cells, float64 (N,)."""
+        num = len(windows.lon)
+        said = _Shares(np.zeros((num, self._num_slots)), np.zeros(num))
+        order = self._tile_order(windows)
         for rank in range(order.shape[1]):
             for tile_index in np.unique(order[:, rank]):
-                open_chips = np.flatnonzero((order[:, rank] == tile_index) & (shares.sum(axis=1) < _COVERED))
-                if len(open_chips):
-                    tile = self._product.tiles[tile_index]
-                    earlier = order[open_chips, :rank]
-                    self._add_tile(
-                        tile, wkt, outlines[open_chips], rows.iloc[open_chips], earlier, open_chips, shares, cells
-                    )
-        return shares, cells
+                still_open = np.flatnonzero((order[:, rank] == tile_index) & (said.shares.sum(axis=1) < _COVERED))
+                if len(still_open):
+                    self._add_tile(self._product.tiles[tile_index], windows, still_open, order[still_open, :rank], said)
+        return said.shares, said.cells
 
-    def _outlines(self, rows: pd.DataFrame) -> np.ndarray:
-        transforms = np.array(rows["transform"].tolist(), dtype=np.float64)
-        a, b, c, d, e, f = transforms.T
-        size = int(rows["size_px"].iloc[0])
-        unit = Grid(CRS.from_epsg(4326), Affine.identity(), size, size)
-        ring = unit.outlines_xy(np.zeros(1), np.zeros(1), size, self._config.edge_segments)[0]
-        x = a[:, None] * ring[:, 0] + b[:, None] * ring[:, 1] + c[:, None]
-        y = d[:, None] * ring[:, 0] + e[:, None] * ring[:, 1] + f[:, None]
-        return np.stack([x, y], axis=-1)
-
-    def _tile_order(self, rows: pd.DataFrame) -> np.ndarray:
-        """Tiles in the order in which each chip asks them, int (N, T); only tiles near the scene take part."""
-        lon, lat = rows["lon"].to_numpy(), rows["lat"].to_numpy()
+    def _tile_order(self, windows: Windows) -> np.ndarray:
+        """Tiles in the order in which each window asks them, int (N, T); only tiles near the scene take part."""
+        lon, lat = windows.lon, windows.lat
         near = [i for i, tile in enumerate(self._product.tiles) if _near(tile.footprint, lon, lat)]
         if not near:
-            return np.zeros((len(rows), 0), dtype=np.int64)
+            return np.zeros((len(lon), 0), dtype=np.int64)
         centres = np.array([self._product.tiles[i].footprint.centroid.coords[0] for i in near])
         dx = unwrap_lon(lon[:, None] - centres[None, :, 0], 0.0) * np.cos(np.radians(lat))[:, None]
         distance = np.hypot(dx, lat[:, None] - centres[None, :, 1])
         return np.asarray(near)[np.argsort(distance, axis=1, kind="stable")]
 
-    def _add_tile(
-        self, tile: Tile, wkt: str, outlines: np.ndarray, rows: pd.DataFrame, earlier: np.ndarray, chips: np.ndarray,
-        shares: np.ndarray, cells: np.ndarray,
-    ) -> None:  # fmt: skip
-        """Let one tile vote on the ground of some chips that earlier tiles have not covered."""
-        rings = _to_pixels(outlines, wkt, tile, rows["lon"].to_numpy())
+    def _add_tile(self, tile: Tile, windows: Windows, chips: np.ndarray, earlier: np.ndarray, said: _Shares) -> None:
+        """Let one tile vote on the ground of some windows that earlier tiles have not covered."""
+        same_axes = windows.crs_wkt == tile.grid.wkt
+        # Straight lines stay straight on the same axes; elsewhere they bend and are followed piece by piece.
+        outlines = windows.outlines(1 if same_axes else self._config.edge_segments)[chips]
+        rings = _to_pixels(outlines, windows.crs_wkt, tile, windows.lon[chips])
         finite = np.isfinite(rings).all(axis=(1, 2))
         rings, chips, earlier = rings[finite], chips[finite], earlier[finite]
         # Whole turns of longitude: a chip beyond the tile's right edge may lie on its left part.
         turn = 360.0 / tile.grid.transform.a if tile.grid.crs.is_geographic else None
-        shifts = (0.0,) if turn is None else (0.0, turn, -turn)
-        for shift in shifts:
-            moved = rings + np.array([shift, 0.0])
-            touching = _touching(moved, tile.grid)
-            for block in _blocks(moved, touching, tile.grid):
+        box = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
+        for shift in (0.0,) if turn is None else (0.0, turn, -turn):
+            moved = box + np.array([shift, 0.0, shift, 0.0])
+            for block in _blocks(moved, _touching(moved, tile.grid), tile.grid):
                 taken = [self._taken(tile, earlier[k], shift) for k in block] if earlier.shape[1] else None
-                self._vote(tile, moved[block], taken, chips[block], shares, cells)
+                self._vote(tile, rings[block] + np.array([shift, 0.0]), moved[block], taken, chips[block], said)
 
     def _taken(self, tile: Tile, earlier: np.ndarray, shift: float) -> shapely.Geometry:
-        """Ground that earlier tiles of a chip cover, in this tile's pixel coordinates."""
+        """Ground that earlier tiles of a window cover, in this tile's pixel coordinates."""
         near_lon = np.array([tile.footprint.centroid.x])
         covered = []
         for other in (self._product.tiles[index] for index in earlier):
@@ -309,35 +365,32 @@ class _Count:
         self,
         tile: Tile,
         rings: np.ndarray,
+        boxes: np.ndarray,
         taken: list[shapely.Geometry] | None,
         chips: np.ndarray,
-        shares: np.ndarray,
-        cells: np.ndarray,
+        said: _Shares,
     ) -> None:
-        row0, col0, height, width = _bounds(rings, tile.grid)
+        row0, col0, height, width = _bounds(boxes, tile.grid)
         slots = self._read(tile, row0, col0, height, width)
-        local = rings - np.array([col0, row0])
-        whole = np.abs(signed_areas(local))
-        if taken is None:
-            edges = edges_of_rings(local)
+        origin = np.array([col0, row0])
+        local, boxes = rings - origin, boxes - np.tile(origin, 2)
+        counts = RunningCounts(slots, self._num_slots, min(width, widest_cells(boxes[:, 0], boxes[:, 2])))
+        by_area = row_weights(tile.grid, row0, height)
+        weights = np.ones((height, 1)) if by_area is None else np.stack([np.ones(height), by_area], axis=1)
+        if taken is not None:
+            gone = [shapely.transform(shape, lambda xy: xy - origin) for shape in taken]
+            left = [shapely.Polygon(ring).difference(g) for ring, g in zip(local, gone, strict=True)]
+            areas = polygon_areas(counts, edges_of_polygons(left), weights)
+        elif _are_boxes(local):
+            areas = rectangle_areas(counts, boxes, weights)
         else:
-            offset = np.array([col0, row0])
-            edges = edges_of_polygons(
-                [
-                    shapely.Polygon(ring).difference(shapely.transform(gone, lambda xy: xy - offset))
-                    for ring, gone in zip(local, taken, strict=True)
-                ]
-            )
-        plain = np.ones(height)
-        covered = class_areas(slots, edges, self._num_slots, plain)
-        weights = row_weights(tile.grid, row0, height)
-        weighted = covered if weights is None else class_areas(slots, edges, self._num_slots, weights)
-        covered_cells = covered.sum(axis=1)
+            areas = polygon_areas(counts, edges_of_rings(local), weights)
+        covered_cells, weighted = areas[0].sum(axis=1), areas[-1]
         total = weighted.sum(axis=1, keepdims=True)
         mix = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
-        # `np.add.at` is not needed: a chip appears once in a block.
-        shares[chips] += mix * (covered_cells / whole)[:, None]
-        cells[chips] += mix[:, : self._num_slots - 2].sum(axis=1) * covered_cells
+        # `np.add.at` is not needed: a window appears once in a block.
+        said.shares[chips] += mix * (covered_cells / np.abs(signed_areas(local)))[:, None]
+        said.cells[chips] += mix[:, : self._num_slots - 2].sum(axis=1) * covered_cells
 
     def _read(self, tile: Tile, row: int, col: int, height: int, width: int) -> np.ndarray:
         path = self._source / tile.file
@@ -349,6 +402,14 @@ class _Count:
                 f"{path}: unreadable at lines {row}–{row + height - 1}: {error}. Fetch the tile again."
             ) from error
         return np.asarray(self._remap[slots_of(codes, tile, self._product.lookup)])
+
+
+def _are_boxes(rings: np.ndarray) -> bool:
+    """Whether all rings are four corners with sides along the axes."""
+    if rings.shape[1] != 5:
+        return False
+    step = np.abs(np.diff(rings, axis=1))
+    return bool((step.min(axis=-1) <= 1e-9 * step.max(axis=-1)).all())
 
 
 def row_weights(grid: Grid, row: int, height: int) -> np.ndarray | None:
@@ -374,34 +435,35 @@ def _near(footprint: shapely.Polygon, lon: np.ndarray, lat: np.ndarray, margin_d
 
 def _to_pixels(outlines: np.ndarray, wkt: str, tile: Tile, near_lon: np.ndarray) -> np.ndarray:
     """Outlines (N, P, 2) of CRS ``wkt`` in the tile's (col, row)."""
-    xy = reproject(outlines, wkt, tile.grid.wkt)
+    xy = outlines if wkt == tile.grid.wkt else reproject(outlines, wkt, tile.grid.wkt)
+    x, y = xy[..., 0], xy[..., 1]
     if tile.grid.crs.is_geographic:
-        xy[..., 0] = unwrap_lon(xy[..., 0], np.broadcast_to(near_lon[:, None], xy.shape[:2]))
+        x = unwrap_lon(x, np.broadcast_to(near_lon[:, None], x.shape))
     a, b, c, d, e, f = tuple(~tile.grid.transform)[:6]
-    return np.stack([a * xy[..., 0] + b * xy[..., 1] + c, d * xy[..., 0] + e * xy[..., 1] + f], axis=-1)
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
 
 
-def _touching(rings: np.ndarray, grid: Grid) -> np.ndarray:
-    low, high = rings.min(axis=1), rings.max(axis=1)
-    return np.flatnonzero((high > 0).all(axis=1) & (low[:, 0] < grid.width) & (low[:, 1] < grid.height))
+def _touching(boxes: np.ndarray, grid: Grid) -> np.ndarray:
+    left, top, right, bottom = boxes.T
+    return np.flatnonzero((right > 0) & (bottom > 0) & (left < grid.width) & (top < grid.height))
 
 
-def _bounds(rings: np.ndarray, grid: Grid) -> tuple[int, int, int, int]:
-    """First row, first column, height and width of the cells that the rings touch, within the grid."""
-    low = np.floor(rings.min(axis=(0, 1))).astype(int).clip(0, [grid.width - 1, grid.height - 1])
-    high = np.ceil(rings.max(axis=(0, 1))).astype(int).clip(1, [grid.width, grid.height])
+def _bounds(boxes: np.ndarray, grid: Grid) -> tuple[int, int, int, int]:
+    """First row, first column, height and width of the cells that the boxes touch, within the grid."""
+    low = np.floor(boxes[:, :2].min(axis=0)).astype(int).clip(0, [grid.width - 1, grid.height - 1])
+    high = np.ceil(boxes[:, 2:].max(axis=0)).astype(int).clip(1, [grid.width, grid.height])
     return int(low[1]), int(low[0]), int(max(high[1] - low[1], 1)), int(max(high[0] - low[0], 1))
 
 
-def _blocks(rings: np.ndarray, touching: np.ndarray, grid: Grid) -> list[np.ndarray]:
-    """Split chips, in their order, into blocks whose common window of cells fits in memory."""
+def _blocks(boxes: np.ndarray, touching: np.ndarray, grid: Grid) -> list[np.ndarray]:
+    """Split windows, in their order, into blocks whose common part of the raster fits in memory."""
     if not len(touching):
         return []
-    _, _, height, width = _bounds(rings[touching], grid)
+    _, _, height, width = _bounds(boxes[touching], grid)
     if height * width <= _CELLS_PER_BLOCK or len(touching) == 1:
         return [touching]
     half = len(touching) // 2
-    return _blocks(rings, touching[:half], grid) + _blocks(rings, touching[half:], grid)
+    return _blocks(boxes, touching[:half], grid) + _blocks(boxes, touching[half:], grid)
 
 
 def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:

@@ -12,33 +12,53 @@ from rasterio.warp import reproject as warp
 
 from geokr_core.bench.measure import Measurement, seconds
 from geokr_core.config import LandCoverConfig, ProportionsConfig
+from geokr_core.errors import ConfigError
 from geokr_core.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
+UTM48, DEGREES = "EPSG:32648", "EPSG:4326"
+
 
 def bench_align(folder: Path) -> Measurement:
-    """Ratio of chips a second, the per-chip way as one; same axes first, across CRS beside it."""
-    same, chips = _align(folder / "same", "EPSG:32648", Affine(30, 0, 500000, 0, -30, 3300000))
-    across, _ = _align(folder / "across", "EPSG:4326", Affine(1 / 3600, 0, 105.0, 0, -1 / 3600, 29.83))
-    on = "8 m chips of 64 px on 30 m land cover of the same zone"
-    return Measurement("align", same, 100.0, chips, on, {"ratio_across_crs": across, "budget_across_crs": 10.0})
+    """Ratio of chips a second, the per-chip way as one; same axes first, the other cases beside it."""
+    same = _align(folder / "same", UTM48, Affine(30, 0, 500000, 0, -30, 3300000), gsd_m=8.0)
+    fine = _align(folder / "fine", UTM48, Affine(30, 0, 500000, 0, -30, 3300000), gsd_m=2.0)
+    degrees = _align(folder / "degrees", DEGREES, Affine(1 / 3600, 0, 105.0, 0, -1 / 3600, 29.83), gsd_m=8.0)
+    zone = _align(folder / "zone", "EPSG:32649", Affine(30, 0, -85000, 0, -30, 3318000), gsd_m=8.0)
+    ten = _align(folder / "ten", UTM48, Affine(10, 0, 500000, 0, -10, 3300000), gsd_m=10.0)
+    ten_degrees = _align(folder / "ten_degrees", DEGREES, Affine(1 / 12000, 0, 105.0, 0, -1 / 12000, 29.83), gsd_m=10.0)
+    details = {
+        "ratio_2_m_on_30_m": fine, "ratio_across_crs": degrees, "budget_across_crs": 10.0, "ratio_other_utm_zone": zone,
+        "ratio_10_m_on_10_m": ten, "budget_10_m_on_10_m": 20.0, "ratio_10_m_on_10_m_across_crs": ten_degrees,
+    }  # fmt: skip
+    on = "one scene's 8 m chips of 64 px on 30 m land cover of the same zone (5,400 x 5,400 cells, deflate)"
+    return Measurement("align", same, 100.0, CHIPS_PER_SIDE**2, on, details)
 
 
-def _align(folder: Path, lc_crs: str, lc_transform: Affine) -> tuple[float, int]:
+CHIPS_PER_SIDE = 60
+CELLS_PER_SIDE = 5400
+
+
+def _align(folder: Path, lc_crs: str, lc_transform: Affine, gsd_m: float) -> float:
     from geokr_core.landcover import index_products, open_land_cover
     from geokr_core.proportions import count_rows
 
     rng = np.random.default_rng(0)
-    codes = rng.choice(np.array([10, 20, 30, 60, 80], np.uint8), (1200, 1200))
-    tile = write_raster(folder / "lc" / "t.tif", codes, lc_crs, lc_transform, tiled=True)
+    patches = rng.choice(np.array([10, 20, 30, 60, 80], np.uint8), (CELLS_PER_SIDE // 5, CELLS_PER_SIDE // 5))
+    codes = patches.repeat(5, axis=0).repeat(5, axis=1)
+    tile = write_raster(folder / "lc" / "t.tif", codes, lc_crs, lc_transform, tiled=True, compress="deflate")
     product = {"name": "gl", "files": "*.tif", "legend": "globeland30", "year": 2020}
     index_products(LandCoverConfig(folder=folder / "lc", products=(product,)), folder / "index", RecordingReporter())
-    rows = _chip_rows(num_side=60, size_px=64, gsd_m=8.0)
+    rows = _chip_rows(CHIPS_PER_SIDE, size_px=64, gsd_m=gsd_m)
     index = open_land_cover(folder / "index")
-    ours = seconds(lambda: count_rows(ProportionsConfig(), folder / "lc", index, rows))
+    ours, naive = float("inf"), float("inf")
     sample = rows.iloc[:: max(1, len(rows) // 200)]
-    naive = seconds(lambda: [_open_warp_count(tile, row) for _, row in sample.iterrows()]) * len(rows) / len(sample)
-    return naive / ours, len(rows)
+    for _ in range(3):  # in turns: what else the machine does meets both alike
+        ours = min(ours, seconds(lambda: count_rows(ProportionsConfig(), folder / "lc", index, rows), 1))
+        naive = min(naive, seconds(lambda: [_open_warp_count(tile, row) for _, row in sample.iterrows()], 1))
+    if count_rows(ProportionsConfig(), folder / "lc", index, rows)["unknown_fraction"].max() > 1e-6:
+        raise ConfigError(f"bench align: the chips do not lie on the land cover of {lc_crs}; mend the benchmark.")
+    return naive * len(rows) / len(sample) / ours
 
 
 def _chip_rows(num_side: int, size_px: int, gsd_m: float) -> pd.DataFrame:

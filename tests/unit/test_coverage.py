@@ -8,9 +8,21 @@ from exactextract.raster import NumPyRasterSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geokr_core.coverage import class_areas, edges_of_polygons, edges_of_rings, signed_areas
+from geokr_core.coverage import (
+    Edges,
+    RunningCounts,
+    edges_of_polygons,
+    edges_of_rings,
+    polygon_areas,
+    signed_areas,
+)
 
 SLOTS = np.array([[0, 1, 1], [0, 2, 1], [2, 2, 0]], dtype=np.uint8)
+
+
+def class_areas(slots: np.ndarray, edges: Edges, num_slots: int, row_weights: np.ndarray) -> np.ndarray:
+    counts = RunningCounts(slots, num_slots, slots.shape[1])
+    return polygon_areas(counts, edges, row_weights[:, None])[0]
 
 
 def square(left: float, top: float, right: float, bottom: float) -> np.ndarray:
