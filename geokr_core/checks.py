@@ -73,7 +73,7 @@ def fractions_sum_to_one(proportions: Path, chips: Path, scene_id: str) -> Findi
     if not classes:
         return Finding(False, "No column `fraction_<class>`: the proportions are of another version; run them again.")
     fractions = table[classes].to_numpy(dtype=np.float64)
-    unlabelled = (table["unknown_fraction"] + table["excluded_fraction"]).to_numpy() >= 1 - SUM_TOLERANCE
+    unlabelled = table["known_fraction"].to_numpy() <= SUM_TOLERANCE
     sums = np.nan_to_num(fractions).sum(axis=1)
     with np.errstate(invalid="ignore"):
         outside = ((fractions < -SUM_TOLERANCE) | (fractions > 1 + SUM_TOLERANCE)).any(axis=1)

@@ -154,13 +154,22 @@ class ProportionsConfig(Section):
         le=256,
         description="straight pieces a chip edge is cut into before it is carried to another CRS",
     )
+    cells_per_side: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="land cover is also kept for n x n squares of each chip, for labels that follow a crop; 0: not kept",
+    )
 
 
 class LevirKRConfig(Section):
     """Which chips enter the frozen data set, and how it is split."""
 
     max_unknown_fraction: float = Field(
-        0.5, ge=0, le=1, description="chips with more ground of unknown or excluded land cover are left out"
+        0.5,
+        ge=0,
+        le=1,
+        description="chips with more ground that is not of a class of the legend (unknown, sea, outside, excluded) are left out",
     )
     min_voting_cells: float = Field(1.0, ge=0, description="chips on which fewer land-cover cells vote are left out")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of places held out to watch pretraining")

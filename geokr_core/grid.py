@@ -30,6 +30,12 @@ def transformer(source_wkt: str, target_wkt: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source_wkt, target_wkt, always_xy=True)
 
 
+@lru_cache(maxsize=1024)
+def same_crs(wkt: str, other_wkt: str) -> bool:
+    """Whether two WKT texts describe the same CRS, so that coordinates need no change."""
+    return wkt == other_wkt or bool(CRS.from_wkt(wkt) == CRS.from_wkt(other_wkt))
+
+
 @dataclass(frozen=True)
 class Grid:
     """A raster's grid.

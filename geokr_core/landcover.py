@@ -20,7 +20,7 @@ from geokr_core.config import LandCoverConfig, ProductConfig, as_plain
 from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, UnknownLegendCodeError
 from geokr_core.files import file_md5, read_json, whole_folder, write_json
 from geokr_core.grid import Grid
-from geokr_core.legend import COMMON_LEGENDS, EXCLUDED, UNKNOWN, UNLISTED, CommonLegend, load_legend
+from geokr_core.legend import COMMON_LEGENDS, EXCLUDED, SEA, UNKNOWN, UNLISTED, CommonLegend, load_legend
 from geokr_core.raster_files import open_raster
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
@@ -236,4 +236,14 @@ def slots_of(codes: np.ndarray, tile: Tile, lookup: np.ndarray) -> np.ndarray:
     return np.asarray(slots)
 
 
-__all__ = ["EXCLUDED", "UNKNOWN", "LandCover", "Product", "Tile", "index_products", "open_land_cover", "slots_of"]
+__all__ = [
+    "EXCLUDED",
+    "SEA",
+    "UNKNOWN",
+    "LandCover",
+    "Product",
+    "Tile",
+    "index_products",
+    "open_land_cover",
+    "slots_of",
+]

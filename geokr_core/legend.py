@@ -21,10 +21,11 @@ from geokr_core.files import text_digest
 NUM_CODES = 256
 """Products store their codes in 8 bits; a raster of another type is refused where it is indexed."""
 
-UNKNOWN = 254
+UNKNOWN = 253
+SEA = 254
 EXCLUDED = 255
 """Slots of the look-up table beside the class indices 0 … K−1: no data, and classes left out of the legend."""
-UNLISTED = 253
+UNLISTED = 252
 """Slot of codes that the legend does not list."""
 
 

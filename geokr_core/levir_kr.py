@@ -155,13 +155,13 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
     """
     joined = _join(chips, proportions)
     kept = joined[
-        (joined["unknown_fraction"] + joined["excluded_fraction"] <= config.max_unknown_fraction)
+        (1.0 - joined["known_fraction"] <= config.max_unknown_fraction)
         & (joined["num_cells"] >= config.min_voting_cells)
     ]
     if kept.empty:
         raise DatasetError(
-            f"{proportions}: none of {len(joined)} chips may enter Levir-KR: the least unknown or excluded fraction is "
-            f"{(joined['unknown_fraction'] + joined['excluded_fraction']).min():.2f} (allowed: {config.max_unknown_fraction}), "
+            f"{proportions}: none of {len(joined)} chips may enter Levir-KR: the least fraction without a class of the legend is "
+            f"{1.0 - joined['known_fraction'].max():.2f} (allowed: {config.max_unknown_fraction}), "
             f"the most voting cells {joined['num_cells'].max():.1f} (asked: {config.min_voting_cells}). "
             "Check that scenes and land cover show the same ground, or relax `levir_kr`."
         )

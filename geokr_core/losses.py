@@ -123,12 +123,12 @@ def label_weights(catalogue: pd.DataFrame) -> np.ndarray:
     a date gets the mean age factor of those that have one.
 
     Args:
-        catalogue: columns ``unknown_fraction``, ``excluded_fraction``, ``num_cells``, ``gap_days`` (may be NaN).
+        catalogue: columns ``known_fraction``, ``num_cells``, ``gap_days`` (may be NaN).
 
     Returns:
         float32 (N,), mean 1.
     """
-    known = (1.0 - catalogue["unknown_fraction"] - catalogue["excluded_fraction"]).clip(0.0, 1.0).to_numpy(np.float64)
+    known = catalogue["known_fraction"].to_numpy(np.float64)
     cells = catalogue["num_cells"].to_numpy(np.float64)
     age = 0.5 ** (np.abs(catalogue["gap_days"].to_numpy(np.float64)) / GAP_HALF_WEIGHT_DAYS)
     dated = np.isfinite(age)

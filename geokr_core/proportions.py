@@ -1,12 +1,10 @@
-"""The label of a chip: the proportions of land cover on its ground, counted exactly on the product's own grid.
+"""The label of a chip: the proportions of land cover on its ground, one table a scene, and what belongs beside it.
 
-Where tiles overlap, each piece of ground votes once: the tile whose centre is nearest to the chip's centre has the
-first word, and the next tile is asked only for the ground that the first does not cover. For GlobeLand30 that is the
-tile whose nominal belt the chip lies in. Nothing is resampled; cells of geographic grids weigh by their true area.
+Which ground is of which class is found out in ``counting``; here are the files, what makes them current, and the
+columns of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,36 +14,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
-from rasterio.errors import RasterioError
-from rasterio.windows import Window
 
 from geokr_core.chips import read_rows, shard_ids
 from geokr_core.config import ProportionsConfig, as_plain
-from geokr_core.coverage import (
-    RunningCounts,
-    edges_of_polygons,
-    edges_of_rings,
-    polygon_areas,
-    rectangle_areas,
-    signed_areas,
-    widest_cells,
-)
+from geokr_core.counting import Ground, Windows, look_up
 from geokr_core.errors import LandCoverError, MissingInputError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, write_json
-from geokr_core.grid import Grid, reproject, unit_ring, unwrap_lon
-from geokr_core.landcover import EXCLUDED, UNKNOWN, LandCover, Product, Tile, open_land_cover, slots_of
-from geokr_core.raster_files import open_raster
+from geokr_core.landcover import LandCover, Product, open_land_cover
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
-_COVERED = 1.0 - 1e-9
-"""Share of a chip from which it counts as wholly covered."""
+CELLS = ".cells.npy"
+"""Ending of a scene's land-cover squares."""
 
-_CELLS_PER_BLOCK = 4_000_000
-"""Land-cover cells held in memory at a time."""
-
-_TILE_EDGE_SEGMENTS = 64
-"""Straight pieces into which the edge of a tile is cut before it is carried to a neighbour's CRS."""
+_CHIPS_PER_PART = 512
+"""Chips whose squares are counted at a time, to bound memory."""
 
 _MARK = b"geokr_inputs"
 
@@ -117,17 +100,17 @@ def count_scene(
         return done
     rows = read_rows(chips, scene_id)
     counted = count_rows(config, source, index, rows)
-    if (counted["unknown_fraction"] >= _COVERED).all():
-        product = index.products[rows["land_cover"].iloc[0]]
-        west, east = rows["lon"].min(), rows["lon"].max()
-        south, north = rows["lat"].min(), rows["lat"].max()
-        reason = (
-            f"no known land cover of product {product.config.name!r} under any of {len(rows)} chips; they lie at "
-            f"{south:.3f}…{north:.3f}° N, {west:.3f}…{east:.3f}° E, the tiles at {_extent(product)}"
-        )
-        table.unlink(missing_ok=True)
+    cells = out / f"{scene_id}{CELLS}"
+    # The table is the mark that all is whole: it goes first and comes last.
+    table.unlink(missing_ok=True)
+    if not (counted["known_fraction"] > 0).any():
+        cells.unlink(missing_ok=True)
+        reason = _nothing_known(index.products[rows["land_cover"].iloc[0]], rows, counted)
         write_json(refusal, {"scene_id": scene_id, "reason": reason, "inputs": mark})
         return reason
+    if config.cells_per_side:
+        with whole_file(cells) as partial, partial.open("wb") as stream:
+            np.save(stream, count_cells(config, source, index, rows), allow_pickle=False)
     content = pa.Table.from_pandas(counted, preserve_index=False)
     with whole_file(table) as partial:
         pq.write_table(
@@ -137,6 +120,16 @@ def count_scene(
         )
     refusal.unlink(missing_ok=True)
     return ""
+
+
+def _nothing_known(product: Product, rows: pd.DataFrame, counted: pd.DataFrame) -> str:
+    west, east, south, north = rows["lon"].min(), rows["lon"].max(), rows["lat"].min(), rows["lat"].max()
+    kinds = ("outside", "unknown", "sea", "excluded")
+    shares = ", ".join(f"{kind} {counted[f'{kind}_fraction'].mean():.0%}" for kind in kinds)
+    return (
+        f"no known land cover of product {product.config.name!r} under any of {len(rows)} chips ({shares}); they lie at "
+        f"{south:.3f}…{north:.3f}° N, {west:.3f}…{east:.3f}° E, the tiles at {_extent(product)}"
+    )
 
 
 def is_scene_current(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str, out: Path) -> bool:
@@ -179,10 +172,9 @@ def _write_legend(config: ProportionsConfig, index: LandCover, out: Path) -> Non
 
 
 def _drop_vanished(out: Path, scene_ids: set[str]) -> None:
+    own = {f"{scene_id}{suffix}" for scene_id in scene_ids for suffix in (".parquet", CELLS, ".quarantine.json")}
     for path in out.iterdir():
-        name = path.name.removesuffix(".quarantine.json")
-        stem = name if name != path.name else path.stem
-        if path.name != "legend.json" and stem not in scene_ids:
+        if path.name != "legend.json" and path.name not in own:
             path.unlink()
 
 
@@ -197,273 +189,91 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
             ``acquired``, ``land_cover``.
 
     Returns:
-        One row a chip: ``chip_id``, ``product``, ``edition_year``, ``unknown_fraction`` (no data or no tile),
-        ``excluded_fraction`` (classes outside the legend), ``num_cells`` (cells of known class, in cells),
-        ``gap_days`` (image minus middle of the edition year, NaN without a date), and one ``fraction_<class>`` of the
-        known ground a class, summing to 1 (all 0 where nothing is known).
+        One row a chip: ``chip_id``, ``product``, ``edition_year``; how the chip's ground divides into
+        ``known_fraction`` (classes of the legend), ``excluded_fraction`` (classes outside it), ``sea_fraction`` (where
+        the product tells it from water), ``unknown_fraction`` (no data) and ``outside_fraction`` (beyond every tile),
+        which sum to 1; ``num_cells`` (cells of known class, in cells), ``gap_days`` (image minus middle of the edition
+        year, NaN without a date), and one ``fraction_<class>`` of the known ground a class, summing to 1 (all 0 where
+        nothing is known).
 
     Raises:
         UnknownLegendCodeError: a code that the legend does not list.
         LandCoverError: a tile cannot be read.
     """
     product = index.products[rows["land_cover"].iloc[0]]
-    num_classes = len(index.legend.classes)
-    shares, num_cells = _Count(config, source, product, num_classes).run(Windows.of_rows(rows))
-    # Line integrals cancel to zero only within rounding: a share below a billionth is none.
-    shares = np.where(shares < 1e-9, 0.0, shares)
-    known = shares[:, :num_classes].sum(axis=1)
-    fractions = np.divide(
-        shares[:, :num_classes], known[:, None], out=np.zeros((len(rows), num_classes)), where=known[:, None] > 0
-    )
-    excluded = shares[:, num_classes + 1]
+    ground = _ground(config, source, index, product, Windows.of_rows(rows))
+    known = ground.classes.sum(axis=1)
+    fractions = np.divide(ground.classes, known[:, None], out=np.zeros_like(ground.classes), where=known[:, None] > 0)
     return pd.DataFrame(
         {
             "chip_id": rows["chip_id"].to_numpy(),
             "product": product.config.name,
             "edition_year": product.config.year,
-            "unknown_fraction": (1.0 - known - excluded).clip(0.0, 1.0),
-            "excluded_fraction": excluded,
-            "num_cells": num_cells,
+            "known_fraction": known,
+            "excluded_fraction": ground.excluded,
+            "sea_fraction": ground.sea,
+            "unknown_fraction": ground.unknown,
+            "outside_fraction": ground.outside,
+            "num_cells": ground.num_cells,
             "gap_days": _gap_days(rows["acquired"], product),
             **{f"fraction_{name}": fractions[:, k] for k, name in enumerate(index.legend.classes)},
         }
     )
 
 
+def count_cells(config: ProportionsConfig, source: Path, index: LandCover, rows: pd.DataFrame) -> np.ndarray:
+    """Count land cover under a grid of squares inside each chip, for labels that follow a crop.
+
+    Args:
+        config: ``cells_per_side`` n, and how edges are carried to another CRS.
+        source: the land-cover folder.
+        index: products and legend.
+        rows: as for `count_rows`.
+
+    Returns:
+        uint8 (N, n, n, K): share of the square's whole ground in each class, times 255; rows and columns as in the
+        chip's pixels. What is missing to 255 is not known.
+
+    Raises:
+        UnknownLegendCodeError: a code that the legend does not list.
+        LandCoverError: a tile cannot be read.
+    """
+    side = config.cells_per_side
+    product = index.products[rows["land_cover"].iloc[0]]
+    windows = Windows.of_rows(rows)
+    parts = []
+    for first in range(0, len(rows), _CHIPS_PER_PART):
+        part = windows[first : first + _CHIPS_PER_PART]
+        # A square is small enough for straight edges wherever the chip's own are cut into as many pieces.
+        ground = _ground(config, source, index, product, part.cells(side), max(1, config.edge_segments // side))
+        parts.append(_as_bytes(ground.classes).reshape(-1, side, side, len(index.legend.classes)))
+    return np.concatenate(parts)
+
+
+def _as_bytes(shares: np.ndarray) -> np.ndarray:
+    """Shares of 1 as bytes whose sum is that of the shares: the largest remainders are rounded up."""
+    scaled = shares * 255.0
+    whole = np.floor(scaled + 1e-6)
+    missing = np.rint(scaled.sum(axis=1) - whole.sum(axis=1)).astype(int)
+    rank = np.argsort(np.argsort(whole - scaled, axis=1, kind="stable"), axis=1, kind="stable")
+    return np.asarray(whole + (rank < missing[:, None]), dtype=np.uint8)
+
+
+def _ground(
+    config: ProportionsConfig,
+    source: Path,
+    index: LandCover,
+    product: Product,
+    windows: Windows,
+    segments: int | None = None,
+) -> Ground:
+    edge_segments = config.edge_segments if segments is None else segments
+    return look_up(windows, product, product.tiles, source, len(index.legend.classes), edge_segments)
+
+
 def _gap_days(acquired: Sequence[str] | pd.Series, product: Product) -> np.ndarray:
     epoch = product.config.epoch
     return np.array([(date.fromisoformat(d) - epoch).days if d else np.nan for d in acquired], dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Square windows of one scene's grid whose ground is to be looked up.
-
-    Attributes:
-        crs_wkt: CRS of the scene.
-        transforms: float64 (N, 6), from each window's (col, row) to (x, y).
-        size_px: side in pixels; need not be whole.
-        lon: float64 (N,), longitude of the centres in degrees.
-        lat: float64 (N,), latitude of the centres in degrees.
-    """
-
-    crs_wkt: str
-    transforms: np.ndarray
-    size_px: float
-    lon: np.ndarray
-    lat: np.ndarray
-
-    @classmethod
-    def of_rows(cls, rows: pd.DataFrame) -> "Windows":
-        """The windows of one scene's catalogue rows."""
-        return cls(
-            str(rows["crs_wkt"].iloc[0]),
-            np.array(rows["transform"].tolist(), dtype=np.float64),
-            float(rows["size_px"].iloc[0]),
-            rows["lon"].to_numpy(),
-            rows["lat"].to_numpy(),
-        )
-
-    def cells(self, per_side: int) -> "Windows":
-        """Each window cut into ``per_side`` x ``per_side`` squares, row by row; window 0 first."""
-        size = self.size_px / per_side
-        offset = np.arange(per_side) * size
-        rows, cols = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
-        a, b, c, d, e, f = (part[:, None] for part in self.transforms.T)
-        c, f = a * cols + b * rows + c, d * cols + e * rows + f
-        parts = [np.broadcast_to(part, c.shape) for part in (a, b, c, d, e, f)]
-        repeat = per_side**2
-        return Windows(
-            self.crs_wkt,
-            np.stack(parts, axis=-1).reshape(-1, 6),
-            size,
-            self.lon.repeat(repeat),
-            self.lat.repeat(repeat),
-        )
-
-    def outlines(self, segments: int) -> np.ndarray:
-        """Closed outlines, float64 (N, 4 * segments + 1, 2), x and y in the scene's CRS."""
-        ring = unit_ring(segments) * self.size_px
-        a, b, c, d, e, f = (part[:, None] for part in self.transforms.T)
-        return np.stack([a * ring[:, 0] + b * ring[:, 1] + c, d * ring[:, 0] + e * ring[:, 1] + f], axis=-1)
-
-
-@dataclass(frozen=True)
-class _Shares:
-    """What the tiles have said so far.
-
-    Attributes:
-        shares: float64 (N, S), part of each window's ground by slot.
-        cells: float64 (N,), cells of known class.
-    """
-
-    shares: np.ndarray
-    cells: np.ndarray
-
-
-class _Count:
-    """Counting windows of one scene over tiles of one product and edition."""
-
-    def __init__(self, config: ProportionsConfig, source: Path, product: Product, num_classes: int) -> None:
-        self._config, self._source, self._product = config, source, product
-        # Slots after the classes: unknown, then excluded.
-        self._num_slots = num_classes + 2
-        self._remap = np.arange(256, dtype=np.uint8)
-        self._remap[[UNKNOWN, EXCLUDED]] = [num_classes, num_classes + 1]
-
-    def run(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-        """Shares of the windows' ground by slot, float64 (N, K + 2), and known cells, float64 (N,)."""
-        num = len(windows.lon)
-        said = _Shares(np.zeros((num, self._num_slots)), np.zeros(num))
-        order = self._tile_order(windows)
-        for rank in range(order.shape[1]):
-            for tile_index in np.unique(order[:, rank]):
-                still_open = np.flatnonzero((order[:, rank] == tile_index) & (said.shares.sum(axis=1) < _COVERED))
-                if len(still_open):
-                    self._add_tile(self._product.tiles[tile_index], windows, still_open, order[still_open, :rank], said)
-        return said.shares, said.cells
-
-    def _tile_order(self, windows: Windows) -> np.ndarray:
-        """Tiles in the order in which each window asks them, int (N, T); only tiles near the scene take part."""
-        lon, lat = windows.lon, windows.lat
-        near = [i for i, tile in enumerate(self._product.tiles) if _near(tile.footprint, lon, lat)]
-        if not near:
-            return np.zeros((len(lon), 0), dtype=np.int64)
-        centres = np.array([self._product.tiles[i].footprint.centroid.coords[0] for i in near])
-        dx = unwrap_lon(lon[:, None] - centres[None, :, 0], 0.0) * np.cos(np.radians(lat))[:, None]
-        distance = np.hypot(dx, lat[:, None] - centres[None, :, 1])
-        return np.asarray(near)[np.argsort(distance, axis=1, kind="stable")]
-
-    def _add_tile(self, tile: Tile, windows: Windows, chips: np.ndarray, earlier: np.ndarray, said: _Shares) -> None:
-        """Let one tile vote on the ground of some windows that earlier tiles have not covered."""
-        same_axes = windows.crs_wkt == tile.grid.wkt
-        # Straight lines stay straight on the same axes; elsewhere they bend and are followed piece by piece.
-        outlines = windows.outlines(1 if same_axes else self._config.edge_segments)[chips]
-        rings = _to_pixels(outlines, windows.crs_wkt, tile, windows.lon[chips])
-        finite = np.isfinite(rings).all(axis=(1, 2))
-        rings, chips, earlier = rings[finite], chips[finite], earlier[finite]
-        # Whole turns of longitude: a chip beyond the tile's right edge may lie on its left part.
-        turn = 360.0 / tile.grid.transform.a if tile.grid.crs.is_geographic else None
-        box = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
-        for shift in (0.0,) if turn is None else (0.0, turn, -turn):
-            moved = box + np.array([shift, 0.0, shift, 0.0])
-            for block in _blocks(moved, _touching(moved, tile.grid), tile.grid):
-                taken = [self._taken(tile, earlier[k], shift) for k in block] if earlier.shape[1] else None
-                self._vote(tile, rings[block] + np.array([shift, 0.0]), moved[block], taken, chips[block], said)
-
-    def _taken(self, tile: Tile, earlier: np.ndarray, shift: float) -> shapely.Geometry:
-        """Ground that earlier tiles of a window cover, in this tile's pixel coordinates."""
-        near_lon = np.array([tile.footprint.centroid.x])
-        covered = []
-        for other in (self._product.tiles[index] for index in earlier):
-            ring = _to_pixels(other.grid.outline_xy(_TILE_EDGE_SEGMENTS)[None], other.grid.wkt, tile, near_lon)[0]
-            if np.isfinite(ring).all():
-                covered.append(shapely.Polygon(ring + np.array([shift, 0.0])))
-        return shapely.union_all(covered)
-
-    def _vote(
-        self,
-        tile: Tile,
-        rings: np.ndarray,
-        boxes: np.ndarray,
-        taken: list[shapely.Geometry] | None,
-        chips: np.ndarray,
-        said: _Shares,
-    ) -> None:
-        row0, col0, height, width = _bounds(boxes, tile.grid)
-        slots = self._read(tile, row0, col0, height, width)
-        origin = np.array([col0, row0])
-        local, boxes = rings - origin, boxes - np.tile(origin, 2)
-        counts = RunningCounts(slots, self._num_slots, min(width, widest_cells(boxes[:, 0], boxes[:, 2])))
-        by_area = row_weights(tile.grid, row0, height)
-        weights = np.ones((height, 1)) if by_area is None else np.stack([np.ones(height), by_area], axis=1)
-        if taken is not None:
-            gone = [shapely.transform(shape, lambda xy: xy - origin) for shape in taken]
-            left = [shapely.Polygon(ring).difference(g) for ring, g in zip(local, gone, strict=True)]
-            areas = polygon_areas(counts, edges_of_polygons(left), weights)
-        elif _are_boxes(local):
-            areas = rectangle_areas(counts, boxes, weights)
-        else:
-            areas = polygon_areas(counts, edges_of_rings(local), weights)
-        covered_cells, weighted = areas[0].sum(axis=1), areas[-1]
-        total = weighted.sum(axis=1, keepdims=True)
-        mix = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
-        # `np.add.at` is not needed: a window appears once in a block.
-        said.shares[chips] += mix * (covered_cells / np.abs(signed_areas(local)))[:, None]
-        said.cells[chips] += mix[:, : self._num_slots - 2].sum(axis=1) * covered_cells
-
-    def _read(self, tile: Tile, row: int, col: int, height: int, width: int) -> np.ndarray:
-        path = self._source / tile.file
-        try:
-            with open_raster(path) as source:
-                codes = source.read(1, window=Window(col, row, width, height))
-        except RasterioError as error:
-            raise LandCoverError(
-                f"{path}: unreadable at lines {row}–{row + height - 1}: {error}. Fetch the tile again."
-            ) from error
-        return np.asarray(self._remap[slots_of(codes, tile, self._product.lookup)])
-
-
-def _are_boxes(rings: np.ndarray) -> bool:
-    """Whether all rings are four corners with sides along the axes."""
-    if rings.shape[1] != 5:
-        return False
-    step = np.abs(np.diff(rings, axis=1))
-    return bool((step.min(axis=-1) <= 1e-9 * step.max(axis=-1)).all())
-
-
-def row_weights(grid: Grid, row: int, height: int) -> np.ndarray | None:
-    """Relative ground area of the cells in each row of a geographic grid; None where all cells count alike.
-
-    On the sphere the area between two parallels is proportional to the difference of the sines of their latitudes.
-
-    Returns:
-        float64 (height,), 1 at the equator for square cells of one degree per degree.
-    """
-    if not grid.crs.is_geographic:
-        return None
-    edges = np.radians((grid.transform.f + grid.transform.e * np.arange(row, row + height + 1)).clip(-90.0, 90.0))
-    return np.asarray(np.abs(np.diff(np.sin(edges))) / np.radians(abs(grid.transform.e)))
-
-
-def _near(footprint: shapely.Polygon, lon: np.ndarray, lat: np.ndarray, margin_deg: float = 5.0) -> bool:
-    west, south, east, north = footprint.bounds
-    middle = (west + east) / 2
-    apart = np.abs(unwrap_lon(lon - middle, 0.0)) > (east - west) / 2 + margin_deg
-    return not bool((apart | (lat < south - margin_deg) | (lat > north + margin_deg)).all())
-
-
-def _to_pixels(outlines: np.ndarray, wkt: str, tile: Tile, near_lon: np.ndarray) -> np.ndarray:
-    """Outlines (N, P, 2) of CRS ``wkt`` in the tile's (col, row)."""
-    xy = outlines if wkt == tile.grid.wkt else reproject(outlines, wkt, tile.grid.wkt)
-    x, y = xy[..., 0], xy[..., 1]
-    if tile.grid.crs.is_geographic:
-        x = unwrap_lon(x, np.broadcast_to(near_lon[:, None], x.shape))
-    a, b, c, d, e, f = tuple(~tile.grid.transform)[:6]
-    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
-
-
-def _touching(boxes: np.ndarray, grid: Grid) -> np.ndarray:
-    left, top, right, bottom = boxes.T
-    return np.flatnonzero((right > 0) & (bottom > 0) & (left < grid.width) & (top < grid.height))
-
-
-def _bounds(boxes: np.ndarray, grid: Grid) -> tuple[int, int, int, int]:
-    """First row, first column, height and width of the cells that the boxes touch, within the grid."""
-    low = np.floor(boxes[:, :2].min(axis=0)).astype(int).clip(0, [grid.width - 1, grid.height - 1])
-    high = np.ceil(boxes[:, 2:].max(axis=0)).astype(int).clip(1, [grid.width, grid.height])
-    return int(low[1]), int(low[0]), int(max(high[1] - low[1], 1)), int(max(high[0] - low[0], 1))
-
-
-def _blocks(boxes: np.ndarray, touching: np.ndarray, grid: Grid) -> list[np.ndarray]:
-    """Split windows, in their order, into blocks whose common part of the raster fits in memory."""
-    if not len(touching):
-        return []
-    _, _, height, width = _bounds(boxes[touching], grid)
-    if height * width <= _CELLS_PER_BLOCK or len(touching) == 1:
-        return [touching]
-    half = len(touching) // 2
-    return _blocks(boxes, touching[:half], grid) + _blocks(boxes, touching[half:], grid)
 
 
 def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:

@@ -84,8 +84,8 @@ def _write_scene(
     ).to_parquet(chips / f"{scene_id}.parquet", index=False)  # fmt: skip
     pd.DataFrame(
         {
-            "chip_id": ids, "product": "globeland30", "edition_year": 2020, "unknown_fraction": 0.0,
-            "excluded_fraction": 0.0, "num_cells": 290.0, "gap_days": 0.0,
+            "chip_id": ids, "product": "globeland30", "edition_year": 2020, "known_fraction": 1.0,
+            "excluded_fraction": 0.0, "sea_fraction": 0.0, "unknown_fraction": 0.0, "outside_fraction": 0.0, "num_cells": 290.0, "gap_days": 0.0,
         }
         | {f"fraction_{name}": labels[:, k] for k, name in enumerate(classes)}
     ).to_parquet(proportions / f"{scene_id}.parquet", index=False)  # fmt: skip
