@@ -19,6 +19,9 @@ from geokr_core.files import data_version, file_md5, read_json, text_digest, who
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
+CELLS_FILE = "cells.npy"
+"""Land cover of squares inside each chip, uint8 (N, n, n, K) in catalogue order; only where it was asked for."""
+
 SHARD_COLUMNS = ["chip_id", "scene_id", "shard", "row", "split"]
 _STATISTICS_ROWS = 4096
 """Chips read to measure channel mean and standard deviation: enough for three digits."""
@@ -179,6 +182,7 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
         )
     with whole_folder(out) as folder:
         _write_catalogue(catalogue, folder / "catalogue.parquet")
+        _write_cells(catalogue, proportions, folder / CELLS_FILE)
         manifest = _manifest(config, catalogue, chips, proportions, out)
         write_json(folder / "manifest.json", manifest)
         # Statistics need the reader, and the reader needs a manifest: write it first without them, then complete.
@@ -227,6 +231,19 @@ def _write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
         table.to_parquet(partial, index=False, compression="zstd")
 
 
+def _write_cells(catalogue: pd.DataFrame, proportions: Path, path: Path) -> None:
+    """Squares of all chips in catalogue order as one memory-mapped file, where they were counted."""
+    side = read_json(proportions / "legend.json")["config"].get("cells_per_side", 0)
+    if not side:
+        return
+    num_classes = sum(column.startswith("fraction_") for column in catalogue.columns)
+    cells = np.lib.format.open_memmap(path, "w+", np.uint8, (len(catalogue), side, side, num_classes))
+    for scene_id, rows in catalogue.groupby("scene_id", sort=False).indices.items():
+        of_scene = np.load(proportions / f"{scene_id}.cells.npy", mmap_mode="r", allow_pickle=False)
+        cells[rows] = of_scene[catalogue["row"].to_numpy()[rows]]
+    cells.flush()
+
+
 def _manifest(
     config: LevirKRConfig, catalogue: pd.DataFrame, chips: Path, proportions: Path, out: Path
 ) -> dict[str, Any]:
@@ -246,6 +263,7 @@ def _manifest(
         "generated_world": bool(cut["generated_world"]),
         "bands": cut["bands"],
         "chip_size_px": cut["size_px"],
+        "cells_per_side": legend["config"].get("cells_per_side", 0),
         "gsd_m_min": round(float(catalogue["gsd_m"].min()), 3),
         "gsd_m_max": round(float(catalogue["gsd_m"].max()), 3),
         "chips_folder": Path("..", chips.name).as_posix() if chips.parent == out.parent else chips.resolve().as_posix(),

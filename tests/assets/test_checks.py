@@ -75,8 +75,7 @@ def _proportions(folder: Path, rows: list[tuple[float, float, float]]) -> Findin
     pd.DataFrame(
         {
             "chip_id": [f"c{k}" for k in range(len(rows))],
-            "unknown_fraction": [row[2] for row in rows],
-            "excluded_fraction": 0.0,
+            "known_fraction": [1.0 - row[2] for row in rows],
             "fraction_forest": [row[0] for row in rows],
             "fraction_water": [row[1] for row in rows],
         }

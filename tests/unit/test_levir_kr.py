@@ -54,7 +54,7 @@ def test_chips_of_unknown_ground_stay_out(tmp_path: Path) -> None:
     make_levir_kr(tmp_path, num_chips=30)
     path = tmp_path / "proportions" / "scene0.parquet"
     table = pd.read_parquet(path)
-    table.loc[0, "unknown_fraction"] = 0.9
+    table.loc[0, "known_fraction"] = 0.1
     table.loc[1, "num_cells"] = 0.2
     table.to_parquet(path, index=False)
     refreeze(tmp_path)

@@ -163,14 +163,14 @@ def test_no_constant_beats_the_constant_of_constant_kl() -> None:
 
 def _catalogue(**columns: list[float]) -> pd.DataFrame:
     rows = len(next(iter(columns.values())))
-    plain = {"unknown_fraction": 0.0, "excluded_fraction": 0.0, "num_cells": 100.0, "gap_days": 0.0}
+    plain = {"known_fraction": 1.0, "num_cells": 100.0, "gap_days": 0.0}
     return pd.DataFrame({key: columns.get(key, [value] * rows) for key, value in plain.items()})
 
 
 @pytest.mark.parametrize(
     ("columns", "ratio"),
     [
-        ({"unknown_fraction": [0.0, 0.25], "excluded_fraction": [0.0, 0.25]}, 0.5),
+        ({"known_fraction": [1.0, 0.5]}, 0.5),
         ({"num_cells": [1e9, CELLS_HALF_WEIGHT]}, 0.5),
         ({"gap_days": [0.0, GAP_HALF_WEIGHT_DAYS]}, 0.5),
         ({"gap_days": [0.0, -GAP_HALF_WEIGHT_DAYS]}, 0.5),

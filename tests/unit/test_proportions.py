@@ -228,7 +228,7 @@ def test_cells_weigh_by_their_true_ground(tmp_path: Path, crs: str, cell: float)
     index(tmp_path)
     middle = reproject(np.array([[15.0, 68.0]]), "EPSG:4326", CRS.from_epsg(32633).to_wkt())[0]
     scene = Grid(CRS.from_epsg(32633), Affine(2000, 0, middle[0] - 70000, 0, -2000, middle[1] + 130000), 130, 70)
-    (row,) = count(tmp_path, chip_rows(scene, 64, [0], [0])).to_dict("records")
+    row = count(tmp_path, chip_rows(scene, 64, [0], [0])).iloc[0]
     # The truth by another way: both outlines in an equal-area projection.
     equal_area = CRS.from_epsg(6933).to_wkt()
     chip = shapely.Polygon(reproject(scene.window(0, 0, 64, 64).outline_xy(256), scene.wkt, equal_area))
