@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geokr_core.catalogue import read_catalogue, write_catalogue
 from geokr_core.config import LevirKRConfig, as_plain
 from geokr_core.errors import DatasetError, MissingInputError
-from geokr_core.files import data_version, file_md5, read_json, text_digest, whole_file, whole_folder, write_json
+from geokr_core.files import data_version, file_md5, read_json, whole_folder, write_json
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
 CELLS_FILE = "cells.npy"
 """Land cover of squares inside each chip, uint8 (N, n, n, K) in catalogue order; only where it was asked for."""
 
-SHARD_COLUMNS = ["chip_id", "scene_id", "shard", "row", "split"]
 _STATISTICS_ROWS = 4096
 """Chips read to measure channel mean and standard deviation: enough for three digits."""
 
@@ -34,7 +34,8 @@ class LevirKR:
     Attributes:
         folder: where ``manifest.json`` and ``catalogue.parquet`` lie.
         manifest: counts, hashes, legend and configuration.
-        catalogue: one row a chip; see ``docs/levir-kr.md`` for the columns.
+        catalogue: one row a chip, in the order of the scenes, without the columns that only geometry and provenance
+            need (`catalogue.HEAVY_COLUMNS`); see ``docs/levir-kr.md``.
     """
 
     folder: Path
@@ -135,8 +136,7 @@ def open_levir_kr(folder: Path) -> LevirKR:
     """
     if not (folder / "manifest.json").is_file():
         raise MissingInputError(f"{folder}: no frozen Levir-KR there (manifest.json); run `geokr levir-kr` first.")
-    catalogue = pd.read_parquet(folder / "catalogue.parquet").reset_index(drop=True)
-    return LevirKR(folder, read_json(folder / "manifest.json"), catalogue)
+    return LevirKR(folder, read_json(folder / "manifest.json"), read_catalogue(folder / "catalogue.parquet"))
 
 
 def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, reporter: Reporter) -> Summary:
@@ -156,20 +156,28 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
         MissingInputError: a scene has a shard but no proportions.
         DatasetError: no chip survived the filters, or no training chip is left after the split.
     """
-    joined = _join(chips, proportions)
-    kept = joined[
-        (1.0 - joined["known_fraction"] <= config.max_unknown_fraction)
-        & (joined["num_cells"] >= config.min_voting_cells)
-    ]
-    if kept.empty:
-        raise DatasetError(
-            f"{proportions}: none of {len(joined)} chips may enter Levir-KR: the least fraction without a class of the legend is "
-            f"{1.0 - joined['known_fraction'].max():.2f} (allowed: {config.max_unknown_fraction}), "
-            f"the most voting cells {joined['num_cells'].max():.1f} (asked: {config.min_voting_cells}). "
-            "Check that scenes and land cover show the same ground, or relax `levir_kr`."
-        )
-    reporter.info(f"levir_kr: {len(kept)} of {len(joined)} chips enter")
-    catalogue = _split(kept.sort_values("chip_id", kind="stable").reset_index(drop=True), config)
+    with whole_folder(out) as folder:
+        tally = write_catalogue(config, chips, proportions, folder / "catalogue.parquet")
+        if not tally.num_kept:
+            raise DatasetError(
+                f"{proportions}: none of {tally.num_candidates} chips may enter Levir-KR: the least fraction without a class "
+                f"of the legend is {1.0 - tally.best_known_fraction:.2f} (allowed: {config.max_unknown_fraction}), the most "
+                f"voting cells {tally.most_cells:.1f} (asked: {config.min_voting_cells}). "
+                "Check that scenes and land cover show the same ground, or relax `levir_kr`."
+            )
+        reporter.info(f"levir_kr: {tally.num_kept} of {tally.num_candidates} chips enter")
+        catalogue = read_catalogue(folder / "catalogue.parquet")
+        _check_split(config, catalogue, reporter)
+        _write_cells(catalogue, proportions, folder / CELLS_FILE)
+        manifest = _manifest(config, catalogue, chips, proportions, out)
+        write_json(folder / "manifest.json", manifest)
+        # Statistics need the reader, and the reader needs a manifest: write it first without them, then complete.
+        mean, std = _channel_statistics(LevirKR(out, manifest, catalogue))
+        write_json(folder / "manifest.json", {**manifest, "channel_mean": mean, "channel_std": std})
+    return _summary(catalogue, tally.num_candidates, open_levir_kr(out))
+
+
+def _check_split(config: LevirKRConfig, catalogue: pd.DataFrame, reporter: Reporter) -> None:
     if not (catalogue["split"] == "train").any():
         raise DatasetError(
             f"All {len(catalogue)} chips lie in the places held out for validation: lower `levir_kr.validation_fraction` "
@@ -180,55 +188,6 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
             f"No place was held out for validation: the chips fill too few cells of {config.place_size_deg} degrees. "
             "Lower `levir_kr.place_size_deg` to watch pretraining on ground it has not seen."
         )
-    with whole_folder(out) as folder:
-        _write_catalogue(catalogue, folder / "catalogue.parquet")
-        _write_cells(catalogue, proportions, folder / CELLS_FILE)
-        manifest = _manifest(config, catalogue, chips, proportions, out)
-        write_json(folder / "manifest.json", manifest)
-        # Statistics need the reader, and the reader needs a manifest: write it first without them, then complete.
-        mean, std = _channel_statistics(LevirKR(out, manifest, catalogue))
-        write_json(folder / "manifest.json", {**manifest, "channel_mean": mean, "channel_std": std})
-    return _summary(catalogue, len(joined), open_levir_kr(out))
-
-
-def _join(chips: Path, proportions: Path) -> pd.DataFrame:
-    tables = []
-    for path in sorted(chips.glob("*.parquet")):
-        labels = proportions / path.name
-        if (proportions / f"{path.stem}.quarantine.json").exists():
-            continue
-        if not labels.exists():
-            raise MissingInputError(
-                f"{labels}: scene {path.stem} has chips but no proportions; run `geokr proportions`."
-            )
-        tables.append(pd.read_parquet(path).merge(pd.read_parquet(labels), on="chip_id", validate="one_to_one"))
-    if not tables:
-        raise MissingInputError(
-            f"{chips}: no scene has both chips and proportions; look at the quarantine of `geokr scenes`."
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
-def _split(catalogue: pd.DataFrame, config: LevirKRConfig) -> pd.DataFrame:
-    """Hold out whole places, whatever scene shows them: overlapping scenes must not leak between the splits."""
-    size = config.place_size_deg
-    places = [
-        f"{int(lon // size)},{int(lat // size)}" for lon, lat in zip(catalogue["lon"], catalogue["lat"], strict=True)
-    ]
-    # A hash and not a draw: adding scenes elsewhere moves no chip from one split to the other.
-    share = {place: int(text_digest([config.seed, place])[:8], 16) / 0xFFFFFFFF for place in sorted(set(places))}
-    held_out = np.array([share[place] < config.validation_fraction for place in places])
-    return catalogue.assign(split=np.where(held_out, "validation", "train"))
-
-
-def _write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
-    import geopandas as gpd
-
-    table = gpd.GeoDataFrame(
-        catalogue.drop(columns="footprint"), geometry=gpd.GeoSeries.from_wkb(catalogue["footprint"]), crs="EPSG:4326"
-    )
-    with whole_file(path) as partial:
-        table.to_parquet(partial, index=False, compression="zstd")
 
 
 def _write_cells(catalogue: pd.DataFrame, proportions: Path, path: Path) -> None:
@@ -238,7 +197,7 @@ def _write_cells(catalogue: pd.DataFrame, proportions: Path, path: Path) -> None
         return
     num_classes = sum(column.startswith("fraction_") for column in catalogue.columns)
     cells = np.lib.format.open_memmap(path, "w+", np.uint8, (len(catalogue), side, side, num_classes))
-    for scene_id, rows in catalogue.groupby("scene_id", sort=False).indices.items():
+    for scene_id, rows in catalogue.groupby("scene_id", sort=False, observed=True).indices.items():
         of_scene = np.load(proportions / f"{scene_id}.cells.npy", mmap_mode="r", allow_pickle=False)
         cells[rows] = of_scene[catalogue["row"].to_numpy()[rows]]
     cells.flush()

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from geokr_core.config import LevirKRConfig
 from geokr_core.errors import DatasetError, MissingInputError
-from geokr_core.files import data_version
+from geokr_core.files import data_version, read_json, write_json
 from geokr_core.levir_kr import freeze, open_levir_kr
 from geokr_core.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
@@ -76,3 +78,38 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="no frozen Levir-KR"):
         open_levir_kr(tmp_path)
     assert dataset.manifest["num_chips"] == 30
+
+
+def test_the_catalogue_is_geoparquet_in_several_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geokr_core.catalogue.ROWS_PER_GROUP", 10)
+    dataset = make_levir_kr(tmp_path, num_chips=30)
+    path = tmp_path / "levir_kr" / "catalogue.parquet"
+    assert pq.read_metadata(path).num_row_groups == 2  # a scene of 15 chips fills a group of 10
+    table = gpd.read_parquet(path)
+    assert table.crs.to_epsg() == 4326
+    assert table["chip_id"].tolist() == dataset.catalogue["chip_id"].tolist()
+    centres = gpd.GeoSeries.from_xy(table["lon"], table["lat"], crs="EPSG:4326")
+    assert table.geometry.intersects(centres).all()
+    assert not {"geometry", "transform", "crs_wkt"} & set(dataset.catalogue.columns), "read only where needed"
+
+
+def test_squares_are_frozen_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
+    make_levir_kr(tmp_path, num_chips=30)
+    folder = tmp_path / "proportions"
+    legend = read_json(folder / "legend.json")
+    write_json(folder / "legend.json", {**legend, "config": {**legend["config"], "cells_per_side": 2}})
+    num_classes = len(legend["classes"])
+    for scene in ("scene0", "scene1"):
+        table = pd.read_parquet(folder / f"{scene}.parquet")
+        cells = np.zeros((len(table), 2, 2, num_classes), np.uint8)
+        cells[..., 0] = np.arange(len(table))[:, None, None] + 100 * int(scene[-1])
+        np.save(folder / f"{scene}.cells.npy", cells)
+        table.loc[3, "known_fraction"] = 0.0
+        table.to_parquet(folder / f"{scene}.parquet", index=False)
+    refreeze(tmp_path)
+    dataset = open_levir_kr(tmp_path / "levir_kr")
+    cells = np.load(tmp_path / "levir_kr" / "cells.npy")
+    assert dataset.manifest["cells_per_side"] == 2
+    scene = dataset.catalogue["scene_id"].astype(str).str[-1].astype(int)
+    assert (cells[:, 1, 0, 0] == dataset.catalogue["row"] + 100 * scene).all()
+    assert len(cells) == 28
