@@ -108,11 +108,10 @@ def _write_rows(folder: Path, num_chips: int) -> None:
 
 def _scene_rows(rng: np.random.Generator, scene_id: str, number: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows as `chips` and `proportions` write them, at a random place."""
-    lon, lat = rng.uniform(-179, 179), rng.uniform(-60, 70)
     row, col = np.divmod(np.arange(number), 20)
     x, y = 500000.0 + col * 4096.0, 3300000.0 - row * 4096.0
     ids = [f"{scene_id}-r{r * 256:06d}c{c * 256:06d}" for r, c in zip(row, col, strict=True)]
-    lon, lat = lon + 0.04 * col / 20, lat - 0.04 * row / 20
+    lon, lat = rng.uniform(-179, 179) + 0.04 * col / 20, rng.uniform(-60, 70) - 0.04 * row / 20
     rows = pd.DataFrame(
         {
             "pixel_row": row * 256, "pixel_col": col * 256, "valid_fraction": rng.uniform(0.98, 1, number),

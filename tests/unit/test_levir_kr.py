@@ -110,6 +110,6 @@ def test_squares_are_frozen_in_the_order_of_the_catalogue(tmp_path: Path) -> Non
     dataset = open_levir_kr(tmp_path / "levir_kr")
     cells = np.load(tmp_path / "levir_kr" / "cells.npy")
     assert dataset.manifest["cells_per_side"] == 2
-    scene = dataset.catalogue["scene_id"].astype(str).str[-1].astype(int)
-    assert (cells[:, 1, 0, 0] == dataset.catalogue["row"] + 100 * scene).all()
+    number = dataset.catalogue["scene_id"].astype(str).str[-1].astype(int)
+    assert (cells[:, 1, 0, 0] == dataset.catalogue["row"] + 100 * number).all()
     assert len(cells) == 28
