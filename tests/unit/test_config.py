@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "name", ["params.yaml", "params/zion.yaml", "params/gewata.yaml", "params/bluemarble.yaml", "params/real.yaml"]
+    "name",
+    [
+        "params.yaml",
+        "params/zion.yaml",
+        "params/gewata.yaml",
+        "params/bluemarble.yaml",
+        "params/real.yaml",
+        "params/garrett.yaml",
+        "params/lombardy.yaml",
+        "params/sf_bay.yaml",
+    ],
 )
 def test_shipped_parameter_files_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
