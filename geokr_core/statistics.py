@@ -272,9 +272,13 @@ def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
         it, NaN where it never does. The smallest share tried is an upper bound: fewer may do.
     """
     rows = []
-    means = headline_rows(results).groupby(
-        ["task", "protocol", "features", "metric", "initialisation", "label_fraction"], as_index=False
-    )["value"].mean()
+    means = (
+        headline_rows(results)
+        .groupby(["task", "protocol", "features", "metric", "initialisation", "label_fraction"], as_index=False)[
+            "value"
+        ]
+        .mean()
+    )
     keys = ["task", "protocol", "features", "metric"]
     for key, group in means.groupby(keys, sort=True):
         curves = {str(name): rows_.sort_values("label_fraction") for name, rows_ in group.groupby("initialisation")}
