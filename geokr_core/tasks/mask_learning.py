@@ -80,7 +80,7 @@ def _decoder(name: str, pyramid: Pyramid, width: int) -> tuple[nn.Module, int]:
 
     channels, depth = [0, *pyramid.channels], len(pyramid.channels)
     if name == "unet":
-        widths = [max(16, 4 * width >> level) for level in range(depth)]
+        widths = [max(16, (width >> 2) << level) for level in reversed(range(depth))]
         return UnetDecoder(channels, widths, n_blocks=depth), widths[-1]
     if name == "fpn":
         decoder = FPNDecoder(channels, depth, pyramid_channels=2 * width, segmentation_channels=width)
