@@ -13,21 +13,38 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from geokr_core.statistics import labels_order
+from geokr_core.statistics import headline_rows, labels_order
 
 INITIALISATION_COLOURS: Final[Mapping[str, str]] = {
     "geokr": "#0b6e4f",
     "shuffled": "#8e6bbf",
     "random": "#7a7f87",
+    "imagenet": "#2f6db5",
     "colour_histogram": "#d98a1f",
 }
 INITIALISATION_NAMES: Final[Mapping[str, str]] = {
     "geokr": "GeoKR",
     "shuffled": "shuffled land cover",
     "random": "random weights",
+    "imagenet": "ImageNet weights",
     "colour_histogram": "colour histogram",
 }
-PROTOCOL_NAMES: Final[Mapping[str, str]] = {"linear_probe": "linear probe", "fine_tune": "fine-tuning"}
+PROTOCOL_NAMES: Final[Mapping[str, str]] = {
+    "linear_probe": "linear probe",
+    "knn": "nearest neighbours",
+    "fine_tune": "fine-tuning",
+}
+METRIC_NAMES: Final[Mapping[str, str]] = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-averaged F1",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "map": "COCO mAP",
+    "ap50": "AP at IoU 0.5",
+    "cloud_precision": "precision of cloud",
+    "cloud_recall": "recall of cloud",
+}
+
 FEATURE_NAMES: Final[Mapping[str, str]] = {
     "last": "last stage",
     "multi": "all stages",
@@ -44,6 +61,8 @@ def labels_name(labels: str) -> str:
     """How an amount of labels is written."""
     if labels == "all":
         return "all labels"
+    if labels.endswith("%"):
+        return f"{labels} of the labels"
     return "1 label a class" if labels == "1" else f"{labels} labels a class"
 
 
@@ -72,7 +91,7 @@ def _style() -> Iterator[None]:
 
 
 def comparison_chart(summary: pd.DataFrame, form: Format) -> bytes:
-    """Mean accuracy of every initialisation as a dot with its 95 % interval over seeds.
+    """Mean of each task's first metric for every initialisation, a dot with its 95 % interval over seeds.
 
     Args:
         summary: rows of ``summary_table.csv``.
@@ -81,7 +100,7 @@ def comparison_chart(summary: pd.DataFrame, form: Format) -> bytes:
     Returns:
         The picture; one panel a task and protocol. The colour histogram stands beside both kinds of features.
     """
-    accuracy = summary[summary["metric"] == "accuracy"]
+    accuracy = headline_rows(summary)
     panels = [
         (task, protocol, _groups(rows)) for (task, protocol), rows in accuracy.groupby(["task", "protocol"], sort=True)
     ]
@@ -92,8 +111,9 @@ def comparison_chart(summary: pd.DataFrame, form: Format) -> bytes:
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
         for ax, (task, protocol, groups) in zip(axes, panels, strict=True):
             _draw_panel(ax, groups)
-            ax.set_title(f"{task}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}")
-        axes[-1].set_xlabel("accuracy, mean and 95 % interval over seeds")
+            metric = str(accuracy[accuracy["task"] == task]["metric"].iloc[0])
+            ax.set_title(f"{task}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}, {METRIC_NAMES[metric]}")
+        axes[-1].set_xlabel("mean and 95 % interval over seeds")
         shown = [name for name in INITIALISATION_COLOURS if (accuracy["initialisation"] == name).any()]
         handles = [
             mpl.lines.Line2D([], [], marker="o", linestyle="", color=INITIALISATION_COLOURS[name]) for name in shown

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,7 +23,10 @@ DEFAULT_PARAMS = Path("params.yaml")
 
 Architecture = Literal["resnet18", "resnet50", "vgg16_bn", "squeezenet1_1"]
 Variant = Literal["geokr", "shuffled"]
-LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"]
+Initialisation = Variant | Literal["random", "imagenet", "colour_histogram"]
+LabelShare = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9](\.[0-9]+)?)%$")]
+LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"] | LabelShare
+TaskKind = Literal["scene_classification", "segmentation", "detection", "cloud_snow"]
 
 
 class Section(BaseModel):
@@ -246,10 +249,80 @@ class TaskConfig(Section):
     """One labelled downstream set, a folder below ``evaluation.folder``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="folder name")
-    kind: Literal["scene_classification"] = "scene_classification"
-    image_size_px: int = Field(
-        64, ge=16, le=1024, description="images of another width or height are resized to this square"
+    kind: TaskKind = "scene_classification"
+    layout: str = Field("auto", description="how the files lie, see docs/tasks.md; `auto`: recognised by its files")
+    image_size_px: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="scene classification: images become this square (null: 64); detection: the longer side is scaled "
+        "to this (null: 512)",
     )
+    crop_size_px: int = Field(
+        128, ge=32, le=2048, description="segmentation and cloud: square that is learnt from and predicted at a time"
+    )
+    downscale: int = Field(1, ge=1, le=16, description="segmentation and cloud: images are shrunk by this factor")
+    decoder: Literal["unet", "fpn", "deeplabv3plus"] = "unet"
+    decoder_channels: int = Field(
+        64, ge=32, le=512, multiple_of=32, description="width of the decoder, or of the detector's feature pyramid"
+    )
+    detector: Literal["faster_rcnn", "retinanet"] = "faster_rcnn"
+    batchnorm: Literal["learned", "frozen"] | None = Field(
+        None,
+        description="backbone's BatchNorm while fine-tuning, the same for every initialisation: statistics and scales "
+        "learn, or stay as they are; null: frozen for detection (batches too small), learned for masks",
+    )
+    bands: tuple[str, ...] | None = Field(
+        None, description="common names of the images' bands in file order; null: as the layout knows"
+    )
+    test_groups: tuple[str, ...] | None = Field(
+        None, description="sets without split files: tiles or folders whose items are the test split"
+    )
+    ignored_colours: tuple[tuple[int, int, int], ...] = Field(
+        (), description="mask colours that mean `not labelled`, besides those the layout knows"
+    )
+    bad_items: Literal["fail", "skip"] = Field(
+        "fail",
+        description="images that cannot be used, unknown mask colours, broken boxes, images smaller than a crop: an "
+        "error, or left out (small images padded), counted and reported",
+    )
+    absent_classes: Literal["fail", "leave_out"] = Field(
+        "leave_out", description="a class without a test item: an error, or left out of the means and reported"
+    )
+    steps: int | None = Field(None, ge=1, description="null: `evaluation.fine_tune_steps`")
+    batch_size: int | None = Field(None, ge=1, description="null: `evaluation.batch_size`")
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="null: `evaluation.fine_tune_learning_rates`"
+    )
+    show_images: bool = Field(
+        False, description="whether the report may show test images; never done for layouts under research-only terms"
+    )
+
+    @model_validator(mode="after")
+    def _fields_of_the_kind(self) -> Self:
+        foreign = sorted(self.model_fields_set - _TASK_FIELDS["every kind"] - _TASK_FIELDS[self.kind])
+        if foreign:
+            raise ValueError(f"{foreign[0]!r} is of no use to a task of kind {self.kind!r}; remove it")
+        return self
+
+
+_TASK_FIELDS: Mapping[str, frozenset[str]] = {
+    "every kind": frozenset({"name", "kind", "layout", "show_images"}),
+    "scene_classification": frozenset({"image_size_px"}),
+    "segmentation": frozenset(
+        {"crop_size_px", "downscale", "decoder", "decoder_channels", "batchnorm", "bands", "test_groups", "bad_items"}
+        | {"ignored_colours", "absent_classes", "steps", "batch_size", "learning_rates"}
+    ),
+    "cloud_snow": frozenset(
+        {"crop_size_px", "downscale", "decoder", "decoder_channels", "batchnorm", "bands", "test_groups", "bad_items"}
+        | {"absent_classes", "steps", "batch_size", "learning_rates"}
+    ),
+    "detection": frozenset(
+        {"image_size_px", "detector", "decoder_channels", "batchnorm", "test_groups", "bad_items", "absent_classes"}
+        | {"steps", "batch_size", "learning_rates"}
+    ),
+}
+"""Fields of `TaskConfig` that each kind reads: a setting that would do nothing is an error, not a surprise."""
 
 
 class EvaluationConfig(Section):
@@ -257,17 +330,29 @@ class EvaluationConfig(Section):
 
     folder: Path
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
-    initialisations: tuple[Literal["geokr", "shuffled", "random", "colour_histogram"], ...] = (
+    initialisations: tuple[Initialisation, ...] = (
         "random",
         "geokr",
     )
-    protocols: tuple[Literal["linear_probe", "fine_tune"], ...] = ("linear_probe", "fine_tune")
-    features: tuple[Literal["last", "multi"], ...] = Field(
-        ("last",), description="pooled last stage, or all stages side by side (linear probe)"
+    imagenet_weights: dict[Architecture, Path] = Field(
+        {},
+        description="torchvision-keyed files for the initialisation `imagenet`; else torchvision's own cache is looked in",
     )
-    labels_per_class: tuple[LabelsPerClass, ...] = Field((5, "all"), min_length=1)
+    protocols: tuple[Literal["linear_probe", "knn", "fine_tune"], ...] = Field(
+        ("linear_probe", "fine_tune"),
+        description="of scene classification; segmentation, detection and cloud are always fine-tuned",
+    )
+    features: tuple[Literal["last", "multi"], ...] = Field(
+        ("last",), description="pooled last stage, or all stages side by side (linear probe, k-NN)"
+    )
+    labels_per_class: tuple[LabelsPerClass, ...] = Field(
+        (5, "all"), min_length=1, description="scene classification: images a class, a share such as `10%`, or `all`"
+    )
     fine_tune_labels_per_class: tuple[LabelsPerClass, ...] | None = Field(
         None, description="null: as `labels_per_class`"
+    )
+    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.1, 1.0), min_length=1, description="segmentation, detection and cloud: share of the training images"
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
     match_statistics: bool = Field(
@@ -277,7 +362,16 @@ class EvaluationConfig(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     fine_tune_steps: int = Field(60, ge=1)
     fine_tune_learning_rate: float = Field(5e-4, gt=0)
+    fine_tune_learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None,
+        description="grid, the same for every initialisation; the best on held-out labelled items is taken, never on "
+        "test items; null: `fine_tune_learning_rate` alone",
+    )
+    validation_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of the labelled items held out to choose the learning rate"
+    )
     batch_size: int = Field(32, ge=2)
+    knn_neighbours: int = Field(20, ge=1, description="neighbours that vote, at most as many as there are labels")
     threads: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -295,8 +389,8 @@ class ChampionConfig(Section):
     task: str
     protocol: Literal["linear_probe", "fine_tune"] = "linear_probe"
     features: Literal["last", "multi"] = "last"
-    labels_per_class: int | Literal["all"] = "all"
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    labels_per_class: LabelsPerClass = "all"
+    metric: Literal["accuracy", "macro_f1", "miou", "map", "ap50"] = "accuracy"
     min_gain: float = Field(0.0, ge=0, lt=1, description="the challenger must be better by more than this")
 
 
@@ -327,8 +421,9 @@ class Params(Section):
         tasks = [t.name for t in self.evaluation.tasks]
         if self.champion.task not in tasks:
             raise ValueError(f"champion.task: {self.champion.task!r} is none of evaluation.tasks {tasks}")
-        if "shuffled" in self.evaluation.initialisations and "shuffled" not in self.pretraining.variants:
-            raise ValueError("evaluation.initialisations asks for `shuffled`: add it to pretraining.variants")
+        for name in get_args(Variant):
+            if name in self.evaluation.initialisations and name not in self.pretraining.variants:
+                raise ValueError(f"evaluation.initialisations asks for `{name}`: add it to pretraining.variants")
         return self
 
     @property

@@ -8,48 +8,50 @@ ends the step. Nothing here turns an error into a score.
 
 import json
 import math
+import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pandas as pd
 
 from geokr_core import __version__
 from geokr_core.bundle import WEIGHTS, Bundle, open_bundle
-from geokr_core.charts import comparison_chart
-from geokr_core.config import ChampionConfig, EvaluationConfig, as_plain
+from geokr_core.charts import comparison_chart, labels_name
+from geokr_core.config import ChampionConfig, EvaluationConfig, Initialisation, TaskConfig, Variant, as_plain
 from geokr_core.errors import EvaluationError
 from geokr_core.files import read_json, text_digest, whole_file, whole_folder, write_json
 from geokr_core.reporter import Reporter
 from geokr_core.statistics import (
     DIFFERENCE_COLUMNS,
+    EFFICIENCY_COLUMNS,
     differences,
     flat_metrics,
+    headline_rows,
+    label_efficiency,
     labels_order,
     sort_rows,
     summarise,
     t_interval,
 )
 from geokr_core.summary import Number, Summary
-from geokr_core.tasks import (
-    Cell,
-    DownstreamTask,
-    EvaluationProtocol,
-    Features,
-    Initialisation,
-    Labels,
-    Measurement,
-    Score,
-    Start,
-    open_task,
-)
+from geokr_core.tasks import KINDS, Cell, DownstreamTask, Features, Measurement, Score, Start, open_task
+from geokr_core.tasks.stopwatch import measuring
 
 RESULT_COLUMNS: Final = (
     "task", "dataset", "initialisation", "label_fraction", "labels_per_class", "protocol", "features", "seed",
     "metric", "value", "n", "ci_low", "ci_high", "seconds", "backbone_version", "data_version", "architecture",
+    "cell", "code_version",
 )  # fmt: skip
+PER_CLASS_COLUMNS: Final = (
+    "task", "initialisation", "protocol", "features", "labels_per_class", "metric", "class", "mean", "n_seeds",
+)  # fmt: skip
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+"""Channel statistics that torchvision's ImageNet weights were trained with, red, green, blue."""
+
 SORTED_BY: Final = (
     "task", "dataset", "initialisation", "protocol", "features", "labels_per_class", "seed", "metric",
 )  # fmt: skip
@@ -59,11 +61,23 @@ _TABLE_ROWS: Final = 50
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished cell."""
+    """A finished cell.
+
+    Attributes:
+        cell: which one.
+        measurement: what came out.
+        seconds: that measuring it took.
+        compute_seconds: of these, inside forward and backward passes.
+        digest: of everything that the scores depend on.
+        code_version: of the code that measured it.
+    """
 
     cell: Cell
     measurement: Measurement
     seconds: float
+    compute_seconds: float = math.nan
+    digest: str = ""
+    code_version: str = __version__
 
 
 def evaluate(
@@ -76,12 +90,14 @@ def evaluate(
         backbone: folder of the bundle, for architecture, bands and channel statistics.
         pretraining: folder of the pretraining runs, one network a variant and seed.
         out: folder to write into, replaced as a whole and only if every cell was measured: ``results.parquet``,
-            ``summary_table.csv``, ``differences.csv``, ``confusion.json``, ``metrics.json``, ``evaluation.json`` (settings).
+            ``summary_table.csv``, ``differences.csv``, ``label_efficiency.csv``, ``per_class.csv``, ``confusion.json``,
+            ``details.json`` (budgets, notes, what was chosen or left out), ``gallery.json``, ``metrics.json``,
+            ``evaluation.json`` (settings).
         cells: folder that keeps finished cells, outside ``out``.
         reporter: hears progress and every score.
 
     Returns:
-        Mean accuracies, and the summary table.
+        Means of each task's first metric, and the summary table.
 
     Raises:
         EvaluationError: a set, a network or a cell cannot be judged; the message says what to do.
@@ -89,34 +105,50 @@ def evaluate(
         BackboneError: weights and architecture do not fit together.
     """
     bundle = open_bundle(backbone)
-    starts = _Starts(bundle, pretraining)
+    starts = _Starts(bundle, pretraining, config)
     warnings = starts.shared_pretrainings(config)
     for warning in warnings:
         reporter.warning(warning)
     measured: list[Measured] = []
-    versions: dict[str, str] = {}
+    tasks: dict[str, dict[str, Any]] = {}
     num_kept = 0
-    plans = {task.name: _plan(config, task.name) for task in config.tasks}
+    plans = {task.name: _plan(config, task) for task in config.tasks}
+    code = _code_version()
     with reporter.progress("evaluation", sum(len(plan) for plan in plans.values())) as advance:
         for section in config.tasks:
             task = _opened(open_task(section, config), bundle, plans[section.name], reporter)
-            versions[task.name] = task.data_version
+            tasks[task.name] = {
+                "data_version": task.data_version, "budget": dict(task.budget), "notes": list(task.notes),
+            }  # fmt: skip
             for cell in plans[section.name]:
                 start = starts.of(cell.initialisation, cell.seed)
-                path = cells / f"{_fingerprint(task, cell, start)}.json"
+                digest = _fingerprint(task, cell, start)
+                path = cells / f"{digest}.json"
                 kept = _read_cell(path, cell, reporter)
                 if kept is None:
-                    kept = _measure(task, cell, start, reporter)
+                    kept = replace(_measure(task, cell, start, reporter), digest=digest, code_version=code)
                     _write_cell(path, kept)
                 else:
                     num_kept += 1
                 measured.append(kept)
                 advance(1)
-    results = _results(measured, versions, bundle)
+    results = _results(measured, tasks, bundle)
     summary = summarise(results)
-    _write(out, config, results, summary, measured)
+    _write(out, config, results, summary, measured, tasks)
     numbers = {"num_cells": len(measured), "num_cells_kept": num_kept}
     return _summary(summary, numbers, warnings)
+
+
+def _code_version() -> str:
+    """The version, and the commit where the code runs from a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return __version__  # installed, or no git on this machine
+    return f"{__version__}+g{found.stdout.strip()}"
 
 
 def score_backbone(
@@ -174,45 +206,30 @@ def score_backbone(
     }
 
 
-def _plan(config: EvaluationConfig, task: str) -> list[Cell]:
+def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
     """The cells of one task, ordered so that a network's features serve all cells that need them."""
     plan = []
     for initialisation in dict.fromkeys(config.initialisations):
         for seed in dict.fromkeys(config.seeds):
-            for protocol, features, labels in _choices(config, initialisation):
-                plan.append(Cell(task, initialisation, protocol, features, labels, seed))
+            for protocol, features, labels in KINDS[task.kind].choices(config, initialisation):
+                plan.append(Cell(task.name, initialisation, protocol, features, labels, seed))
     if not plan:
         raise EvaluationError(
-            f"Section `evaluation` asks for no cell at all (initialisations {list(config.initialisations)}, protocols "
-            f"{list(config.protocols)}); expected at least one. The colour histogram has a linear probe only, and a "
-            "linear probe needs `features`."
+            f"Section `evaluation` asks for no cell at all of {task.name} (initialisations "
+            f"{list(config.initialisations)}, protocols {list(config.protocols)}); expected at least one. The colour "
+            "histogram has frozen protocols of scene classification only, and these need `features`."
         )
     return plan
 
 
-def _choices(
-    config: EvaluationConfig, initialisation: Initialisation
-) -> Iterator[tuple[EvaluationProtocol, Features, Labels]]:
-    probed: Sequence[Features] = ("histogram",)
-    if initialisation != "colour_histogram":
-        # All stages first: the last one is part of them.
-        probed = sorted(set(config.features), key=("multi", "last").index)
-    if "linear_probe" in config.protocols:
-        for features in probed:
-            for labels in dict.fromkeys(config.labels_per_class):
-                yield "linear_probe", features, labels
-    if "fine_tune" in config.protocols and initialisation != "colour_histogram":
-        for labels in dict.fromkeys(config.fine_tune_labels_per_class or config.labels_per_class):
-            yield "fine_tune", "last", labels
-
-
 def _opened(task: DownstreamTask, bundle: Bundle, plan: Sequence[Cell], reporter: Reporter) -> DownstreamTask:
     """The task, once it is sure that all of its cells can be measured."""
-    if task.bands != bundle.bands:
+    lacking = [band for band in bundle.bands if band not in task.bands]
+    if lacking:
         raise EvaluationError(
             f"{task.name}: found images of the bands {', '.join(task.bands)}, but the backbone reads "
-            f"{', '.join(bundle.bands)}; expected the same bands in the same order. Pretrain with `chips.bands: "
-            f"[{', '.join(task.bands)}]`, or evaluate on sets with the backbone's bands."
+            f"{', '.join(bundle.bands)}; expected every band of the backbone among those of the set. Pretrain with "
+            f"`chips.bands: [{', '.join(task.bands)}]`, or evaluate on sets with the backbone's bands."
         )
     for cell in plan:
         task.require(cell)
@@ -223,21 +240,26 @@ def _opened(task: DownstreamTask, bundle: Bundle, plan: Sequence[Cell], reporter
 
 def _start(bundle: Bundle, initialisation: Initialisation, seed: int, weights: Path | None) -> Start:
     mean, std = (tuple(round(float(v), 6) for v in part) for part in (bundle.mean, bundle.std))
-    return Start(initialisation, seed, bundle.architecture, weights, mean, std)
+    if initialisation == "imagenet":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    return Start(initialisation, seed, bundle.architecture, weights, mean, std, tuple(bundle.bands))
 
 
 class _Starts:
     """Finds the network of an initialisation and seed among the pretraining runs."""
 
-    def __init__(self, bundle: Bundle, pretraining: Path) -> None:
+    def __init__(self, bundle: Bundle, pretraining: Path, config: EvaluationConfig) -> None:
         self._bundle = bundle
         self._folder = pretraining
+        self._imagenet = config.imagenet_weights
         self._runs: dict[str, list[Mapping[str, Any]]] = {}
 
     def of(self, initialisation: Initialisation, seed: int) -> Start:
         """The start of ``initialisation`` for evaluation seed ``seed``."""
         weights = None
-        if initialisation in {"geokr", "shuffled"}:
+        if initialisation == "imagenet":
+            weights = self._imagenet_file()
+        elif initialisation in get_args(Variant):
             runs = self._of_variant(initialisation)
             weights = self._folder / str(runs[seed % len(runs)]["folder"]) / "backbone.safetensors"
             if not weights.is_file():
@@ -246,6 +268,29 @@ class _Starts:
                     "Run `geokr pretrain --force`."
                 )
         return _start(self._bundle, initialisation, seed, weights)
+
+    def _imagenet_file(self) -> Path:
+        architecture = self._bundle.architecture
+        given = {str(name): path for name, path in self._imagenet.items()}.get(architecture)
+        if given is not None:
+            if not given.is_file():
+                raise EvaluationError(
+                    f"{given}: no such file, but evaluation.imagenet_weights.{architecture} names it; expected "
+                    "torchvision-keyed ImageNet weights. Correct the path."
+                )
+            return given
+        import torch
+        import torchvision
+
+        url = torchvision.models.get_model_weights(architecture).DEFAULT.url
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / str(url).rpartition("/")[2]
+        if not cached.is_file():
+            raise EvaluationError(
+                f"evaluation.initialisations asks for `imagenet`, but evaluation.imagenet_weights names no file for "
+                f"{architecture} and {cached} is not there; expected ImageNet weights with torchvision's keys. Name a "
+                "file, or take `imagenet` out of the evaluation."
+            )
+        return cached
 
     def _of_variant(self, variant: str) -> list[Mapping[str, Any]]:
         if variant in self._runs:
@@ -274,7 +319,7 @@ class _Starts:
         """A warning for each variant that has fewer pretrainings than the evaluation has seeds."""
         warnings = []
         seeds = list(dict.fromkeys(config.seeds))
-        for variant in ("geokr", "shuffled"):
+        for variant in get_args(Variant):
             if variant not in config.initialisations:
                 continue
             num_runs = len({seed % len(self._of_variant(variant)) for seed in seeds})
@@ -302,7 +347,8 @@ def _fingerprint(task: DownstreamTask, cell: Cell, start: Start) -> str:
 
 def _measure(task: DownstreamTask, cell: Cell, start: Start, reporter: Reporter) -> Measured:
     started = time.monotonic()
-    measurement = task.measure(cell, start)
+    with measuring() as watch:
+        measurement = task.measure(cell, start)
     for score in measurement.scores:
         if not math.isfinite(score.value):
             raise EvaluationError(
@@ -311,11 +357,11 @@ def _measure(task: DownstreamTask, cell: Cell, start: Start, reporter: Reporter)
             )
     shown = ", ".join(f"{score.metric} {score.value:.3f}" for score in measurement.scores)
     reporter.info(f"{_title(cell)}: {shown}")
-    return Measured(cell, measurement, round(time.monotonic() - started, 3))
+    return Measured(cell, measurement, round(time.monotonic() - started, 3), round(watch.seconds, 3))
 
 
 def _title(cell: Cell) -> str:
-    labels = "all labels" if cell.labels_per_class == "all" else f"{cell.labels_per_class} labels a class"
+    labels = labels_name(str(cell.labels_per_class))
     return f"{cell.task}, {cell.initialisation}, {cell.protocol}, {cell.features}, {labels}, seed {cell.seed}"
 
 
@@ -342,14 +388,21 @@ def _read_cell(path: Path, cell: Cell, reporter: Reporter) -> Measured | None:
             for score in found["scores"]
         )
         confusion = tuple(tuple(row) for row in found["confusion"])
-        measurement = Measurement(scores, found["n"], found["label_fraction"], tuple(found["classes"]), confusion)
-        return Measured(cell, measurement, content["seconds"])
+        measurement = Measurement(
+            scores, found["n"], found["label_fraction"], tuple(found["classes"]), confusion,
+            {metric: tuple(values) for metric, values in found.get("per_class", {}).items()},
+            tuple(found.get("replicates", ())), found.get("details", {}), tuple(found.get("gallery", ())),
+        )  # fmt: skip
+        return Measured(
+            cell, measurement, content["seconds"], content.get("compute_seconds", math.nan), path.stem,
+            content.get("code_version", __version__),
+        )  # fmt: skip
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         reporter.warning(f"{path}: a kept cell cannot be read ({error}); it is measured again.")
         return None
 
 
-def _results(measured: Sequence[Measured], versions: Mapping[str, str], bundle: Bundle) -> pd.DataFrame:
+def _results(measured: Sequence[Measured], tasks: Mapping[str, Mapping[str, Any]], bundle: Bundle) -> pd.DataFrame:
     backbone_version = bundle.bundle_data_version
     rows = [
         {
@@ -368,8 +421,10 @@ def _results(measured: Sequence[Measured], versions: Mapping[str, str], bundle: 
             "ci_high": score.ci_high,
             "seconds": done.seconds,
             "backbone_version": backbone_version,
-            "data_version": versions[done.cell.task],
+            "data_version": tasks[done.cell.task]["data_version"],
             "architecture": bundle.architecture,
+            "cell": done.digest,
+            "code_version": done.code_version,
         }
         for done in measured
         for score in done.measurement.scores
@@ -378,17 +433,72 @@ def _results(measured: Sequence[Measured], versions: Mapping[str, str], bundle: 
 
 
 def _write(
-    out: Path, config: EvaluationConfig, results: pd.DataFrame, summary: pd.DataFrame, measured: Sequence[Measured]
+    out: Path,
+    config: EvaluationConfig,
+    results: pd.DataFrame,
+    summary: pd.DataFrame,
+    measured: Sequence[Measured],
+    tasks: Mapping[str, Mapping[str, Any]],
 ) -> None:
+    compared = differences(results, _replicates(measured))
     with whole_folder(out) as folder:
         with whole_file(folder / "results.parquet") as partial:
             results.to_parquet(partial, index=False)
         _write_csv(folder / "summary_table.csv", summary)
-        _write_csv(folder / "differences.csv", differences(results).reindex(columns=DIFFERENCE_COLUMNS))
+        _write_csv(folder / "differences.csv", compared.reindex(columns=DIFFERENCE_COLUMNS))
+        _write_csv(folder / "label_efficiency.csv", label_efficiency(results).reindex(columns=EFFICIENCY_COLUMNS))
+        _write_csv(folder / "per_class.csv", _per_class(measured))
         write_json(folder / "confusion.json", _confusion(measured))
+        write_json(folder / "details.json", {"tasks": tasks, "cells": _details(measured)})
+        write_json(folder / "gallery.json", _gallery(measured))
         write_json(folder / "metrics.json", flat_metrics(summary))
         # Where the sets lie is no part of the result: the data versions in the results say what they were.
-        write_json(folder / "evaluation.json", {k: v for k, v in as_plain(config).items() if k != "folder"})
+        elsewhere = {"folder", "imagenet_weights"}
+        write_json(folder / "evaluation.json", {k: v for k, v in as_plain(config).items() if k not in elsewhere})
+
+
+def _replicates(measured: Sequence[Measured]) -> pd.DataFrame:
+    """The first metric of every cell on resampled test items, one row a cell, for differences in pairs."""
+    rows = [
+        {**asdict(done.cell), "labels_per_class": str(done.cell.labels_per_class),
+         "metric": done.measurement.scores[0].metric, "replicates": done.measurement.replicates}
+        for done in measured
+        if done.measurement.replicates
+    ]  # fmt: skip
+    columns = ["task", "initialisation", "protocol", "features", "labels_per_class", "seed", "metric", "replicates"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _per_class(measured: Sequence[Measured]) -> pd.DataFrame:
+    """Mean over seeds of every metric that is known class by class."""
+    keys = list(PER_CLASS_COLUMNS[:7])
+    rows = []
+    for done in measured:
+        cell = done.cell
+        head = [cell.task, cell.initialisation, cell.protocol, cell.features, str(cell.labels_per_class)]
+        for metric, values in done.measurement.per_class.items():
+            for name, value in zip(done.measurement.classes, values, strict=True):
+                rows.append([*head, metric, name, math.nan if value is None else value])
+    table = pd.DataFrame(rows, columns=[*keys, "value"])
+    means = table.groupby(keys, sort=False)["value"].agg(["mean", "count"]).reset_index()
+    return means.rename(columns={"count": "n_seeds"}).reindex(columns=list(PER_CLASS_COLUMNS))
+
+
+def _details(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    return [{**asdict(done.cell), **done.measurement.details} for done in measured if done.measurement.details]
+
+
+def _gallery(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """Pictures of one cell a task and initialisation: most labels, first seed."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for done in sorted((d for d in measured if d.measurement.gallery), key=_fewness):
+        pictures = {"labels_per_class": str(done.cell.labels_per_class), "png": list(done.measurement.gallery)}
+        chosen.setdefault(done.cell.task, {}).setdefault(done.cell.initialisation, pictures)
+    return chosen
+
+
+def _fewness(done: Measured) -> tuple[float, ...]:
+    return tuple(-part for part in labels_order(str(done.cell.labels_per_class)))
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -399,13 +509,11 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 def _confusion(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
     """One confusion matrix a task and initialisation: linear probe, last stage, most labels, first seed."""
 
-    def preference(done: Measured) -> tuple[bool, bool, tuple[int, int]]:
-        cell = done.cell
-        fewness = tuple(-part for part in labels_order(str(cell.labels_per_class)))
-        return cell.protocol != "linear_probe", cell.features == "multi", (fewness[0], fewness[1])
+    def preference(done: Measured) -> tuple[bool, bool, tuple[float, ...]]:
+        return done.cell.protocol != "linear_probe", done.cell.features == "multi", _fewness(done)
 
     chosen: dict[str, dict[str, Any]] = {}
-    for done in sorted(measured, key=preference):
+    for done in sorted((d for d in measured if d.measurement.confusion), key=preference):
         of_task = chosen.setdefault(done.cell.task, {})
         if done.cell.initialisation in of_task:
             continue
@@ -421,11 +529,11 @@ def _confusion(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
 
 
 def _summary(summary: pd.DataFrame, counts: Mapping[str, int], warnings: Sequence[str]) -> Summary:
-    accuracy = summary[summary["metric"] == "accuracy"]
-    numbers: dict[str, Number] = {**counts, **flat_metrics(accuracy)}
+    first = headline_rows(summary)
+    numbers: dict[str, Number] = {**counts, **flat_metrics(first)}
     table: list[dict[str, Number]] = [
         {str(key): (_shown(value) if isinstance(value, float) else value) for key, value in row.items()}
-        for row in accuracy.drop(columns="metric").head(_TABLE_ROWS).to_dict("records")
+        for row in first.head(_TABLE_ROWS).to_dict("records")
     ]
     return Summary(numbers, table, comparison_chart(summary, "png"), list(warnings))
 

@@ -5,6 +5,8 @@ the head's first weights depend on the seed alone, so that two initialisations d
 """
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from geokr_core.batches import batch_rows
 from geokr_core.config import EvaluationConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.probe import EXTRACTION_BATCH
+from geokr_core.tasks.stopwatch import computing
 from geokr_core.training import Runtime
 
 WEIGHT_DECAY = 0.02
@@ -24,6 +27,7 @@ LABEL_SMOOTHING = 0.05
 HEAD_LEARNING_RATE_FACTOR = 4.0
 """The head starts from nothing in every initialisation and must catch up within some tens of steps."""
 WARMUP_FRACTION = 0.1
+SCHEDULE = f"AdamW, linear warm-up over {WARMUP_FRACTION:.0%} of the steps, then half a cosine to zero"
 
 
 class Classifier(nn.Module):
@@ -51,6 +55,67 @@ def learning_rate_factor(step: int, num_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
+def learn(
+    groups: Sequence[Mapping[str, Any]], loss_at: Callable[[int], Tensor], num_steps: int, learning_rate: float
+) -> None:
+    """Minimise a loss under the one schedule that every task and initialisation gets.
+
+    Args:
+        groups: parameter groups; ``factor`` multiplies the learning rate of a group (1 where it is left out).
+        loss_at: gives the loss of step 1, 2 …; runs the forward pass.
+        num_steps: optimiser steps.
+        learning_rate: highest one.
+
+    Raises:
+        EvaluationError: the loss is not finite.
+    """
+    optimiser = torch.optim.AdamW(
+        [{"params": list(group["params"]), "lr": learning_rate * group.get("factor", 1.0)} for group in groups],
+        weight_decay=WEIGHT_DECAY,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, num_steps))
+    for step in range(num_steps):
+        loss = loss_at(step + 1)
+        if not torch.isfinite(loss):
+            raise EvaluationError(
+                f"Fine-tuning met a loss of {loss.item()} at step {step + 1} of {num_steps}; expected a "
+                "finite one. Lower `evaluation.fine_tune_learning_rate`, or look whether the weights are damaged."
+            )
+        with computing():
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        schedule.step()
+
+
+def choose(candidates: Sequence[float], score: Callable[[float], float]) -> float:
+    """The learning rate with the best score on held-out labelled items; the earlier one of two equals.
+
+    Args:
+        candidates: the grid, the same for every initialisation.
+        score: trains with a candidate and scores it on items that are neither learnt from nor test items.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    return max(candidates, key=score)
+
+
+def freeze_batchnorm(network: nn.Module, modes: Iterable[str] = ("statistics", "scales")) -> None:
+    """Keep every BatchNorm layer as it is while the rest learns; call it after ``train()``.
+
+    Args:
+        network: changed in place.
+        modes: ``statistics`` keeps the running mean and variance and normalises by them; ``scales`` keeps weight and bias.
+    """
+    wanted = set(modes)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            if "statistics" in wanted:
+                layer.eval()
+            if "scales" in wanted:
+                layer.requires_grad_(requires_grad=False)
+
+
 def fine_tune(
     network: nn.Module,
     architecture: str,
@@ -61,19 +126,21 @@ def fine_tune(
     config: EvaluationConfig,
     seed: int,
     runtime: Runtime,
+    learning_rate: float | None = None,
 ) -> Classifier:
     """Train a backbone and a new head.
 
     Args:
         network: the start; changed in place.
         architecture: its name.
-        images: uint8 (N, S, S, 3), labelled training images.
+        images: uint8 (N, S, S, C), labelled training images.
         labels: int64 (N,).
         num_classes: number of classes K.
         normalisation: of the input, on the runtime's device.
         config: steps, learning rate and batch size.
         seed: of batches, augmentation and head.
         runtime: where it runs.
+        learning_rate: None takes ``config.fine_tune_learning_rate``.
 
     Returns:
         The classifier in evaluation mode.
@@ -82,35 +149,23 @@ def fine_tune(
         EvaluationError: the loss is not finite.
     """
     model = Classifier(network, backbone.feature_dim(architecture), num_classes, seed).to(runtime.device).train()
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": model.network.parameters(), "lr": config.fine_tune_learning_rate},
-            {"params": model.head.parameters(), "lr": config.fine_tune_learning_rate * HEAD_LEARNING_RATE_FACTOR},
-        ],
-        weight_decay=WEIGHT_DECAY,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, config.fine_tune_steps)
-    )
     generator = torch.Generator().manual_seed(seed)
-    for step in range(config.fine_tune_steps):
-        rows = batch_rows(np.arange(len(images)), config.batch_size, seed, step + 1)
+
+    def loss_at(step: int) -> Tensor:
+        rows = batch_rows(np.arange(len(images)), config.batch_size, seed, step)
         # Colours may be what tells classes apart: only flips and quarter turns, which no nadir image minds.
         planes = orient(torch.from_numpy(images[rows]).to(runtime.device), Strength(), generator)
         batch = normalisation.of_planes(planes.float() / 255.0)
         targets = torch.from_numpy(labels[rows]).to(runtime.device)
-        with runtime.autocast():
+        with computing(), runtime.autocast():
             logits = model(batch)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
-        if not torch.isfinite(loss):
-            raise EvaluationError(
-                f"Fine-tuning met a loss of {loss.item()} at step {step + 1} of {config.fine_tune_steps}; expected a "
-                "finite one. Lower `evaluation.fine_tune_learning_rate`, or look whether the weights are damaged."
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
+        return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
+
+    groups = [
+        {"params": model.network.parameters()},
+        {"params": model.head.parameters(), "factor": HEAD_LEARNING_RATE_FACTOR},
+    ]
+    learn(groups, loss_at, config.fine_tune_steps, learning_rate or config.fine_tune_learning_rate)
     return model.eval()
 
 
@@ -133,7 +188,7 @@ def predict(model: Classifier, images: np.ndarray, normalisation: Normalisation,
     with torch.inference_mode():
         for first in range(0, len(images), EXTRACTION_BATCH):
             batch = normalisation(torch.from_numpy(images[first : first + EXTRACTION_BATCH]).to(runtime.device))
-            with runtime.autocast():
+            with computing(), runtime.autocast():
                 logits = model(batch).float()
             if not torch.isfinite(logits).all():
                 raise EvaluationError(

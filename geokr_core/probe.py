@@ -6,7 +6,7 @@ regression. Not here: reading images, drawing labels and scoring (``tasks``); le
 Images are uint8 (N, H, W, 3), red, green, blue. Features are float32 (N, D). Labels are int64 (N,).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from geokr_core.backbone import Features
 from geokr_core.config import EvaluationConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.tasks import Start
+from geokr_core.tasks.stopwatch import computing
 from geokr_core.training import Runtime
 
 EXTRACTION_BATCH = 256
@@ -100,15 +101,24 @@ def start_network(start: Start, images: np.ndarray, normalisation: Normalisation
     Raises:
         BackboneError: weights and architecture do not fit together.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(start.seed)
-        network = backbone.build(start.architecture)
-    if start.weights is not None:
-        backbone.load_weights(network, start.weights)
-    network = network.to(device=runtime.device).to(memory_format=torch.channels_last)
+    network = initial_network(start, runtime)
     if start.weights is None:
         recalibrate_batchnorm(network, images, normalisation, runtime)
     return network.eval()
+
+
+def initial_network(start: Start, runtime: Runtime) -> nn.Module:
+    """Build the network of a start; a random one's BatchNorm still has the statistics it was built with.
+
+    Raises:
+        BackboneError: weights and architecture, or bands, do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(start.seed)
+        network = backbone.build(start.architecture, len(start.bands))
+    if start.weights is not None:
+        backbone.load_weights(network, start.weights, drop_classifier=start.initialisation == "imagenet")
+    return network.to(device=runtime.device).to(memory_format=torch.channels_last)
 
 
 def recalibrate_batchnorm(
@@ -118,24 +128,40 @@ def recalibrate_batchnorm(
 
     Args:
         network: changed in place; left in evaluation mode. Nothing happens where it has no BatchNorm.
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, C).
         normalisation: of the input, on the runtime's device.
         runtime: where it runs.
     """
+    # Sets are listed class by class: unmixed batches would each have the statistics of one class.
+    order = np.random.default_rng(0).permutation(len(images))
+    batches = (
+        normalisation(torch.from_numpy(images[np.sort(rows)]).to(runtime.device))
+        for rows in np.array_split(order, -(-len(order) // EXTRACTION_BATCH))
+    )
+    recalibrate_on(network, batches, runtime)
+
+
+def recalibrate_on(network: nn.Module, batches: Iterable[Tensor], runtime: Runtime) -> None:
+    """Replace the running statistics of every BatchNorm layer by the average over given batches.
+
+    Args:
+        network: changed in place; left in evaluation mode. Nothing happens where it has no BatchNorm.
+        batches: normalised images, float32 (B, C, H, W).
+        runtime: where it runs.
+    """
     layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    network.eval()
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    network.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average, every batch counts the same
         layer.train()
-    # Sets are listed class by class: unmixed batches would each have the statistics of one class.
-    order = np.random.default_rng(0).permutation(len(images))
-    with torch.inference_mode(), runtime.autocast():
-        for rows in np.array_split(order, -(-len(order) // EXTRACTION_BATCH)):
-            backbone.pooled(network, normalisation(torch.from_numpy(images[np.sort(rows)]).to(runtime.device)), "last")
+    with torch.inference_mode():
+        for batch in batches:
+            with computing(), runtime.autocast():
+                backbone.pooled(network, batch, "last")
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
@@ -167,7 +193,7 @@ def extract_features(
     with torch.inference_mode():
         for first in range(0, len(images), EXTRACTION_BATCH):
             batch = normalisation(torch.from_numpy(images[first : first + EXTRACTION_BATCH]).to(runtime.device))
-            with runtime.autocast():
+            with computing(), runtime.autocast():
                 pooled = backbone.pooled(network, batch, features)
             parts.append(pooled.float().cpu().numpy())
     values: np.ndarray = np.concatenate(parts)
@@ -250,6 +276,47 @@ class LinearClassifier:
         return predicted
 
 
+def nearest_neighbours(
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, num_classes: int, num_neighbours: int
+) -> np.ndarray:
+    """Classify by the labelled images whose features point the same way.
+
+    Cosine similarity of standardised features, votes weighted by similarity: the usual k-NN protocol of
+    self-supervised learning, without its temperature.
+
+    Args:
+        features: float32 (N, D), of labelled training items.
+        labels: int64 (N,).
+        queries: float32 (M, D), of test items.
+        num_classes: number of classes K.
+        num_neighbours: items that vote, at most N.
+
+    Returns:
+        int64 (M,). Of classes with equal votes the first one.
+
+    Raises:
+        EvaluationError: a feature is not finite.
+    """
+    centre, scale = standardisation(features)
+    known, asked = (_unit_length((part - centre) / scale) for part in (features, queries))
+    if not (np.isfinite(known).all() and np.isfinite(asked).all()):
+        raise EvaluationError("k-NN met features that are not finite; look for enormous features in this network.")
+    with computing():
+        similarity = asked @ known.T
+    count = min(num_neighbours, len(labels))
+    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    weights = np.take_along_axis(similarity, nearest, axis=1) + 1.0  # 0–2: an opposite neighbour has no say
+    votes = np.zeros((len(queries), num_classes))
+    np.add.at(votes, (np.arange(len(queries))[:, None], labels[nearest]), weights)
+    predicted: np.ndarray = votes.argmax(axis=1).astype(np.int64)
+    return predicted
+
+
+def _unit_length(rows: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1.0))
+
+
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each feature, 1 where a feature is constant.
 
@@ -311,12 +378,15 @@ def _chosen_strength(features: np.ndarray, labels: np.ndarray, num_classes: int,
     return best
 
 
-def stratified_holdout(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split items into those to fit on and those held out, a fifth of each class.
+def stratified_holdout(
+    labels: np.ndarray, seed: int, fraction: float = HOLDOUT_FRACTION
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split items into those to fit on and those held out, a share of each class.
 
     Args:
         labels: int64 (N,).
         seed: of the draw.
+        fraction: share held out of each class, at least one item of a class of several.
 
     Returns:
         Two int64 arrays of item numbers. A class of a single item is fitted on.
@@ -325,7 +395,7 @@ def stratified_holdout(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.nd
     fitting, held_out = [], []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        num_held_out = min(len(rows) - 1, max(1, round(HOLDOUT_FRACTION * len(rows))))
+        num_held_out = min(len(rows) - 1, max(1, round(fraction * len(rows))))
         held_out.append(rows[:num_held_out])
         fitting.append(rows[num_held_out:])
     return np.sort(np.concatenate(fitting)), np.sort(np.concatenate(held_out))
@@ -376,7 +446,7 @@ def fit_logistic_regression(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with _one_thread():
+    with _one_thread(), computing():
         solver.step(loss)  # type: ignore[no-untyped-call]
     solution = weight.detach().numpy(), bias.detach().numpy()
     if not (np.isfinite(solution[0]).all() and np.isfinite(solution[1]).all()):

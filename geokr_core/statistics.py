@@ -24,9 +24,18 @@ SUMMARY_COLUMNS = [
     "task", "initialisation", "protocol", "features", "labels_per_class", "metric", "mean", "ci_low", "ci_high",
     "n_seeds",
 ]  # fmt: skip
-DIFFERENCE_COLUMNS = [*CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds"]
+DIFFERENCE_COLUMNS = [
+    *CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds", "items_ci_low", "items_ci_high",
+]  # fmt: skip
+EFFICIENCY_COLUMNS = [
+    "task", "protocol", "features", "metric", "initialisation", "target", "target_label_fraction",
+    "needed_label_fraction",
+]  # fmt: skip
 
-CONTRASTS = ("random", "shuffled", "colour_histogram")
+HEADLINE_METRICS = ("accuracy", "miou", "map")
+"""The one metric that a task is spoken of by: the first of these that it has."""
+
+CONTRASTS = ("random", "imagenet", "shuffled", "colour_histogram")
 """What `geokr` is compared with, seed by seed. The histogram has features of its own and stands beside each."""
 
 
@@ -124,9 +133,38 @@ def _macro_f1_of_pairs(num_classes: int) -> Callable[..., np.ndarray]:
     return statistic
 
 
-def labels_order(labels: str) -> tuple[int, int]:
-    """Sort key of ``labels_per_class``: numbers by size, ``all`` last."""
-    return (1, 0) if labels == "all" else (0, int(labels))
+def bootstrap_rows(num_items: int) -> np.ndarray:
+    """Resampled test items, the same for every initialisation of a task, so that their scores are pairs.
+
+    Args:
+        num_items: number of test items N.
+
+    Returns:
+        int64 (`BOOTSTRAP_RESAMPLES`, N), drawn with replacement.
+    """
+    return np.random.default_rng([0, num_items]).integers(0, num_items, size=(BOOTSTRAP_RESAMPLES, num_items))
+
+
+def percentile_interval(replicates: Sequence[float]) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap replicates; NaN where there are none."""
+    if len(replicates) == 0:
+        return math.nan, math.nan
+    low, high = np.quantile(np.asarray(replicates, dtype=np.float64), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return float(low), float(high)
+
+
+def labels_order(labels: str) -> tuple[int, float]:
+    """Sort key of ``labels_per_class``: numbers by size, then shares by size, ``all`` last."""
+    if labels == "all":
+        return (2, 0.0)
+    return (1, float(labels[:-1])) if labels.endswith("%") else (0, int(labels))
+
+
+def headline_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each task's first metric, see `HEADLINE_METRICS`."""
+    order = {name: place for place, name in enumerate(HEADLINE_METRICS)}
+    rank = table["metric"].map(order)
+    return table[rank.notna() & (rank == rank.groupby(table["task"]).transform("min"))]
 
 
 def sort_rows(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -176,11 +214,14 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     return t_interval([first[seed] - second[seed] for seed in sorted(first)])
 
 
-def differences(results: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences of `geokr` and what it is compared with, over seeds.
+def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Paired differences of `geokr` and what it is compared with, over seeds and over test items.
 
     Args:
         results: rows of ``results.parquet``.
+        replicates: one row a cell with its first metric on resampled test items. The same resamples of two
+            initialisations are subtracted in pairs and averaged over seeds: the columns ``items_ci_*`` hold the 95 %
+            percentile interval of that, NaN where it is not known.
 
     Returns:
         One row a cell and contrast (``"geokr - random"`` …); columns `DIFFERENCE_COLUMNS`. Empty where `geokr`
@@ -198,10 +239,68 @@ def differences(results: pd.DataFrame) -> pd.DataFrame:
             if theirs.empty:
                 continue
             estimate = paired_difference(_by_seed(group), _by_seed(theirs))
-            bounds = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds]
+            items = _item_interval(replicates, cell, other)
+            bounds = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds, *items]
             rows.append([*key, f"geokr - {other}", *bounds])
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
     return table if table.empty else sort_rows(table, DIFFERENCE_COLUMNS[:6])
+
+
+def _item_interval(replicates: pd.DataFrame | None, cell: Mapping[str, object], other: str) -> tuple[float, float]:
+    if replicates is None or replicates.empty:
+        return math.nan, math.nan
+    ours = _same_cell(replicates, cell, "geokr").set_index("seed")["replicates"]
+    theirs = _same_cell(replicates, cell, other).set_index("seed")["replicates"]
+    if ours.empty or set(ours.index) != set(theirs.index):
+        return math.nan, math.nan
+    pairs = [np.asarray(ours[seed], np.float64) - np.asarray(theirs[seed], np.float64) for seed in ours.index]
+    return percentile_interval(np.mean(pairs, axis=0).tolist())
+
+
+def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
+    """How many labels `geokr` needs to reach what another initialisation reaches with the most labels.
+
+    The score of `geokr` between two amounts of labels is interpolated linearly over the logarithm of the share of
+    labelled training items.
+
+    Args:
+        results: rows of ``results.parquet``.
+
+    Returns:
+        One row a task, protocol, features and other initialisation; columns `EFFICIENCY_COLUMNS`. ``target`` is the
+        other's mean with its most labels; ``needed_label_fraction`` is the smallest share with which `geokr` reaches
+        it, NaN where it never does. The smallest share tried is an upper bound: fewer may do.
+    """
+    rows = []
+    means = (
+        headline_rows(results)
+        .groupby(["task", "protocol", "features", "metric", "initialisation", "label_fraction"], as_index=False)[
+            "value"
+        ]
+        .mean()
+    )
+    keys = ["task", "protocol", "features", "metric"]
+    for key, group in means.groupby(keys, sort=True):
+        curves = {str(name): rows_.sort_values("label_fraction") for name, rows_ in group.groupby("initialisation")}
+        ours = curves.pop("geokr", None)
+        if ours is None or len(ours) < 2:
+            continue
+        for name in [other for other in CONTRASTS if other in curves]:
+            target, share = float(curves[name]["value"].iloc[-1]), float(curves[name]["label_fraction"].iloc[-1])
+            needed = _first_reaching(ours["label_fraction"].to_numpy(), ours["value"].to_numpy(), target)
+            rows.append([*key, name, target, share, needed])
+    return pd.DataFrame(rows, columns=EFFICIENCY_COLUMNS)
+
+
+def _first_reaching(fractions: np.ndarray, values: np.ndarray, target: float) -> float:
+    if values[0] >= target:
+        return float(fractions[0])
+    for k in range(1, len(values)):
+        if values[k] >= target:
+            low, high = math.log(fractions[k - 1]), math.log(fractions[k])
+            part = (target - values[k - 1]) / (values[k] - values[k - 1])
+            return math.exp(low + part * (high - low))
+    return math.nan
 
 
 def _same_cell(results: pd.DataFrame, cell: Mapping[str, object], initialisation: str) -> pd.DataFrame:

@@ -8,19 +8,21 @@ A new kind of task is a module with a class that satisfies `DownstreamTask`, a l
 ``TaskConfig.kind``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from geokr_core.config import EvaluationConfig, TaskConfig
+from geokr_core.config import EvaluationConfig, Initialisation, TaskConfig
 from geokr_core.files import file_md5
 
-Initialisation = Literal["geokr", "shuffled", "random", "colour_histogram"]
-EvaluationProtocol = Literal["linear_probe", "fine_tune"]
+EvaluationProtocol = Literal["linear_probe", "knn", "fine_tune"]
 Features = Literal["last", "multi", "histogram"]
 """What the classifier sees: pooled last stage, all pooled stages, or the 54 numbers of the colour histogram."""
-Labels = int | Literal["all"]
+Labels = int | str
+"""Labelled images of each class, a share of the training images such as ``10%``, or ``all``."""
+Choice = tuple[EvaluationProtocol, Features, Labels]
+RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Start:
         seed: of a random network.
         architecture: a name ``backbone.build`` knows.
         weights: ``backbone.safetensors``, or None for a random network or no network at all.
-        mean: channel means of Levir-KR, 0–1, red, green, blue.
-        std: channel standard deviations of Levir-KR, 0–1, red, green, blue.
+        mean: channel means of Levir-KR, 0–1, in the order of `bands`.
+        std: channel standard deviations of Levir-KR, 0–1, in the order of `bands`.
+        bands: common names of the bands the network reads, in its order.
     """
 
     initialisation: Initialisation
@@ -42,6 +45,7 @@ class Start:
     weights: Path | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bands: tuple[str, ...] = RGB
 
     def identity(self) -> dict[str, object]:
         """What the network is a function of. Two starts with equal identity give the same network.
@@ -56,6 +60,8 @@ class Start:
             "mean": list(self.mean),
             "std": list(self.std),
         }
+        if self.bands != RGB:
+            shared["bands"] = list(self.bands)
         if self.weights is None:
             return shared | {"random_seed": self.seed}
         return shared | {"weights_md5": file_md5(self.weights)}
@@ -92,7 +98,13 @@ class Measurement:
         n: number of test items.
         label_fraction: labelled training items used, as a share of the training split.
         classes: class names.
-        confusion: test items by true class (row) and predicted class (column), in the order of `classes`.
+        confusion: test items (or pixels) by true class (row) and predicted class (column), in the order of `classes`;
+            empty where a task has none.
+        per_class: metric → one value a class in the order of `classes`, None where the test split has none of it.
+        replicates: the task's first metric on resampled test items. The resamples depend on the number of items
+            alone, so that those of two initialisations are pairs.
+        details: whatever else a person should know of the cell, e.g. the learning rate that was chosen.
+        gallery: pictures for the report, PNG in base64; empty where images must not be shown.
     """
 
     scores: tuple[Score, ...]
@@ -100,6 +112,10 @@ class Measurement:
     label_fraction: float
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    per_class: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    replicates: tuple[float, ...] = ()
+    details: Mapping[str, object] = field(default_factory=dict)
+    gallery: tuple[str, ...] = ()
 
 
 class DownstreamTask(Protocol):
@@ -121,6 +137,10 @@ class DownstreamTask(Protocol):
     def notes(self) -> Sequence[str]:
         """What a person should know about the set, e.g. how many images were resized."""
 
+    @property
+    def budget(self) -> Mapping[str, object]:
+        """Augmentation, schedule and steps that every initialisation gets alike, for the report."""
+
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
 
@@ -141,16 +161,89 @@ class DownstreamTask(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task.
+
+    Attributes:
+        opens: opens a set of this kind.
+        choices: protocols, features and labels that an initialisation is judged by.
+    """
+
+    opens: Callable[[TaskConfig, EvaluationConfig], DownstreamTask]
+    choices: Callable[[EvaluationConfig, Initialisation], Iterator[Choice]]
+
+
+def labels_of_fraction(fraction: float) -> Labels:
+    """A share of the training images as results name it: ``10%``, or ``all``."""
+    return "all" if fraction == 1.0 else f"{100 * fraction:.12g}%"
+
+
+def fraction_of_labels(labels: Labels) -> float:
+    """The share of the training images that ``10%`` or ``all`` names.
+
+    Raises:
+        ValueError: a number of images, which is no share.
+    """
+    if labels == "all":
+        return 1.0
+    if not isinstance(labels, str) or not labels.endswith("%"):
+        raise ValueError(f"{labels!r} is no share of the training images")
+    return float(labels[:-1]) / 100.0
+
+
+def _classification_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
+    probed: Sequence[Features] = ("histogram",)
+    if initialisation != "colour_histogram":
+        # All stages first: the last one is part of them.
+        probed = sorted(set(config.features), key=("multi", "last").index)
+    frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn")
+    for features in probed:
+        for protocol in frozen:
+            for labels in dict.fromkeys(config.labels_per_class) if protocol in config.protocols else ():
+                yield protocol, features, labels
+    if "fine_tune" in config.protocols and initialisation != "colour_histogram":
+        for labels in dict.fromkeys(config.fine_tune_labels_per_class or config.labels_per_class):
+            yield "fine_tune", "last", labels
+
+
+def _fine_tuned_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
+    if initialisation != "colour_histogram":
+        for fraction in dict.fromkeys(config.label_fractions):
+            yield "fine_tune", "last", labels_of_fraction(fraction)
+
+
 def _scene_classification(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
     from geokr_core.tasks.scene_classification import SceneClassification
 
     return SceneClassification(task, evaluation)
 
 
-KINDS: Mapping[str, Callable[[TaskConfig, EvaluationConfig], DownstreamTask]] = {
-    "scene_classification": _scene_classification,
+def _segmentation(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
+    from geokr_core.tasks.semantic_segmentation import SemanticSegmentation
+
+    return SemanticSegmentation(task, evaluation)
+
+
+def _cloud_snow(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
+    from geokr_core.tasks.cloud_snow import CloudSnowDetection
+
+    return CloudSnowDetection(task, evaluation)
+
+
+def _detection(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
+    from geokr_core.tasks.object_detection import ObjectDetection
+
+    return ObjectDetection(task, evaluation)
+
+
+KINDS: Mapping[str, Kind] = {
+    "scene_classification": Kind(_scene_classification, _classification_choices),
+    "segmentation": Kind(_segmentation, _fine_tuned_choices),
+    "detection": Kind(_detection, _fine_tuned_choices),
+    "cloud_snow": Kind(_cloud_snow, _fine_tuned_choices),
 }
-"""Kind of task → what opens it. The modules are imported only when one is opened."""
+"""Kind of task → what opens it and what it is judged by. The modules are imported only when one is opened."""
 
 
 def open_task(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
@@ -163,4 +256,4 @@ def open_task(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
     Raises:
         EvaluationError: the set is missing, damaged or cannot be judged.
     """
-    return KINDS[task.kind](task, evaluation)
+    return KINDS[task.kind].opens(task, evaluation)

@@ -1,10 +1,13 @@
 """Scene classification: one class an image, read from a folder of class folders.
 
-Layout: ``<set>/<Class>/<file>`` or ``<set>/Images/<Class>/<file>`` (JPEG, PNG or TIFF, 8-bit RGB), beside them
-``split_train.txt`` and ``split_test.txt`` with lines ``<Class>/<file>``. Without split files every class is halved.
+Layouts: ``<set>/<Class>/<file>`` or ``<set>/Images/<Class>/<file>`` (JPEG, PNG or TIFF, 8-bit RGB), beside them
+``split_train.txt`` and ``split_test.txt`` with lines ``<Class>/<file>``. Without split files every class is halved: so
+EuroSAT, UC Merced, AID and NWPU-RESISC45 come from their archives (a folder that holds nothing but one folder, as
+archives like to, is stepped into). ``<set>/train/<Class>/<file>`` beside ``test`` or ``val``, as in RSD46-WHU, is a split.
 Reading, drawing labels and scoring are here; networks and classifiers are in ``probe`` and ``finetune``.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +25,13 @@ from geokr_core.augment import Normalisation
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.files import data_version
-from geokr_core.statistics import macro_f1_interval, wilson_interval
-from geokr_core.tasks import Cell, Features, Labels, Measurement, Score, Start
+from geokr_core.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
+from geokr_core.tasks import RGB, Cell, Features, Labels, Measurement, Score, Start, fraction_of_labels
 from geokr_core.training import Runtime
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
-BANDS = ("red", "green", "blue")
+BANDS = RGB
+DEFAULT_SIZE_PX = 64
 _SPLIT_SEED = 0
 
 
@@ -67,15 +71,21 @@ def read_image_set(folder: Path, image_size_px: int, threads: int = 2) -> ImageS
         EvaluationError: the folder is missing or empty, a split file names an image that is not there, an image cannot
             be read or is not 8-bit RGB, one is in both splits, or a class lacks training or test images.
     """
-    root = folder / "Images" if (folder / "Images").is_dir() else folder
-    classes = _classes(root)
-    train, test, notes = _splits(folder, root, classes)
+    folder, root = _roots(folder)
+    split_folders = _split_folders(root)
+    if split_folders:
+        classes = _classes(split_folders[0])
+        train, test = (_listed(part, classes, f"{part.name}/") for part in split_folders)
+        notes = [f"split by its folders {split_folders[0].name} and {split_folders[1].name}"]
+    else:
+        classes = _classes(root)
+        train, test, notes = _splits(folder, root, classes)
     _require_every_class(folder, classes, train, test)
     names = [*train, *test]
     with ThreadPoolExecutor(threads) as pool:
         decoded = list(pool.map(lambda name: _read_image(root / name, image_size_px), names))
     sizes = Counter(size for _, size in decoded)
-    labels = np.array([classes.index(name.split("/")[0]) for name in names], dtype=np.int64)
+    labels = np.array([classes.index(name.split("/")[-2]) for name in names], dtype=np.int64)
     return ImageSet(
         classes=classes,
         images=np.stack([pixels for pixels, _ in decoded]),
@@ -84,6 +94,38 @@ def read_image_set(folder: Path, image_size_px: int, threads: int = 2) -> ImageS
         test_rows=np.arange(len(train), len(names), dtype=np.int64),
         notes=(*notes, *_size_notes(sizes, image_size_px)),
     )
+
+
+def _roots(folder: Path) -> tuple[Path, Path]:
+    """The set's folder, and that of its class folders."""
+    if (folder / "Images").is_dir():
+        return folder, folder / "Images"
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    if len(inside) == 1 and inside[0].is_dir() and any(path.is_dir() for path in inside[0].iterdir()):
+        return _roots(inside[0])
+    return folder, folder
+
+
+def _split_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of training and test images, where the set is laid out like that."""
+    for test in ("test", "val"):
+        if (root / "train").is_dir() and (root / test).is_dir():
+            return root / "train", root / test
+    return None
+
+
+def _listed(root: Path, classes: tuple[str, ...], prefix: str) -> list[str]:
+    unknown = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in classes)
+    if unknown:
+        raise EvaluationError(
+            f"{root}: found the class folder {unknown[0]!r}, which the training folder lacks; expected the same classes "
+            "in both. Complete the set, or remove the folder."
+        )
+    return [
+        f"{prefix}{name}/{path.name}"
+        for name in classes if (root / name).is_dir()
+        for path in sorted((root / name).iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES
+    ]  # fmt: skip
 
 
 def _classes(root: Path) -> tuple[str, ...]:
@@ -155,7 +197,7 @@ def _halves(root: Path, classes: tuple[str, ...]) -> tuple[list[str], list[str]]
 
 def _require_every_class(folder: Path, classes: tuple[str, ...], train: Sequence[str], test: Sequence[str]) -> None:
     for split, names in (("training", train), ("test", test)):
-        counts = Counter(name.split("/")[0] for name in names)
+        counts = Counter(name.split("/")[-2] for name in names)
         empty = [name for name in classes if not counts[name]]
         if empty:
             raise EvaluationError(
@@ -220,7 +262,8 @@ class SceneClassification:
             EvaluationError: see `read_image_set`.
         """
         folder = evaluation.folder / task.name
-        self.set = read_image_set(folder, task.image_size_px, evaluation.threads)
+        self.size_px = task.image_size_px or DEFAULT_SIZE_PX
+        self.set = read_image_set(folder, self.size_px, evaluation.threads)
         self._data_version = data_version(folder)
         self._task = task
         self._evaluation = evaluation
@@ -247,10 +290,24 @@ class SceneClassification:
         """How many images were resized, and how the set was split where it has no split of its own."""
         return self.set.notes
 
+    @property
+    def budget(self) -> Mapping[str, object]:
+        """What every initialisation gets alike."""
+        config = self._evaluation
+        return {
+            "image size": f"{self.size_px} px",
+            "frozen features": "logistic regression on standardised features (C chosen on a fifth of the labels where "
+            f"all are given); {config.knn_neighbours} nearest neighbours by cosine similarity",
+            "fine-tuning": f"{config.fine_tune_steps} steps of {config.batch_size} images",
+            "schedule": finetune.SCHEDULE,
+            "learning rates": list(config.fine_tune_learning_rates or (config.fine_tune_learning_rate,)),
+            "augmentation": "flips and quarter turns",
+        }
+
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         config = self._evaluation
-        settings: dict[str, object] = {"image_size_px": self._task.image_size_px, "threads": config.threads}
+        settings: dict[str, object] = {"image_size_px": self.size_px, "threads": config.threads}
         if cell.features != "histogram":
             settings |= {
                 "match_statistics": config.match_statistics,
@@ -267,6 +324,11 @@ class SceneClassification:
                 "head_learning_rate_factor": finetune.HEAD_LEARNING_RATE_FACTOR,
                 "warmup_fraction": finetune.WARMUP_FRACTION,
             }
+            if config.fine_tune_learning_rates:
+                settings["learning_rates"] = config.fine_tune_learning_rates
+                settings["validation_fraction"] = config.validation_fraction
+        elif cell.protocol == "knn":
+            settings["neighbours"] = config.knn_neighbours
         else:
             settings |= {"strengths": probe.STRENGTHS, "few_labels_strength": probe.FEW_LABELS_STRENGTH}
         return settings
@@ -283,7 +345,7 @@ class SceneClassification:
         """The labelled training images of a cell.
 
         Args:
-            labels_per_class: images drawn of each class, or ``all``.
+            labels_per_class: images drawn of each class, a share of each class such as ``10%``, or ``all``.
             seed: of the draw. With one seed, a larger draw contains every smaller one.
 
         Returns:
@@ -299,6 +361,10 @@ class SceneClassification:
         drawn = []
         for index, name in enumerate(self.set.classes):
             available = rows[self.set.labels[rows] == index]
+            if isinstance(labels_per_class, str):
+                share = max(1, math.ceil(fraction_of_labels(labels_per_class) * len(available) - 1e-9))
+                drawn.append(rng.permutation(available)[:share])
+                continue
             if len(available) < labels_per_class:
                 raise EvaluationError(
                     f"{self.name}: class {name!r} has {len(available)} training image(s), but "
@@ -317,26 +383,41 @@ class SceneClassification:
         """
         rows = self.draw_labels(cell.labels_per_class, cell.seed)
         with probe.running(self._evaluation) as runtime:
-            if cell.protocol == "linear_probe":
-                predicted = self._probe(cell, start, rows, runtime)
-            else:
+            if cell.protocol == "fine_tune":
                 predicted = self._fine_tune(cell, start, rows, runtime)
+            else:
+                predicted = self._probe(cell, start, rows, runtime)
         return self._score(predicted, len(rows), cell.seed)
 
     def _normalisation(self, start: Start, runtime: Runtime) -> Normalisation:
         # Moving the task's statistics onto those of Levir-KR and then standardising with the latter is standardising
         # with the former: a sharp, bright set and a dull one look alike to the network, whatever it starts from.
         if self._evaluation.match_statistics:
-            return probe.placed(self._task_statistics, runtime.device)
+            order = [BANDS.index(band) for band in start.bands]
+            statistics = self._task_statistics
+            matched = Normalisation(statistics.mean[order], statistics.std[order])
+            return probe.placed(matched, runtime.device)
         return probe.placed(Normalisation(torch.tensor(start.mean), torch.tensor(start.std)), runtime.device)
 
     def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
         normalisation = self._normalisation(start, runtime)
-        train = self.set.images[self.set.train_rows]
+        train = self._images(start)[self.set.train_rows]
         return probe.start_network(start, train, normalisation, runtime), normalisation
+
+    def _images(self, start: Start) -> np.ndarray:
+        """All images with their bands in the order that the network reads."""
+        if start.bands == BANDS:
+            return self.set.images
+        return np.ascontiguousarray(self.set.images[..., [BANDS.index(band) for band in start.bands]])
 
     def _probe(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
         features = self._features(cell.features, start, runtime)
+        if cell.protocol == "knn":
+            labels, num_classes = self.set.labels[rows], len(self.set.classes)
+            queries = features[self.set.test_rows]
+            return probe.nearest_neighbours(
+                features[rows], labels, queries, num_classes, self._evaluation.knn_neighbours
+            )
         classifier = probe.fit_probe(
             features[rows],
             self.set.labels[rows],
@@ -360,24 +441,44 @@ class SceneClassification:
             values = probe.colour_histogram(self.set.images)
         else:
             network, normalisation = self._start_network(start, runtime)
-            values = probe.extract_features(network, self.set.images, normalisation, features, runtime)
+            values = probe.extract_features(network, self._images(start), normalisation, features, runtime)
         self._extracted = _Extracted(identity, features, values)
         return values
 
     def _fine_tune(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
+        candidates = self._evaluation.fine_tune_learning_rates or (self._evaluation.fine_tune_learning_rate,)
+        fitting, held_out = probe.stratified_holdout(
+            self.set.labels[rows], cell.seed, self._evaluation.validation_fraction
+        )
+        if not len(held_out):
+            candidates = candidates[:1]  # one label a class: nothing can be held out, so nothing is chosen
+
+        def held_out_accuracy(learning_rate: float) -> float:
+            guessed = self._learnt(cell, start, rows[fitting], rows[held_out], learning_rate, runtime)
+            return float((guessed == self.set.labels[rows[held_out]]).mean())
+
+        learning_rate = finetune.choose(candidates, held_out_accuracy)
+        return self._learnt(cell, start, rows, self.set.test_rows, learning_rate, runtime)
+
+    def _learnt(
+        self, cell: Cell, start: Start, rows: np.ndarray, asked: np.ndarray, learning_rate: float, runtime: Runtime
+    ) -> np.ndarray:
+        """Predictions for the images `asked` of a network that learned from `rows`."""
         network, normalisation = self._start_network(start, runtime)
+        images = self._images(start)
         model = finetune.fine_tune(
             network,
             start.architecture,
-            self.set.images[rows],
+            images[rows],
             self.set.labels[rows],
             len(self.set.classes),
             normalisation,
             self._evaluation,
             cell.seed,
             runtime,
+            learning_rate,
         )
-        return finetune.predict(model, self.set.images[self.set.test_rows], normalisation, runtime)
+        return finetune.predict(model, images[asked], normalisation, runtime)
 
     def _score(self, predicted: np.ndarray, num_labelled: int, seed: int) -> Measurement:
         truth = self.set.labels[self.set.test_rows]
@@ -391,7 +492,11 @@ class SceneClassification:
             float(f1_score(truth, predicted, labels=indices, average="macro", zero_division=0.0)),
             *macro_f1_interval(truth, predicted, len(indices), seed),
         )
+        per_class = f1_score(truth, predicted, labels=indices, average=None, zero_division=0.0)
+        correct = (truth == predicted).astype(np.float64)
         return Measurement(
+            per_class={"f1": tuple(round(float(value), 6) for value in per_class)},
+            replicates=tuple(correct[bootstrap_rows(len(truth))].mean(axis=1).round(6).tolist()),
             scores=(accuracy, macro_f1),
             n=len(truth),
             label_fraction=num_labelled / len(self.set.train_rows),

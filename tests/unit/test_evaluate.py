@@ -226,7 +226,7 @@ def test_seeds_go_to_their_pretraining_and_sharing_is_said(store: Store) -> None
 
     assert len(files) == 3
     assert any("3 evaluation seeds share 2 pretraining(s)" in warning for warning in reporter.warnings)
-    starts = evaluation._Starts(evaluation.open_bundle(store.backbone), store.pretraining)
+    starts = evaluation._Starts(evaluation.open_bundle(store.backbone), store.pretraining, config_of(store))
     weights = [starts.of("geokr", seed).weights for seed in (0, 1, 2)]
     assert [path.parent.name for path in weights if path] == ["geokr-seed0", "geokr-seed1", "geokr-seed0"]
     assert not store.run(config_of(store, initialisations=["geokr"], labels_per_class=[2])).warnings
