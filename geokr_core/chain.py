@@ -140,7 +140,7 @@ def _champion(params: Params, folders: Folders, out: Path, reporter: Reporter) -
     from geokr_core.registry import promote
 
     inputs = {name: folders[name] for name in ("backbone", "evaluation", "report")}
-    return promote(params.champion, params.evaluation, inputs, out, reporter)
+    return promote(params.champion, params.evaluation, inputs, folders.checkpoints / "evaluation", out, reporter)
 
 
 STEPS: Mapping[str, Step] = {

@@ -169,6 +169,46 @@ def download(
 
 
 @app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="Registered model, e.g. geokr-resnet18.")],
+    because: Annotated[str, typer.Option("--because", help="Why; kept in the registry.")],
+    to: Annotated[int | None, typer.Option("--to", help="Version to return to [default: the one replaced].")] = None,
+) -> None:
+    """Make the previous champion champion again, and keep the present one from winning a second time."""
+    from geokr_core import registry
+    from geokr_core.reporter import ConsoleReporter
+
+    registry.rollback(model, because, to, ConsoleReporter())
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL/VERSION.")],
+    second: Annotated[str, typer.Argument(help="The one it is compared with.")],
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score two registered backbones alike by the criteria of section `champion`, and show the differences."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geokr_core import registry
+    from geokr_core.chain import Folders
+    from geokr_core.config import load_params
+    from geokr_core.reporter import ConsoleReporter
+
+    loaded = load_params(params, overrides or ())
+    cells = Folders(loaded).checkpoints / "evaluation"
+    summary = registry.compare((first, second), loaded.champion, loaded.evaluation, cells, ConsoleReporter())
+    table = Table(*summary.table[0])
+    for row in summary.table:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+    typer.echo(f"By the rule of promotion, {first} would {'' if summary.numbers['would_be_promoted'] else 'not '}replace "
+               f"{second}: {summary.numbers['reason']}.")
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="ingest, align, scale, startup, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from geokr_core.errors import ConfigError
 
@@ -383,15 +383,42 @@ class ReportConfig(Section):
     num_example_chips: int = Field(12, ge=0, le=200)
 
 
+class Criterion(Section):
+    """One figure by which backbones are compared."""
+
+    task: str
+    protocol: Literal["linear_probe", "knn", "fine_tune"] = "linear_probe"
+    features: Literal["last", "multi"] = Field("last", description="of frozen protocols; no choice when fine-tuned")
+    labels_per_class: LabelsPerClass = "all"
+    metric: str = Field("accuracy", description="accuracy, macro_f1, miou, map … as the task gives it")
+
+    @property
+    def name(self) -> str:
+        """What it is called in decisions and tags."""
+        features = [] if self.protocol == "fine_tune" else [self.features]
+        return "/".join([self.task, self.protocol, *features, str(self.labels_per_class), self.metric])
+
+
 class ChampionConfig(Section):
     """When the challenger replaces the champion."""
 
-    task: str
-    protocol: Literal["linear_probe", "fine_tune"] = "linear_probe"
-    features: Literal["last", "multi"] = "last"
-    labels_per_class: LabelsPerClass = "all"
-    metric: Literal["accuracy", "macro_f1", "miou", "map", "ap50"] = "accuracy"
-    min_gain: float = Field(0.0, ge=0, lt=1, description="the challenger must be better by more than this")
+    primary: tuple[Criterion, ...] = Field(min_length=1, description="their mean must be better beyond noise")
+    guards: tuple[Criterion, ...] = Field((), description="must not become worse by more than `max_regression`")
+    min_gain: float = Field(0.0, ge=0, lt=1, description="the 95 % interval of the gain must lie above this")
+    max_regression: float = Field(0.01, ge=0, lt=1, description="loss on any criterion that is tolerated")
+
+    @field_validator("guards")
+    @classmethod
+    def _once(cls, value: tuple[Criterion, ...], info: ValidationInfo) -> tuple[Criterion, ...]:
+        names = [criterion.name for criterion in (*info.data.get("primary", ()), *value)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each criterion once, in `primary` or in `guards`; found {names}")
+        return value
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """All criteria, primary ones first."""
+        return (*self.primary, *self.guards)
 
 
 class Params(Section):
@@ -419,8 +446,9 @@ class Params(Section):
                     f"scenes.collections.{collection.name}.land_cover: {collection.land_cover!r} is none of land_cover.products {products}"
                 )
         tasks = [t.name for t in self.evaluation.tasks]
-        if self.champion.task not in tasks:
-            raise ValueError(f"champion.task: {self.champion.task!r} is none of evaluation.tasks {tasks}")
+        for criterion in self.champion.criteria:
+            if criterion.task not in tasks:
+                raise ValueError(f"champion: task {criterion.task!r} is none of evaluation.tasks {tasks}")
         for name in get_args(Variant):
             if name in self.evaluation.initialisations and name not in self.pretraining.variants:
                 raise ValueError(f"evaluation.initialisations asks for `{name}`: add it to pretraining.variants")

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -20,9 +21,10 @@ import pandas as pd
 from geokr_core import __version__
 from geokr_core.bundle import WEIGHTS, Bundle, open_bundle
 from geokr_core.charts import comparison_chart, labels_name
-from geokr_core.config import ChampionConfig, EvaluationConfig, Initialisation, TaskConfig, Variant, as_plain
+from geokr_core.config import Criterion, EvaluationConfig, Initialisation, TaskConfig, Variant, as_plain
 from geokr_core.errors import EvaluationError
 from geokr_core.files import read_json, text_digest, whole_file, whole_folder, write_json
+from geokr_core.promotion import CriterionScore, Scorecard
 from geokr_core.reporter import Reporter
 from geokr_core.statistics import (
     DIFFERENCE_COLUMNS,
@@ -113,7 +115,6 @@ def evaluate(
     tasks: dict[str, dict[str, Any]] = {}
     num_kept = 0
     plans = {task.name: _plan(config, task) for task in config.tasks}
-    code = _code_version()
     with reporter.progress("evaluation", sum(len(plan) for plan in plans.values())) as advance:
         for section in config.tasks:
             task = _opened(open_task(section, config), bundle, plans[section.name], reporter)
@@ -122,15 +123,9 @@ def evaluate(
             }  # fmt: skip
             for cell in plans[section.name]:
                 start = starts.of(cell.initialisation, cell.seed)
-                digest = _fingerprint(task, cell, start)
-                path = cells / f"{digest}.json"
-                kept = _read_cell(path, cell, reporter)
-                if kept is None:
-                    kept = replace(_measure(task, cell, start, reporter), digest=digest, code_version=code)
-                    _write_cell(path, kept)
-                else:
-                    num_kept += 1
-                measured.append(kept)
+                found, was_kept = _kept_or_measured(task, cell, start, cells, reporter)
+                num_kept += was_kept
+                measured.append(found)
                 advance(1)
     results = _results(measured, tasks, bundle)
     summary = summarise(results)
@@ -139,6 +134,7 @@ def evaluate(
     return _summary(summary, numbers, warnings)
 
 
+@cache
 def _code_version() -> str:
     """The version, and the commit where the code runs from a checkout."""
     try:
@@ -152,58 +148,76 @@ def _code_version() -> str:
 
 
 def score_backbone(
-    bundle_folder: Path, config: EvaluationConfig, champion: ChampionConfig, reporter: Reporter
-) -> dict[str, float | int | str]:
-    """Measure the primary metric of one bundle on the present data.
+    bundle_folder: Path, config: EvaluationConfig, criteria: Sequence[Criterion], cells: Path, reporter: Reporter
+) -> Scorecard:
+    """Measure one bundle by some criteria, on the present data.
 
     Args:
         bundle_folder: the bundle, of any age.
         config: where the sets lie, seeds and budget.
-        champion: which cell decides.
+        criteria: which figures.
+        cells: folder that keeps finished cells; those that an evaluation of the same weights has left are not repeated.
         reporter: hears every score.
 
     Returns:
-        ``value`` (mean over seeds), ``seed_<k>`` for each seed, ``ci_low`` and ``ci_high`` (t-interval over seeds, NaN
-        for a single one), ``n`` (test items), ``metric``, ``data_version`` of the set and ``backbone_version``.
+        Each criterion's value by seed, with the data and a digest of the settings it was measured with.
 
     Raises:
-        EvaluationError: the set or the bundle cannot be judged.
-        MissingInputError: there is no bundle.
+        EvaluationError: a set, a criterion or the bundle cannot be judged.
+        MissingInputError: there is no bundle, or a set is missing.
         BackboneError: weights and architecture do not fit together.
     """
     bundle = open_bundle(bundle_folder)
-    section = next((task for task in config.tasks if task.name == champion.task), None)
+    scores: dict[str, CriterionScore] = {}
+    with reporter.progress(f"scoring {bundle.model_name}", len(criteria)) as advance:
+        for criterion in criteria:
+            scores[criterion.name] = _criterion_score(bundle, config, criterion, cells, reporter)
+            advance(1)
+    return Scorecard(scores)
+
+
+def _criterion_score(
+    bundle: Bundle, config: EvaluationConfig, criterion: Criterion, cells: Path, reporter: Reporter
+) -> CriterionScore:
+    section = next((task for task in config.tasks if task.name == criterion.task), None)
     if section is None:
         raise EvaluationError(
-            f"champion.task is {champion.task!r}, expected one of evaluation.tasks "
+            f"champion: task {criterion.task!r} found, expected one of evaluation.tasks "
             f"({', '.join(task.name for task in config.tasks)}). Correct one of the two sections."
         )
-    features: Features = champion.features if champion.protocol == "linear_probe" else "last"
+    features: Features = "last" if criterion.protocol == "fine_tune" else criterion.features
     plan = [
-        Cell(champion.task, "geokr", champion.protocol, features, champion.labels_per_class, seed)
+        Cell(criterion.task, "geokr", criterion.protocol, features, criterion.labels_per_class, seed)
         for seed in dict.fromkeys(config.seeds)
     ]
     task = _opened(open_task(section, config), bundle, plan, reporter)
-    per_seed: dict[str, float] = {}
-    num_items = 0
-    with reporter.progress(f"scoring {bundle.model_name}", len(plan)) as advance:
-        for cell in plan:
-            start = _start(bundle, "geokr", cell.seed, bundle_folder / WEIGHTS)
-            found = _measure(task, cell, start, reporter).measurement
-            value = next(score.value for score in found.scores if score.metric == champion.metric)
-            per_seed[f"seed_{cell.seed}"], num_items = value, found.n
-            advance(1)
-    estimate = t_interval(list(per_seed.values()))
-    return {
-        "value": estimate.mean,
-        "ci_low": estimate.ci_low,
-        "ci_high": estimate.ci_high,
-        "n": num_items,
-        "metric": champion.metric,
-        "data_version": task.data_version,
-        "backbone_version": bundle.bundle_data_version,
-        **per_seed,
-    }
+    per_seed = {}
+    for cell in plan:
+        start = _start(bundle, "geokr", cell.seed, bundle.folder / WEIGHTS)
+        found = _kept_or_measured(task, cell, start, cells, reporter)[0].measurement
+        values = {score.metric: score.value for score in found.scores}
+        if criterion.metric not in values:
+            raise EvaluationError(
+                f"{criterion.name}: {criterion.task} gives {', '.join(values)}, not {criterion.metric!r}; "
+                "correct `metric` in section `champion`."
+            )
+        per_seed[str(cell.seed)] = values[criterion.metric]
+    settings = text_digest([criterion.model_dump(mode="json"), [dict(task.settings(cell)) for cell in plan], __version__])
+    return CriterionScore(per_seed, task.data_version, settings)
+
+
+def _kept_or_measured(
+    task: DownstreamTask, cell: Cell, start: Start, cells: Path, reporter: Reporter
+) -> tuple[Measured, bool]:
+    """A cell, and whether it was kept from before."""
+    digest = _fingerprint(task, cell, start)
+    path = cells / f"{digest}.json"
+    kept = _read_cell(path, cell, reporter)
+    if kept is not None:
+        return kept, True
+    measured = replace(_measure(task, cell, start, reporter), digest=digest, code_version=_code_version())
+    _write_cell(path, measured)
+    return measured, False
 
 
 def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:

@@ -1,219 +1,229 @@
-"""What decides between challenger and champion: the primary metric, its record, and the rule. No MLflow here.
+"""What decides between challenger and champion: their scorecards, and the rule. No MLflow and no torch here.
 
-The registry that keeps versions and moves aliases is ``registry``.
+Both backbones are scored alike, by ``evaluate.score_backbone``, on the same data with the same settings and seeds. The
+registry that keeps versions and moves aliases is ``registry``.
 """
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import pandas as pd
 
-from geokr_core.config import ChampionConfig, EvaluationConfig
+from geokr_core.config import ChampionConfig, Criterion
 from geokr_core.errors import MissingInputError, RegistryError
-from geokr_core.files import read_json, text_digest, write_json
+from geokr_core.files import read_json, write_json
+from geokr_core.statistics import paired_difference, t_interval
 
-_PREFIX: Final = "geokr/evaluation/"
 _DECIMALS: Final = 9
-"""Differences are compared after rounding, so that 0.91 beats 0.90 by 0.01 and not by a little more."""
+"""Figures are compared after rounding, so that 0.91 beats 0.90 by 0.01 and not by a little more."""
+
+MIN_SEEDS: Final = 2
+"""Fewer seeds tell nothing of the noise that a gain must exceed."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The primary metric of one backbone, with all that two values must share to be compared.
+class CriterionScore:
+    """One criterion measured on one backbone, with all that two values must share to be compared.
 
     Attributes:
-        task: name of the downstream set.
-        protocol: ``linear_probe`` or ``fine_tune``.
-        features: ``last`` or ``multi``.
-        labels_per_class: a number or ``all``.
-        metric: ``accuracy`` or ``macro_f1``, a fraction 0-1.
-        value: mean over seeds.
-        per_seed: value of each evaluation seed.
-        task_data_version: data version of the downstream set.
-        settings: digest of the settings of the evaluation that bear on the value; see `settings_digest`.
-        origin: ``evaluation`` where the bundle's own evaluation gave it, ``re-scored`` where promotion had to measure
-            again.
+        per_seed: value of each evaluation seed, 0–1.
+        data_version: data version of the downstream set.
+        settings: digest of every setting that the value depends on.
     """
 
-    task: str
-    protocol: str
-    features: str
-    labels_per_class: str
-    metric: str
-    value: float
     per_seed: Mapping[str, float]
-    task_data_version: str
+    data_version: str
     settings: str
-    origin: str = "evaluation"
 
-    def comparable_with(self, other: "Judgement") -> bool:
-        """Whether both values are of the same task, on the same data, by the same settings."""
-        return (self.task_data_version, self.settings) == (other.task_data_version, other.settings)
+    @property
+    def value(self) -> float:
+        """Mean over seeds."""
+        return math.fsum(self.per_seed.values()) / len(self.per_seed)
 
-    def as_tags(self) -> dict[str, str]:
-        """As tags of a model version, one a field."""
-        values = {"value": repr(self.value), "per_seed": _seeds_text(self.per_seed)}
-        return {f"{_PREFIX}{name}": values.get(name, str(getattr(self, name))) for name in self.__dataclass_fields__}
+    def comparable_with(self, other: "CriterionScore") -> bool:
+        """Whether both were measured on the same data, by the same settings, with the same seeds."""
+        mine = (self.data_version, self.settings, sorted(self.per_seed))
+        return mine == (other.data_version, other.settings, sorted(other.per_seed))
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """All criteria of one backbone.
+
+    Attributes:
+        scores: by name of the criterion (`Criterion.name`).
+    """
+
+    scores: Mapping[str, CriterionScore]
+
+    def covers(self, other: "Scorecard") -> bool:
+        """Whether every criterion of ``other`` is here, measured alike."""
+        return all(
+            name in self.scores and self.scores[name].comparable_with(score) for name, score in other.scores.items()
+        )
+
+    def as_text(self) -> str:
+        """As the value of a tag."""
+        return json.dumps({name: asdict(score) for name, score in self.scores.items()}, sort_keys=True)
 
     @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> Self | None:
-        """Read back `as_tags`; None where the version bears no complete record."""
-        found = {name: tags.get(f"{_PREFIX}{name}") for name in cls.__dataclass_fields__}
-        if any(value is None for value in found.values()):
-            return None
-        texts = {name: str(value) for name, value in found.items()}
-        per_seed = dict(pair.split("=") for pair in texts.pop("per_seed").split())
-        value = float(texts.pop("value"))
-        return cls(value=value, per_seed={seed: float(number) for seed, number in per_seed.items()}, **texts)
-
-    def as_record(self, version: int) -> dict[str, Any]:
-        """As an entry of ``decision.json``."""
-        return {
-            "version": version,
-            "value": round(self.value, _DECIMALS),
-            "per_seed": {seed: round(value, _DECIMALS) for seed, value in self.per_seed.items()},
-            "task_data_version": self.task_data_version,
-            "settings": self.settings,
-            "origin": self.origin,
-        }
+    def from_text(cls, text: str) -> Self:
+        """Read back `as_text`."""
+        return cls({name: CriterionScore(**score) for name, score in json.loads(text).items()})
 
 
-def _seeds_text(per_seed: Mapping[str, float]) -> str:
-    return " ".join(f"{seed}={value!r}" for seed, value in per_seed.items())
+@dataclass(frozen=True)
+class Margin:
+    """How the challenger stands to the champion by one criterion.
+
+    Attributes:
+        name: of the criterion.
+        role: whether a gain counts, or only a loss.
+        challenger: mean over seeds.
+        champion: mean over seeds.
+        difference: mean of the differences seed by seed.
+        ci_low: lower bound of its 95 % t-interval over seeds; NaN for a single seed.
+        ci_high: upper bound.
+    """
+
+    name: str
+    role: Literal["primary", "guard"]
+    challenger: float
+    champion: float
+    difference: float
+    ci_low: float
+    ci_high: float
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger becomes champion, by how much it is better (None without a champion), and why."""
+    """Whether the challenger becomes champion, why, and by how much (all empty without a champion).
+
+    Attributes:
+        promoted: the outcome.
+        reason: in words.
+        margins: criterion by criterion.
+        gain: mean difference over the primary criteria, seed by seed; None without a champion.
+        ci_low: lower bound of its 95 % t-interval; None without a champion.
+        ci_high: upper bound.
+    """
 
     promoted: bool
-    delta: float | None
     reason: str
+    margins: tuple[Margin, ...] = ()
+    gain: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
-def settings_digest(champion: ChampionConfig, evaluation: EvaluationConfig) -> str:
-    """Digest of the settings that bear on the primary metric; paths, threads and devices do not."""
-    settings: dict[str, Any] = {
-        "task": champion.task,
-        "protocol": champion.protocol,
-        "features": champion.features,
-        "labels_per_class": str(champion.labels_per_class),
-        "metric": champion.metric,
-        "seeds": list(evaluation.seeds),
-        "match_statistics": evaluation.match_statistics,
-        "precision": evaluation.precision,
-        "image_size_px": [task.image_size_px for task in evaluation.tasks if task.name == champion.task],
-    }
-    if champion.protocol == "fine_tune":
-        settings["steps"] = evaluation.fine_tune_steps
-        settings["learning_rate"] = evaluation.fine_tune_learning_rate
-        settings["batch_size"] = evaluation.batch_size
-    return text_digest(settings)
-
-
-def read_judgement(
-    results: Path, champion: ChampionConfig, evaluation: EvaluationConfig, bundle_data_version: str
-) -> Judgement:
-    """Take the primary metric out of the results of an evaluation.
-
-    Args:
-        results: ``results.parquet``.
-        champion: which cell decides.
-        evaluation: its seeds must all be there.
-        bundle_data_version: data version of the bundle that is to be promoted.
-
-    Returns:
-        The mean over seeds of the initialisation ``geokr``.
+def require_evaluated(results: Path, bundle_data_version: str) -> None:
+    """Check that the evaluation on which the report rests is of this very bundle and holds no broken score.
 
     Raises:
         MissingInputError: there is no such file.
-        RegistryError: the cell or one of its seeds is missing, there twice or not a number, or was measured on another
-            bundle. Nothing missing ever counts as 0.
+        RegistryError: it was measured on another bundle, or holds a value that is not a number. Nothing missing ever
+            counts as 0.
     """
     if not results.is_file():
         raise MissingInputError(f"{results}: no results of an evaluation; run `geokr evaluate` first.")
-    table = pd.read_parquet(results)
-    # A fine-tuned network has no choice of features: its rows need not repeat the linear probe's.
-    wanted = {
-        "initialisation": "geokr",
-        "task": champion.task,
-        "protocol": champion.protocol,
-        "labels_per_class": str(champion.labels_per_class),
-        "metric": champion.metric,
-    } | ({"features": champion.features} if champion.protocol == "linear_probe" else {})
-    rows = table
-    for column, value in wanted.items():
-        known = sorted(set(rows[column].astype(str)))
-        rows = rows[rows[column].astype(str) == value]
-        if rows.empty:
-            raise RegistryError(
-                f"{results}: no result with {column} = {value!r} (there: {', '.join(known) or 'no row at all'}). The "
-                "primary metric of section `champion` must be among the cells of section `evaluation`; change one of "
-                "them and run `geokr evaluate`."
-            )
-    _require_sound(results, rows, evaluation, bundle_data_version)
-    rows = rows.sort_values("seed")
-    per_seed = {str(int(seed)): float(value) for seed, value in zip(rows["seed"], rows["value"], strict=True)}
-    return Judgement(
-        task=champion.task,
-        protocol=champion.protocol,
-        features=champion.features,
-        labels_per_class=str(champion.labels_per_class),
-        metric=champion.metric,
-        value=math.fsum(per_seed.values()) / len(per_seed),
-        per_seed=per_seed,
-        task_data_version=str(rows["data_version"].iloc[0]),
-        settings=settings_digest(champion, evaluation),
-    )
-
-
-def _require_sound(results: Path, rows: pd.DataFrame, evaluation: EvaluationConfig, bundle_data_version: str) -> None:
-    seeds = sorted(int(seed) for seed in rows["seed"])
-    if seeds != sorted(set(evaluation.seeds)):
+    table = pd.read_parquet(results, columns=["value", "backbone_version"])
+    if table.empty or not all(math.isfinite(value) for value in table["value"]):
         raise RegistryError(
-            f"{results}: the primary metric was measured with the seeds {seeds}, section `evaluation` asks for "
-            f"{sorted(set(evaluation.seeds))}. Run `geokr evaluate`; a missing seed is never counted as 0."
-        )
-    if not all(math.isfinite(value) for value in rows["value"]):
-        raise RegistryError(
-            f"{results}: the primary metric is not a number for some seed: {rows['value'].tolist()}. "
+            f"{results}: {int((~table['value'].map(math.isfinite)).sum())} of {len(table)} values are not a number. "
             "Look at that task's evaluation; a score that could not be computed decides nothing."
         )
-    measured = sorted(set(rows["backbone_version"].astype(str)))
+    measured = sorted(set(table["backbone_version"].astype(str)))
     if measured != [bundle_data_version]:
         raise RegistryError(
             f"{results}: measured on the bundle {', '.join(measured)}, but the one to promote is {bundle_data_version}. "
             "Run `geokr evaluate` on the present bundle first."
         )
-    if len(set(rows["data_version"])) != 1:
-        raise RegistryError(f"{results}: the seeds were measured on different data; run `geokr evaluate --force`.")
 
 
-def decide(challenger: Judgement, champion: Judgement | None, min_gain: float) -> Verdict:
-    """The rule: the first backbone becomes champion; another one only if better by more than ``min_gain``.
+def margins_of(config: ChampionConfig, challenger: Scorecard, champion: Scorecard) -> tuple[Margin, ...]:
+    """Differences criterion by criterion, primary ones first.
+
+    Raises:
+        RegistryError: a criterion was not measured alike on both.
+    """
+    return tuple(
+        _margin(criterion, role, challenger, champion)
+        for role, criteria in (("primary", config.primary), ("guard", config.guards))
+        for criterion in criteria
+    )
+
+
+def _margin(
+    criterion: Criterion, role: Literal["primary", "guard"], challenger: Scorecard, champion: Scorecard
+) -> Margin:
+    ours, theirs = challenger.scores[criterion.name], champion.scores[criterion.name]
+    if not ours.comparable_with(theirs):
+        raise RegistryError(
+            f"Champion and challenger were not measured alike on {criterion.name}: data {theirs.data_version} and "
+            f"{ours.data_version}, settings {theirs.settings} and {ours.settings}. Evaluate both again."
+        )
+    estimate = paired_difference(_by_seed(ours), _by_seed(theirs))
+    return Margin(
+        criterion.name, role, ours.value, theirs.value, round(estimate.mean, _DECIMALS), estimate.ci_low, estimate.ci_high
+    )
+
+
+def _by_seed(score: CriterionScore) -> dict[int, float]:
+    return {int(seed): value for seed, value in score.per_seed.items()}
+
+
+def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | None) -> Verdict:
+    """The rule.
+
+    The first backbone becomes champion. Another one must be better on the mean of the primary criteria by more than
+    ``min_gain`` beyond noise (the whole 95 % t-interval of the paired differences over seeds lies above it), and no
+    criterion, primary or guard, may be worse by more than ``max_regression`` on average.
 
     Raises:
         RegistryError: the two were not measured on the same data by the same settings.
     """
     if champion is None:
-        return Verdict(True, None, "there was no champion yet")
-    if not challenger.comparable_with(champion):
-        raise RegistryError(
-            f"Champion and challenger were not measured alike on {challenger.task}: data {champion.task_data_version} and "
-            f"{challenger.task_data_version}, settings {champion.settings} and {challenger.settings}. Evaluate both again."
-        )
-    delta = round(challenger.value - champion.value, _DECIMALS)
-    values = f"{challenger.metric} {challenger.value:.4f} against {champion.value:.4f} on {challenger.task}"
-    if delta > min_gain:
-        return Verdict(True, delta, f"better by {delta:.4f} (more than {min_gain:g} asked): {values}")
-    if delta == 0:
-        return Verdict(False, delta, f"equal to the champion, which stays: {values}")
-    if delta < 0:
-        return Verdict(False, delta, f"worse by {-delta:.4f}: {values}")
-    return Verdict(False, delta, f"better by {delta:.4f} only, more than {min_gain:g} is asked: {values}")
+        return Verdict(True, "there was no champion yet")
+    margins = margins_of(config, challenger, champion)
+    gains = _primary_gains(config, challenger, champion)
+    estimate = t_interval(list(gains.values()))
+    gain = round(estimate.mean, _DECIMALS)
+    low, high = round(estimate.ci_low, _DECIMALS), round(estimate.ci_high, _DECIMALS)
+    promoted, reason = _outcome(config, margins, gain, low, high, len(gains))
+    bounds = (low, high) if math.isfinite(low) else (None, None)
+    return Verdict(promoted, reason, margins, gain, *bounds)
+
+
+def _primary_gains(config: ChampionConfig, challenger: Scorecard, champion: Scorecard) -> dict[int, float]:
+    """Mean difference over the primary criteria, by seed."""
+    pairs = [(_by_seed(challenger.scores[c.name]), _by_seed(champion.scores[c.name])) for c in config.primary]
+    return {
+        seed: math.fsum(ours[seed] - theirs[seed] for ours, theirs in pairs) / len(pairs) for seed in sorted(pairs[0][0])
+    }
+
+
+def _outcome(
+    config: ChampionConfig, margins: tuple[Margin, ...], gain: float, low: float, high: float, num_seeds: int
+) -> tuple[bool, str]:
+    lost = [m for m in margins if m.difference < -config.max_regression]
+    if lost:
+        named = ", ".join(f"{m.name} by {-m.difference:.4f}" for m in lost)
+        return False, f"worse by more than {config.max_regression:g} on {named}"
+    if gain == 0:
+        return False, "equal to the champion, which stays"
+    by = f"{abs(gain):.4f} on the mean of {len(config.primary)} primary criteria over {num_seeds} seeds"
+    if gain < 0:
+        return False, f"worse by {by}"
+    if num_seeds < MIN_SEEDS:
+        return False, f"better by {by}, which cannot be told from noise: evaluate with {MIN_SEEDS} seeds or more"
+    interval = f"95 % interval {low:+.4f} … {high:+.4f}"
+    if low > config.min_gain:
+        return True, f"better by {by} ({interval}, all above the {config.min_gain:g} asked)"
+    return False, f"better by {by} only ({interval}; all of it above {config.min_gain:g} is asked)"
 
 
 def write_decision(folder: Path, decision: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,10 +56,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from geokr_core import __version__
 from geokr_core.bundle import BUNDLE_FILES, DESCRIPTION, MODEL_CARD, Bundle, open_bundle, verify_bundle
-from geokr_core.config import ChampionConfig, EvaluationConfig
+from geokr_core.config import ChampionConfig, Criterion, EvaluationConfig
 from geokr_core.errors import BackboneError, GeoKRError, MissingInputError, RegistryError
 from geokr_core.files import whole_folder
-from geokr_core.promotion import Judgement, Verdict, decide, read_judgement, settings_digest, write_decision
+from geokr_core.promotion import Scorecard, Verdict, decide, margins_of, require_evaluated, write_decision
 from geokr_core.reporter import Advance, Reporter, TeeReporter
 from geokr_core.summary import Number, Summary
 
@@ -82,6 +82,9 @@ DATA_VERSION_TAG: Final = "geokr/data_version"
 _EVIDENCE: Final = "evidence"
 """Folder of a run's artifacts with the results and the report that a promotion rests on."""
 _DECISION_TAG: Final = "geokr/decision"
+_SCORES_TAG: Final = "geokr/scores"
+_REPLACED_TAG: Final = "replaced_version"
+_WITHDRAWN_TAG: Final = "withdrawn_because"
 
 
 # --- connecting -------------------------------------------------------------------------------------------------------
@@ -539,45 +542,54 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
 
 
 def promote(
-    config: ChampionConfig, evaluation: EvaluationConfig, inputs: Mapping[str, Path], out: Path, reporter: Reporter
+    config: ChampionConfig,
+    evaluation: EvaluationConfig,
+    inputs: Mapping[str, Path],
+    cells: Path,
+    out: Path,
+    reporter: Reporter,
 ) -> Summary:
-    """Register the backbone as challenger; make it champion if it is better on the same data.
+    """Register the backbone as challenger; make it champion if it is better beyond noise and worse on nothing.
 
-    Registered twice, the same bundle stays one version. A champion that was judged on other data or by other settings
-    is judged again first. Run again on the same registry and inputs, the decision is the same, byte for byte.
+    Both sides are scored as the bundles that are delivered, on today's data by today's settings: figures that were kept
+    are used where they were measured so, and measured again otherwise. Registered twice, the same bundle stays one
+    version. Run again on the same registry and inputs, the decision is the same, byte for byte.
 
     Args:
-        config: the primary metric and the gain asked for.
+        config: primary criteria, guards and margins.
         evaluation: settings of the evaluation.
         inputs: folders ``backbone``, ``evaluation`` and ``report``.
+        cells: folder of finished cells of the evaluation.
         out: folder that gets ``decision.json``; replaced as a whole.
         reporter: hears what is decided.
 
     Returns:
-        Whether it was promoted, and both values.
+        Whether it was promoted, and both sides criterion by criterion.
 
     Raises:
         MissingInputError: an input has not been made.
         BackboneError: the bundle is damaged.
-        RegistryError: MLflow cannot be reached, or there is no sound primary metric of this very bundle.
+        EvaluationError: a criterion cannot be measured on one of the two. It never counts as 0.
+        RegistryError: MLflow cannot be reached, or the evaluation is of another bundle.
     """
     bundle = open_bundle(inputs["backbone"])
     verify_bundle(bundle.folder)
     results, report = inputs["evaluation"] / "results.parquet", inputs["report"] / "report.html"
-    challenger = read_judgement(results, config, evaluation, bundle.bundle_data_version)
+    require_evaluated(results, bundle.bundle_data_version)
     if not report.is_file():
         raise MissingInputError(f"{report}: no report of the evaluation; run `geokr report` first.")
+    judge = _Judge(evaluation, config.criteria, cells, reporter)
     with _refusals(f"Promoting {bundle.model_name}"), _run_for_promotion(config, reporter) as run:
+        challenger = judge.score(bundle.folder)
         connection, run_id = _connect(), str(run.run_id)
         with _lock(connection.locks / "promotion.lock", reporter):
             for path in (results, report):
                 connection.client.log_artifact(run_id, str(path), _EVIDENCE)
             places = {f"geokr/{path.stem}": f"runs:/{run_id}/{_EVIDENCE}/{path.name}" for path in (results, report)}
-            tags = {**challenger.as_tags(), **places, "geokr/evaluation_run": run_id}
+            tags = {_SCORES_TAG: challenger.as_text(), **places, "geokr/evaluation_run": run_id}
             version = _register_once(connection, bundle, run_id, tags)
             _enter(connection, version, run_id, challenger)
-            contest = _Contest(connection, bundle.model_name, int(version.version), config, evaluation, reporter)
-            decision = contest.settle(challenger)
+            decision = _Contest(connection, bundle.model_name, int(version.version), config, judge).settle(challenger)
     with whole_folder(out) as folder:
         write_decision(folder, decision)
     reporter.info(decision["reason"])
@@ -596,13 +608,28 @@ def _run_for_promotion(config: ChampionConfig, reporter: Reporter) -> Iterator[T
         yield run
 
 
-def _enter(connection: _Connection, version: ModelVersion, run_id: str, judgement: Judgement) -> None:
-    """Give the version its score and the alias of the challenger."""
+def _enter(connection: _Connection, version: ModelVersion, run_id: str, card: Scorecard) -> None:
+    """Give the version its scores and the alias of the challenger."""
     # The source of a version is its logged model; the field `model_id` comes back empty from a database.
     logged = str(version.source).removeprefix("models:/")
-    metric = _metric_key(f"{judgement.task}/{judgement.metric}")
-    connection.client.log_metric(run_id, metric, judgement.value, model_id=logged)
+    for name, score in card.scores.items():
+        connection.client.log_metric(run_id, _metric_key(name), score.value, model_id=logged)
     connection.client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Scores bundles by the same criteria."""
+
+    evaluation: EvaluationConfig
+    criteria: tuple[Criterion, ...]
+    cells: Path
+    reporter: Reporter
+
+    def score(self, bundle: Path) -> Scorecard:
+        from geokr_core.evaluate import score_backbone
+
+        return score_backbone(bundle, self.evaluation, self.criteria, self.cells, self.reporter)
 
 
 @dataclass(frozen=True)
@@ -613,21 +640,23 @@ class _Contest:
     name: str
     version: int
     config: ChampionConfig
-    evaluation: EvaluationConfig
-    reporter: Reporter
+    judge: _Judge
 
-    def settle(self, challenger: Judgement) -> dict[str, Any]:
+    def settle(self, challenger: Scorecard) -> dict[str, Any]:
         """Compare, and move the alias if the challenger wins.
 
         The lock keeps other promotions on this machine away. For those on other machines, the champion is looked up
         again right before the alias moves.
         """
         for _ in range(3):
-            champion = self._champion()
+            champion = _aliases(self.connection.client, self.name).get(CHAMPION)
             if champion == self.version:
                 return self._already_champion(challenger)
-            other = None if champion is None else self._judgement_of(champion)
-            verdict = decide(challenger, other, self.config.min_gain)
+            if (withdrawn := self._tags(self.version).get(_WITHDRAWN_TAG)) is not None:
+                reason = f"it was champion before and was withdrawn ({withdrawn}); `geokr rollback --to` can bring it back"
+                return self._decision(challenger, champion, None, Verdict(False, reason))
+            other = None if champion is None else self._scorecard_of(champion, challenger)
+            verdict = decide(self.config, challenger, other)
             decision = self._decision(challenger, champion, other, verdict)
             if not verdict.promoted:
                 return decision
@@ -635,122 +664,190 @@ class _Contest:
                 self.version,
                 {
                     "promoted_because": verdict.reason,
-                    "replaced_version": "none" if champion is None else str(champion),
-                    "delta": "none" if verdict.delta is None else repr(verdict.delta),
+                    _REPLACED_TAG: "none" if champion is None else str(champion),
+                    "delta": "none" if verdict.gain is None else repr(verdict.gain),
                     _DECISION_TAG: json.dumps(decision, sort_keys=True),
                 },
             )
-            if self._champion() == champion:
+            if _aliases(self.connection.client, self.name).get(CHAMPION) == champion:
                 self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
                 return decision
-            self.reporter.warning(f"The champion of {self.name} changed meanwhile; comparing again.")
+            self.judge.reporter.warning(f"The champion of {self.name} changed meanwhile; comparing again.")
         raise RegistryError(
             f"The champion of {self.name} changed three times during this promotion. Nothing was promoted; "
             "run `geokr promote` again when no other promotion is going on."
         )
 
-    def _champion(self) -> int | None:
-        return _aliases(self.connection.client, self.name).get(CHAMPION)
+    def _tags(self, version: int) -> Mapping[str, str]:
+        return dict(self.connection.client.get_model_version(self.name, str(version)).tags)
 
     def _tag(self, version: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
             self.connection.client.set_model_version_tag(self.name, str(version), key, value)
 
-    def _already_champion(self, challenger: Judgement) -> dict[str, Any]:
-        """The decision that made it champion, as long as it rests on the same figures."""
-        found = self.connection.client.get_model_version(self.name, str(self.version)).tags.get(_DECISION_TAG)
+    def _already_champion(self, challenger: Scorecard) -> dict[str, Any]:
+        """The decision that made it champion, as long as it rests on the same figures and rule."""
+        found = self._tags(self.version).get(_DECISION_TAG)
         if found is not None:
             decision = dict(json.loads(found))
-            same = decision["challenger"] == challenger.as_record(self.version)
-            if same and decision["min_gain"] == self.config.min_gain:
+            same = decision["challenger"] == _record(self.version, challenger)
+            if same and decision["rule"] == self.config.model_dump(mode="json"):
                 return decision
-        verdict = Verdict(False, None, "it is the champion already")
-        return self._decision(challenger, self.version, challenger, verdict)
+        return self._decision(challenger, self.version, challenger, Verdict(False, "it is the champion already"))
 
-    def _judgement_of(self, champion: int) -> Judgement:
-        """The champion's record if it was measured on today's data by today's settings; measured again otherwise."""
-        client = self.connection.client
-        recorded = Judgement.from_tags(client.get_model_version(self.name, str(champion)).tags)
-        challenger = Judgement.from_tags(client.get_model_version(self.name, str(self.version)).tags)
-        if recorded is not None and challenger is not None and recorded.comparable_with(challenger):
+    def _scorecard_of(self, champion: int, challenger: Scorecard) -> Scorecard:
+        """The champion's scores if they were measured on today's data by today's settings; measured again otherwise."""
+        text = self._tags(champion).get(_SCORES_TAG)
+        recorded = None if text is None else Scorecard.from_text(text)
+        if recorded is not None and recorded.covers(challenger):
             return recorded
-        self.reporter.info(f"{self.name}: judging champion {champion} again, on the challenger's data.")
+        self.judge.reporter.info(f"{self.name}: judging champion {champion} again, on the challenger's data.")
         with tempfile.TemporaryDirectory() as folder:
-            bundle = _fetch(self.connection, self.name, champion, Path(folder))
-            judgement = _score_again(bundle, self.config, self.evaluation, self.reporter)
-        self._tag(champion, judgement.as_tags())
-        return judgement
+            card = self.judge.score(_fetch(self.connection, self.name, champion, Path(folder)))
+        self._tag(champion, {_SCORES_TAG: card.as_text()})
+        return card
 
     def _decision(
-        self, challenger: Judgement, champion: int | None, other: Judgement | None, verdict: Verdict
+        self, challenger: Scorecard, champion: int | None, other: Scorecard | None, verdict: Verdict
     ) -> dict[str, Any]:
-        tags = self.connection.client.get_model_version(self.name, str(self.version)).tags
+        tags = self._tags(self.version)
         outcome = f"was promoted: {verdict.reason}." if verdict.promoted else f"was not promoted: {verdict.reason}."
         return {
             "model_name": self.name,
             "data_version": tags[DATA_VERSION_TAG],
             "levir_kr_data_version": tags["geokr/levir_kr_data_version"],
-            "task": challenger.task,
-            "protocol": challenger.protocol,
-            "features": challenger.features,
-            "labels_per_class": challenger.labels_per_class,
-            "metric": challenger.metric,
-            "min_gain": self.config.min_gain,
-            "challenger": challenger.as_record(self.version),
-            "champion": None if champion is None or other is None else other.as_record(champion),
+            "rule": self.config.model_dump(mode="json"),
+            "challenger": _record(self.version, challenger),
+            "champion": None if champion is None or other is None else _record(champion, other),
+            "margins": [_finite(asdict(margin)) for margin in verdict.margins],
             "promoted": verdict.promoted,
-            "delta": verdict.delta,
+            "delta": verdict.gain,
+            "delta_ci_low": verdict.ci_low,
+            "delta_ci_high": verdict.ci_high,
             "champion_version": self.version if verdict.promoted else champion,
             "reason": f"Version {self.version} of {self.name} {outcome}",
         }
 
 
-def _score_again(bundle: Path, config: ChampionConfig, evaluation: EvaluationConfig, reporter: Reporter) -> Judgement:
-    from geokr_core.evaluate import score_backbone
+def _record(version: int, card: Scorecard) -> dict[str, Any]:
+    return {"version": version, "scores": json.loads(card.as_text())}
 
-    scores = score_backbone(bundle, evaluation, config, reporter)
-    per_seed = {str(seed): float(scores[f"seed_{seed}"]) for seed in evaluation.seeds}
-    return Judgement(
-        task=config.task,
-        protocol=config.protocol,
-        features=config.features,
-        labels_per_class=str(config.labels_per_class),
-        metric=config.metric,
-        value=float(scores["value"]),
-        per_seed=per_seed,
-        task_data_version=str(scores["data_version"]),
-        settings=settings_digest(config, evaluation),
-        origin="re-scored",
-    )
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no word for NaN: a bound that is none is null."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
 
 
 def _promotion_summary(decision: Mapping[str, Any]) -> Summary:
-    challenger, champion = decision["challenger"], decision["champion"]
     numbers: dict[str, Number] = {
         "promoted": bool(decision["promoted"]),
-        "version": int(challenger["version"]),
-        "champion_version": int(decision["champion_version"]),
-        "challenger_value": float(challenger["value"]),
+        "version": int(decision["challenger"]["version"]),
     }
-    table: list[dict[str, Number]] = [_row(CHALLENGER, challenger, decision)]
-    if champion is not None:
-        numbers["champion_value"] = float(champion["value"])
-        table.append(_row(CHAMPION, champion, decision))
-    if decision["delta"] is not None:
-        numbers["delta"] = float(decision["delta"])
+    if decision["champion_version"] is not None:
+        numbers["champion_version"] = int(decision["champion_version"])
+    for name in ("delta", "delta_ci_low", "delta_ci_high"):
+        if decision[name] is not None:
+            numbers[name] = float(decision[name])
+    table: list[dict[str, Number]]
+    if decision["margins"]:
+        table = [{key: "" if value is None else value for key, value in row.items()} for row in decision["margins"]]
+    else:
+        scores = Scorecard.from_text(json.dumps(decision["challenger"]["scores"])).scores
+        table = [{"name": name, "challenger": score.value} for name, score in scores.items()]
     return Summary(numbers=numbers, table=table)
 
 
-def _row(role: str, record: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Number]:
-    return {
-        "role": role,
-        "version": int(record["version"]),
-        "task": str(decision["task"]),
-        "metric": str(decision["metric"]),
-        "value": float(record["value"]),
-        "num_seeds": len(record["per_seed"]),
-        "origin": str(record["origin"]),
-    }
+# --- taking back and comparing ----------------------------------------------------------------------------------------
+
+
+def rollback(name: str, because: str, to: int | None, reporter: Reporter) -> int:
+    """Give the alias of the champion back to the one before, or to a version by number.
+
+    The version that is left is marked as withdrawn, so that no promotion makes it champion again; a version that is
+    returned to loses that mark.
+
+    Args:
+        name: the registered model.
+        because: why, kept as a tag.
+        to: version to return to; None: the one that the present champion replaced.
+        reporter: hears what was done.
+
+    Returns:
+        The version that is champion now.
+
+    Raises:
+        RegistryError: there is no such model, version, champion or predecessor, or MLflow cannot be reached.
+    """
+    with _refusals(f"Rolling back {name}"):
+        connection = _connect()
+        client = connection.client
+        with _lock(connection.locks / "promotion.lock", reporter):
+            _, champion = _resolve(client, f"{name}@{CHAMPION}")
+            target = _predecessor(client, name, champion) if to is None else _resolve(client, f"{name}/{to}")[1]
+            if target == champion:
+                raise RegistryError(f"Version {target} of {name} is the champion already; nothing to roll back.")
+            client.set_model_version_tag(name, str(champion), _WITHDRAWN_TAG, because)
+            if _WITHDRAWN_TAG in client.get_model_version(name, str(target)).tags:
+                client.delete_model_version_tag(name, str(target), _WITHDRAWN_TAG)
+            client.set_model_version_tag(name, str(target), "restored_because", f"version {champion}: {because}")
+            client.set_registered_model_alias(name, CHAMPION, str(target))
+    reporter.info(f"{name}: version {target} is champion again; version {champion} is withdrawn ({because}).")
+    return target
+
+
+def _predecessor(client: MlflowClient, name: str, champion: int) -> int:
+    replaced = client.get_model_version(name, str(champion)).tags.get(_REPLACED_TAG, "none")
+    if replaced == "none":
+        numbers = sorted(int(found.version) for found in _versions(client, name))
+        raise RegistryError(
+            f"Champion {champion} of {name} replaced no other; name a version with `--to` (there: "
+            f"{', '.join(map(str, numbers))})."
+        )
+    return int(replaced)
+
+
+def compare(
+    references: tuple[str, str], config: ChampionConfig, evaluation: EvaluationConfig, cells: Path, reporter: Reporter
+) -> Summary:
+    """Score two registered backbones alike and set them side by side.
+
+    Args:
+        references: ``name@alias`` or ``name/version``, the first to be compared with the second.
+        config: the criteria.
+        evaluation: where the sets lie, seeds and budget.
+        cells: folder that keeps finished cells.
+        reporter: hears every score.
+
+    Returns:
+        One row a criterion: both means, the mean difference seed by seed with its 95 % interval; as numbers, what the
+        rule of promotion would say.
+
+    Raises:
+        RegistryError: there is no such model, alias or version, or MLflow cannot be reached.
+        BackboneError: a download is damaged.
+        EvaluationError: a criterion cannot be measured on one of the two.
+    """
+    judge = _Judge(evaluation, config.criteria, cells, reporter)
+    cards = []
+    with _refusals(f"Comparing {' with '.join(references)}"):
+        connection = _connect()
+        for reference in references:
+            with tempfile.TemporaryDirectory() as folder:
+                cards.append(judge.score(_fetch(connection, *_resolve(connection.client, reference), Path(folder))))
+    verdict = decide(config, cards[0], cards[1])
+    table: list[dict[str, Number]] = [
+        {
+            "criterion": margin.name,
+            "role": margin.role,
+            references[0]: round(margin.challenger, 4),
+            references[1]: round(margin.champion, 4),
+            "difference": round(margin.difference, 4),
+            "ci_low": round(margin.ci_low, 4),
+            "ci_high": round(margin.ci_high, 4),
+        }
+        for margin in margins_of(config, cards[0], cards[1])
+    ]
+    return Summary({"would_be_promoted": verdict.promoted, "reason": verdict.reason}, table)
 
 
 # --- downloading ------------------------------------------------------------------------------------------------------

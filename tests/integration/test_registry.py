@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from geokr_core import registry
 from geokr_core.bundle import BUNDLE_FILES, build_bundle, verify_bundle
-from geokr_core.config import BackboneConfig, ChampionConfig, EvaluationConfig, TaskConfig
+from geokr_core.config import BackboneConfig, ChampionConfig, Criterion, EvaluationConfig, TaskConfig
 from geokr_core.errors import BackboneError, MissingInputError, RegistryError
 from geokr_core.files import data_version, read_json
 from geokr_core.levir_kr import LevirKR
@@ -64,12 +64,25 @@ def bundles(dataset: LevirKR, tmp_path_factory: pytest.TempPathFactory) -> list[
     return made
 
 
+Scores = Sequence[float] | Mapping[str, Sequence[float]]
+"""One value a seed, for every task or by task."""
+CHAMPION = ChampionConfig(primary=({"task": "scenes"},))
+
+
+def data_version_of_bundle(bundle: Path) -> str:
+    """What a bundle is told by, whichever name it bears."""
+    return file_md5(bundle / "backbone.safetensors")
+
+
 class Shop:
     """Promotes bundles of one model with made-up scores."""
 
     def __init__(self, name: str, bundles: Sequence[Path], folder: Path) -> None:
         self.name, self.bundles, self.folder = name, bundles, folder
         self.reporter = RecordingReporter()
+        self.today, self.settings = TODAY, "settings"
+        self.scores: dict[str, Scores] = {}
+        self.scored: list[str] = []
 
     def bundle(self, number: int) -> Path:
         """The bundle under this shop's own model name; backbone.json is the only file that bears no digest."""
@@ -80,35 +93,48 @@ class Shop:
             (folder / "backbone.json").write_text(text.replace('"template"', f'"{self.name}"'), encoding="utf-8")
         return folder
 
-    def inputs(self, number: int, scores: Sequence[float], **changed: Any) -> dict[str, Path]:
+    def score(self, bundle: Path, _: EvaluationConfig, criteria: Sequence[Criterion], *__: object) -> Scorecard:
+        """Stands in for the evaluation, whose own tests are elsewhere: made-up scores, on today's data."""
+        verify_bundle(bundle)
+        assert sorted(path.name for path in bundle.iterdir()) == sorted(BUNDLE_FILES)
+        version = data_version_of_bundle(bundle)
+        self.scored.append(version)
+        scores = self.scores[version]
+        per_task = scores if isinstance(scores, Mapping) else {criterion.task: scores for criterion in criteria}
+        return Scorecard(
+            {
+                criterion.name: CriterionScore(
+                    {str(seed): value for seed, value in enumerate(per_task[criterion.task])}, self.today, self.settings
+                )
+                for criterion in criteria
+            }
+        )
+
+    def inputs(self, number: int, scores: Scores, **changed: Any) -> dict[str, Path]:
         inputs = {name: self.folder / name for name in ("evaluation", "report")}
         for folder in inputs.values():
             folder.mkdir(exist_ok=True)
         (inputs["report"] / "report.html").write_text(f"<html>{scores}</html>", encoding="utf-8")
-        row = {
-            "task": "scenes", "initialisation": "geokr", "protocol": "linear_probe", "features": "last",
-            "labels_per_class": "all", "metric": "accuracy", "backbone_version": data_version(self.bundle(number)),
-            "data_version": TODAY,
-        } | changed  # fmt: skip
-        rows = [row | {"seed": seed, "value": score} for seed, score in enumerate(scores)]
-        # What must not be taken for the primary metric: another initialisation, better.
-        rows += [row | {"initialisation": "random", "seed": seed, "value": 0.99} for seed in range(len(scores))]
-        pd.DataFrame(rows).to_parquet(inputs["evaluation"] / "results.parquet")
+        row = {"value": 0.5, "backbone_version": data_version(self.bundle(number))} | changed
+        pd.DataFrame([row]).to_parquet(inputs["evaluation"] / "results.parquet")
+        self.scores[data_version_of_bundle(self.bundle(number))] = scores
         return inputs | {"backbone": self.bundle(number)}
 
-    def promote(self, number: int, scores: Sequence[float], min_gain: float = 0.0, **changed: Any) -> dict[str, Any]:
-        evaluation = EvaluationConfig(
-            folder=self.folder, tasks=(TaskConfig(name="scenes"),), seeds=tuple(range(len(scores)))
-        )
-        champion = ChampionConfig(task="scenes", min_gain=min_gain)
+    def promote(self, number: int, scores: Scores, champion: ChampionConfig = CHAMPION, **changed: Any) -> dict[str, Any]:
+        evaluation = EvaluationConfig(folder=self.folder, tasks=(TaskConfig(name="scenes"),))
         out = self.folder / "champion"
-        registry.promote(champion, evaluation, self.inputs(number, scores, **changed), out, self.reporter)
+        inputs = self.inputs(number, scores, **changed)
+        registry.promote(champion, evaluation, inputs, self.folder / "cells", out, self.reporter)
         return dict(read_json(out / "decision.json"))
 
 
 @pytest.fixture
-def shop(request: pytest.FixtureRequest, bundles: list[Path], tmp_path: Path) -> Shop:
-    return Shop(request.node.name.replace("_", "-").replace("[", "-").replace("]", ""), bundles, tmp_path)
+def shop(
+    request: pytest.FixtureRequest, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Shop:
+    made = Shop(request.node.name.replace("_", "-").replace("[", "-").replace("]", ""), bundles, tmp_path)
+    monkeypatch.setattr("geokr_core.evaluate.score_backbone", made.score)
+    return made
 
 
 def aliases(server: MlflowClient, name: str) -> dict[str, int]:
@@ -123,15 +149,13 @@ def test_first_backbone_becomes_champion_with_its_evidence(shop: Shop, server: M
 
     assert decision["promoted"] is True
     assert decision["champion"] is None
-    assert decision["challenger"]["value"] == pytest.approx(0.6)
     assert aliases(server, shop.name) == {"challenger": 1, "champion": 1}
     version = server.get_model_version(shop.name, "1")
     assert version.tags["geokr/data_version"] == data_version(shop.bundle(0))
     assert version.tags["geokr/levir_kr_data_version"] == dataset.data_version
     assert version.tags["geokr/legend_hash"] == dataset.manifest["legend_hash"]
-    assert version.tags["geokr/evaluation/value"] == "0.6"
-    assert version.tags["geokr/evaluation/task_data_version"] == TODAY
-    assert version.tags["geokr/evaluation/protocol"] == "linear_probe"
+    score = Scorecard.from_text(version.tags["geokr/scores"]).scores["scenes/linear_probe/last/all/accuracy"]
+    assert (score.value, score.data_version) == (pytest.approx(0.6), TODAY)
     assert version.tags["promoted_because"] == "there was no champion yet"
     assert version.tags["replaced_version"] == "none"
     evidence = {info.path for info in server.list_artifacts(version.run_id, "evidence")}
@@ -142,178 +166,225 @@ def test_first_backbone_becomes_champion_with_its_evidence(shop: Shop, server: M
 def test_better_replaces_worse_and_equal_do_not(shop: Shop, server: MlflowClient) -> None:
     shop.promote(0, [0.5, 0.7])
 
-    better = shop.promote(1, [0.6, 0.8])
-    assert (better["promoted"], better["delta"], better["champion_version"]) == (True, 0.1, 2)
+    better = shop.promote(1, [0.6, 0.801])
+    assert (better["promoted"], better["delta"], better["champion_version"]) == (True, 0.1005, 2)
     assert aliases(server, shop.name) == {"challenger": 2, "champion": 2}
     assert server.get_model_version(shop.name, "2").tags["replaced_version"] == "1"
-    assert server.get_model_version(shop.name, "2").tags["delta"] == "0.1"
+    assert server.get_model_version(shop.name, "2").tags["delta"] == "0.1005"
 
     worse = shop.promote(2, [0.4, 0.5])
-    assert (worse["promoted"], worse["delta"], worse["champion_version"]) == (False, -0.25, 2)
-    assert "worse by 0.2500" in worse["reason"]
+    assert (worse["promoted"], worse["delta"], worse["champion_version"]) == (False, -0.2505, 2)
+    assert "worse by more than 0.01 on scenes/linear_probe/last/all/accuracy by 0.2505" in worse["reason"]
     assert aliases(server, shop.name) == {"challenger": 3, "champion": 2}
 
-    equal = shop.promote(0, [0.6, 0.8])
+    equal = shop.promote(0, [0.6, 0.801])
+    # Registered before with other scores, it is judged by what it reaches today.
     assert (equal["promoted"], equal["delta"]) == (False, 0.0)
     assert "equal" in equal["reason"]
     assert aliases(server, shop.name) == {"challenger": 1, "champion": 2}
 
 
+def test_a_gain_within_noise_does_not_count(shop: Shop) -> None:
+    shop.promote(0, [0.50, 0.60, 0.70])
+    noisy = shop.promote(1, [0.62, 0.61, 0.69])  # better by 0.04 on average, but not on every draw of labels
+    assert noisy["promoted"] is False
+    assert "95 % interval" in noisy["reason"]
+    assert noisy["delta_ci_low"] < 0 < noisy["delta"]
+    assert shop.promote(2, [0.54, 0.645, 0.742])["promoted"] is True  # as much better, on every draw
+
+
+def test_one_seed_tells_nothing_of_noise(shop: Shop) -> None:
+    shop.promote(0, [0.5])
+    decision = shop.promote(1, [0.9])
+    assert decision["promoted"] is False
+    assert "cannot be told from noise: evaluate with 2 seeds or more" in decision["reason"]
+    assert decision["delta_ci_low"] is None
+
+
 def test_gain_must_exceed_what_is_asked(shop: Shop) -> None:
-    shop.promote(0, [0.90])
+    asked = ChampionConfig(primary=({"task": "scenes"},), min_gain=0.01)
+    shop.promote(0, [0.90, 0.80])
     # 0.91 - 0.90 is a little more than 0.01 in binary: that must not count.
-    assert shop.promote(1, [0.91], min_gain=0.01)["promoted"] is False
-    assert shop.promote(1, [0.92], min_gain=0.01)["promoted"] is True
+    assert shop.promote(1, [0.91, 0.81], asked)["promoted"] is False
+    assert shop.promote(1, [0.92, 0.82], asked)["promoted"] is True
+
+
+def test_a_guard_that_falls_stops_a_gain_elsewhere(shop: Shop) -> None:
+    rule = ChampionConfig(
+        primary=({"task": "scenes"},), guards=({"task": "clouds", "protocol": "fine_tune", "metric": "miou"},),
+        max_regression=0.02,
+    )  # fmt: skip
+    shop.promote(0, {"scenes": [0.5, 0.6], "clouds": [0.70, 0.80]}, rule)
+    lost = shop.promote(1, {"scenes": [0.7, 0.8], "clouds": [0.65, 0.76]}, rule)
+    assert lost["promoted"] is False
+    assert "worse by more than 0.02 on clouds/fine_tune/all/miou by 0.0450" in lost["reason"]
+    kept = shop.promote(2, {"scenes": [0.7, 0.8], "clouds": [0.69, 0.78]}, rule)
+    assert kept["promoted"] is True
+    assert [(m["role"], m["difference"]) for m in kept["margins"]] == [("primary", 0.2), ("guard", -0.015)]
+
+
+def test_primary_criteria_count_together(shop: Shop) -> None:
+    rule = ChampionConfig(primary=({"task": "scenes"}, {"task": "clouds"}), max_regression=0.05)
+    shop.promote(0, {"scenes": [0.5, 0.6], "clouds": [0.5, 0.6]}, rule)
+    decision = shop.promote(1, {"scenes": [0.7, 0.8], "clouds": [0.46, 0.56]}, rule)
+    assert decision["promoted"] is True
+    assert decision["delta"] == 0.08
 
 
 def test_same_bundle_twice_is_one_version_and_the_same_decision(shop: Shop, server: MlflowClient) -> None:
-    shop.promote(0, [0.5])
-    shop.promote(1, [0.6])
+    shop.promote(0, [0.5, 0.5])
+    shop.promote(1, [0.6, 0.6])
     first = (shop.folder / "champion" / "decision.json").read_bytes()
-    shop.promote(1, [0.6])
+    shop.promote(1, [0.6, 0.6])
     assert (shop.folder / "champion" / "decision.json").read_bytes() == first
     assert len(server.search_model_versions(f"name = '{shop.name}'")) == 2
 
-    refused = shop.promote(0, [0.5])
+    refused = shop.promote(0, [0.5, 0.5])
     assert refused["promoted"] is False
-    assert shop.promote(0, [0.5]) == refused
+    assert shop.promote(0, [0.5, 0.5]) == refused
     assert len(server.search_model_versions(f"name = '{shop.name}'")) == 2
 
 
 def test_champion_judged_anew_is_not_promoted_again(shop: Shop, server: MlflowClient) -> None:
-    shop.promote(0, [0.5])
-    decision = shop.promote(0, [0.4])
+    shop.promote(0, [0.5, 0.5])
+    decision = shop.promote(0, [0.4, 0.4])
     assert decision["promoted"] is False
     assert "champion already" in decision["reason"]
     assert decision["champion_version"] == 1
-    assert server.get_model_version(shop.name, "1").tags["geokr/evaluation/value"] == "0.4"
+    text = server.get_model_version(shop.name, "1").tags["geokr/scores"]
+    assert next(iter(Scorecard.from_text(text).scores.values())).value == 0.4
 
 
-@pytest.fixture
-def scored(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Stands in for the evaluation: the old champion reaches 0.8 on today's data."""
-    seen: list[Path] = []
-
-    def score_backbone(bundle: Path, *_: object) -> Mapping[str, float | str]:
-        verify_bundle(bundle)
-        assert sorted(path.name for path in bundle.iterdir()) == sorted(BUNDLE_FILES)
-        seen.append(bundle)
-        return {"value": 0.8, "seed_0": 0.8, "data_version": TODAY}
-
-    monkeypatch.setattr("geokr_core.evaluate.score_backbone", score_backbone)
-    return seen
-
-
-def test_champion_of_older_data_is_scored_again_on_todays(shop: Shop, server: MlflowClient, scored: list[Path]) -> None:
-    shop.promote(0, [0.3], data_version=YESTERDAY)
-    # Against the 0.3 that was measured on other data, 0.7 would win.
-    decision = shop.promote(1, [0.7])
-    assert len(scored) == 1
+@pytest.mark.parametrize("changed", ["today", "settings"])
+def test_champion_measured_otherwise_is_scored_again(shop: Shop, server: MlflowClient, changed: str) -> None:
+    shop.promote(0, [0.3, 0.3])
+    setattr(shop, changed, "changed")
+    shop.scores[shop.scored[0]] = [0.8, 0.8]  # what it reaches now
+    # Against the 0.3 that was measured otherwise, 0.7 would win.
+    decision = shop.promote(1, [0.7, 0.7])
+    assert len(shop.scored) == 3
     assert decision["promoted"] is False
-    assert decision["champion"]["value"] == 0.8
-    assert decision["champion"]["origin"] == "re-scored"
     assert aliases(server, shop.name)["champion"] == 1
 
-    assert shop.promote(1, [0.7]) == decision
-    assert len(scored) == 1, "the new score was not kept"
-
-
-def test_champion_judged_by_other_settings_is_scored_again(shop: Shop, scored: list[Path]) -> None:
-    shop.promote(0, [0.3, 0.3])
-    assert shop.promote(1, [0.7])["promoted"] is False
-    assert len(scored) == 1
-
-
-def test_champion_on_the_same_data_is_not_scored_again(shop: Shop, scored: list[Path]) -> None:
-    shop.promote(0, [0.3])
-    assert shop.promote(1, [0.7])["promoted"] is True
-    assert scored == []
+    assert shop.promote(1, [0.7, 0.7]) == decision
+    assert len(shop.scored) == 4, "the champion's new score was not kept"
 
 
 def test_champion_that_changes_during_promotion_is_compared_again(
     shop: Shop, server: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.promote(0, [0.3])
-    shop.promote(1, [0.2])
-    tags = {f"geokr/evaluation/{key}": value for key, value in {"value": "0.9", "per_seed": "0=0.9"}.items()}
+    shop.promote(0, [0.3, 0.3])
+    shop.promote(1, [0.2, 0.2])
+    text = server.get_model_version(shop.name, "2").tags["geokr/scores"].replace("0.2", "0.9")
     decide, calls = registry.decide, []
 
     def decide_slowly(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 1:  # meanwhile, on another machine, version 2 wins with 0.9
-            for key, value in tags.items():
-                server.set_model_version_tag(shop.name, "2", key, value)
+            server.set_model_version_tag(shop.name, "2", "geokr/scores", text)
             server.set_registered_model_alias(shop.name, "champion", "2")
         return decide(*arguments)
 
     monkeypatch.setattr(registry, "decide", decide_slowly)
-    decision = shop.promote(2, [0.5])
+    decision = shop.promote(2, [0.5, 0.5])
     assert len(calls) == 2
     assert decision["promoted"] is False
     assert aliases(server, shop.name)["champion"] == 2
 
 
-def test_promotions_on_one_machine_wait_for_each_other(shop: Shop, database: Path, server: MlflowClient) -> None:
-    shop.promote(0, [0.3])
+@pytest.mark.parametrize("act", ["promote", "rollback"])
+def test_whoever_moves_the_champion_waits_for_others(
+    shop: Shop, database: Path, server: MlflowClient, act: str
+) -> None:
+    shop.promote(0, [0.3, 0.3])
+    shop.promote(1, [0.4, 0.4])
     with (database.parent / "mlruns" / ".locks" / "promotion.lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        thread = threading.Thread(target=shop.promote, args=(1, [0.5]))
+        target: Callable[[], object] = lambda: shop.promote(2, [0.5, 0.5])  # noqa: E731
+        if act == "rollback":
+            target = lambda: registry.rollback(shop.name, "it drifted", None, shop.reporter)  # noqa: E731
+        thread = threading.Thread(target=target)
         thread.start()
         deadline = time.monotonic() + 30
         while not any("Another promotion" in line for line in shop.reporter.infos) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert any("Another promotion" in line for line in shop.reporter.infos)
-        assert aliases(server, shop.name)["champion"] == 1
+        assert aliases(server, shop.name)["champion"] == 2
     thread.join(timeout=60)
+    assert aliases(server, shop.name)["champion"] == (3 if act == "promote" else 1)
+
+
+def test_rollback_restores_the_previous_champion_and_keeps_the_other_out(shop: Shop, server: MlflowClient) -> None:
+    shop.promote(0, [0.5, 0.5])
+    shop.promote(1, [0.6, 0.6])
+    assert registry.rollback(shop.name, "wrong bands in production", None, shop.reporter) == 1
+    assert aliases(server, shop.name)["champion"] == 1
+    assert server.get_model_version(shop.name, "2").tags["withdrawn_because"] == "wrong bands in production"
+
+    again = shop.promote(1, [0.6, 0.6])
+    assert again["promoted"] is False
+    assert "withdrawn (wrong bands in production)" in again["reason"]
+    assert aliases(server, shop.name)["champion"] == 1
+
+    assert registry.rollback(shop.name, "it was the bands' order", 2, shop.reporter) == 2
     assert aliases(server, shop.name)["champion"] == 2
+    assert "withdrawn_because" not in server.get_model_version(shop.name, "2").tags
 
 
-@pytest.mark.parametrize(
-    ("changed", "complaint"),
-    [
-        ({"task": "other"}, r"no result with task = 'scenes' \(there: other\)"),
-        ({"metric": "macro_f1"}, "no result with metric = 'accuracy'"),
-        ({"labels_per_class": "5"}, "no result with labels_per_class = 'all'"),
-        ({"backbone_version": "old.dir"}, r"measured on the bundle old\.dir"),
-    ],
-)
-def test_missing_primary_metric_is_an_error_and_no_zero(
-    changed: dict[str, str], complaint: str, shop: Shop, server: MlflowClient
-) -> None:
-    with pytest.raises(RegistryError, match=complaint):
-        shop.promote(0, [0.5], **changed)
+def test_rollback_without_a_way_back_says_so(shop: Shop) -> None:
+    with pytest.raises(RegistryError, match="No model"):
+        registry.rollback("no-such-model", "why", None, shop.reporter)
+    shop.promote(0, [0.5, 0.5])
+    with pytest.raises(RegistryError, match=r"replaced no other; name a version with `--to` \(there: 1\)"):
+        registry.rollback(shop.name, "why", None, shop.reporter)
+    with pytest.raises(RegistryError, match="champion already"):
+        registry.rollback(shop.name, "why", 1, shop.reporter)
+    with pytest.raises(RegistryError, match="no version 7"):
+        registry.rollback(shop.name, "why", 7, shop.reporter)
+
+
+def test_compare_sets_two_versions_side_by_side(shop: Shop, server: MlflowClient) -> None:
+    shop.promote(0, [0.5, 0.5])
+    shop.promote(1, [0.6, 0.62])
+    evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),))
+    pair = (f"{shop.name}/1", f"{shop.name}@champion")
+    summary = registry.compare(pair, CHAMPION, evaluation, shop.folder / "cells", shop.reporter)
+    (row,) = summary.table
+    assert (row[pair[0]], row[pair[1]], row["difference"]) == (0.5, 0.61, -0.11)
+    assert summary.numbers["would_be_promoted"] is False
+    assert aliases(server, shop.name)["champion"] == 2, "comparing decides nothing"
+
+
+def test_an_evaluation_of_another_bundle_or_with_a_broken_score_blocks(shop: Shop, server: MlflowClient) -> None:
+    with pytest.raises(RegistryError, match=r"measured on the bundle old\.dir"):
+        shop.promote(0, [0.5, 0.5], backbone_version="old.dir")
+    with pytest.raises(RegistryError, match="1 of 1 values are not a number"):
+        shop.promote(0, [0.5, 0.5], value=float("nan"))
     assert shop.name not in {model.name for model in server.search_registered_models()}
-
-
-def test_primary_metric_that_is_not_a_number_is_an_error(shop: Shop) -> None:
-    with pytest.raises(RegistryError, match="not a number"):
-        shop.promote(0, [0.5, float("nan")])
-
-
-def test_missing_seed_is_an_error(shop: Shop) -> None:
-    inputs = shop.inputs(0, [0.5, 0.6])
-    evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),), seeds=(0, 1, 2))
-    with pytest.raises(RegistryError, match=r"seeds \[0, 1\], section `evaluation` asks for \[0, 1, 2\]"):
-        registry.promote(ChampionConfig(task="scenes"), evaluation, inputs, shop.folder / "out", shop.reporter)
 
 
 def test_missing_inputs_are_named(shop: Shop) -> None:
     inputs = shop.inputs(0, [0.5])
-    evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),), seeds=(0,))
+    evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),))
     for path in (inputs["report"] / "report.html", inputs["evaluation"] / "results.parquet"):
         path.unlink()
         with pytest.raises(MissingInputError, match=path.name):
-            registry.promote(ChampionConfig(task="scenes"), evaluation, inputs, shop.folder / "out", shop.reporter)
+            registry.promote(CHAMPION, evaluation, inputs, shop.folder, shop.folder / "out", shop.reporter)
 
 
-def test_missing_task_data_is_not_taken_for_an_absent_server(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def score_backbone(*_: object) -> None:
+def test_an_evaluation_that_fails_blocks_and_leaves_the_champion(
+    shop: Shop, server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote(0, [0.3, 0.3])
+
+    def fails(*_: object) -> None:
         raise MissingInputError("tasks/scenes: no such folder")
 
-    monkeypatch.setattr("geokr_core.evaluate.score_backbone", score_backbone)
-    shop.promote(0, [0.3], data_version=YESTERDAY)
+    monkeypatch.setattr("geokr_core.evaluate.score_backbone", fails)
+    # Neither a score of 0 nor an absent server.
     with pytest.raises(MissingInputError, match="tasks/scenes"):
-        shop.promote(1, [0.7])
+        shop.promote(1, [0.7, 0.7])
+    assert aliases(server, shop.name) == {"challenger": 1, "champion": 1}
 
 
 def test_promotion_uses_the_run_that_is_open(shop: Shop, server: MlflowClient) -> None:
