@@ -170,7 +170,7 @@ def download(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="ingest, align, startup, or all.")] = "all",
+    name: Annotated[str, typer.Argument(help="ingest, align, startup, evaluate, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, so that the figures hold on any machine."""

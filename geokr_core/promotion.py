@@ -105,8 +105,14 @@ def settings_digest(champion: ChampionConfig, evaluation: EvaluationConfig) -> s
         "seeds": list(evaluation.seeds),
         "match_statistics": evaluation.match_statistics,
         "precision": evaluation.precision,
-        "image_size_px": [task.image_size_px for task in evaluation.tasks if task.name == champion.task],
+        "image_size_px": [task.image_size_px or 64 for task in evaluation.tasks if task.name == champion.task],
     }
+    # Scene classification has no settings of its own but the size; of the other kinds every one bears on the score.
+    own = [task for task in evaluation.tasks if task.name == champion.task and task.kind != "scene_classification"]
+    if own:
+        settings["tasks"] = [task.model_dump(mode="json", exclude={"show_images"}) for task in own]
+    if evaluation.fine_tune_learning_rates and champion.protocol == "fine_tune":
+        settings["learning_rates"] = [*evaluation.fine_tune_learning_rates, evaluation.validation_fraction]
     if champion.protocol == "fine_tune":
         settings["steps"] = evaluation.fine_tune_steps
         settings["learning_rate"] = evaluation.fine_tune_learning_rate
