@@ -304,7 +304,9 @@ def _pairs(images: Sequence[Path], masks: Sequence[Path], group: str, split: Spl
     items = [
         Item(path, by_stem.pop(path.stem, path.parent.with_name("masks") / path.name), group, split) for path in images
     ]
-    return [*items, *(Item(images[0].parent / p.name if images else p, p, group, split) for p in by_stem.values())]
+    # A mask without its image points at where the image should be, so that reading it says what is missing.
+    folder = images[0].parent if images else masks[0].parent.with_name("images") if masks else Path()
+    return [*items, *(Item(folder / path.name, path, group, split) for path in by_stem.values())]
 
 
 Recogniser = Callable[[Path], Layout | None]

@@ -127,6 +127,12 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
     return np.asarray(total / np.maximum(known.sum(axis=-1), 1))
 
 
+def pixel_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of labelled pixels that are right, float64 (...), from confusion matrices (..., K, K)."""
+    hits = np.trace(confusion, axis1=-2, axis2=-1)
+    return np.asarray(hits / np.maximum(confusion.sum(axis=(-2, -1)), 1))
+
+
 class MaskTask:
     """A set of images with masks that scores networks. What the scores are is up to the kind of task."""
 
@@ -219,13 +225,18 @@ class MaskTask:
         confusions = np.stack([self._confusion(mask, k) for mask, k in zip(masks, test, strict=True)])
         total = confusions.sum(axis=0)
         weights = np.stack([np.bincount(rows, minlength=len(test)) for rows in bootstrap_rows(len(test))])
-        replicates = tuple(mean_iou(np.tensordot(weights, confusions, axes=1)).round(6).tolist())
+        resampled = np.tensordot(weights, confusions, axes=1)
+        replicates = tuple(mean_iou(resampled).round(6).tolist())
         iou = [None if np.isnan(value) else round(float(value), 6) for value in iou_of(total)]
         extra, details = self.further(confusions, [self.set.names[k] for k in test])
         return Measurement(
             scores=(
                 Score("miou", float(mean_iou(total)), *percentile_interval(replicates)),
-                Score("pixel_accuracy", float(np.trace(total) / total.sum()), float("nan"), float("nan")),
+                Score(
+                    "pixel_accuracy",
+                    float(pixel_accuracy(total)),
+                    *percentile_interval(pixel_accuracy(resampled).tolist()),
+                ),
                 *extra,
             ),
             n=len(test),
