@@ -161,7 +161,7 @@ def fine_tune(
             logits = model(batch)
         return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
 
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": model.network.parameters()},
         {"params": model.head.parameters(), "factor": HEAD_LEARNING_RATE_FACTOR},
     ]

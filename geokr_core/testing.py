@@ -275,7 +275,9 @@ def make_box_set(
 
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
-    images, marks, names = [], [], []
+    images: list[dict[str, Any]] = []
+    marks: list[dict[str, Any]] = []
+    names: list[str] = []
     for number in range(num_images):
         pixels = rng.normal(120, 8, (image_size_px, image_size_px, 3))
         for category, (width, height, value) in enumerate(((18, 18, 230), (26, 9, 20)), start=1):

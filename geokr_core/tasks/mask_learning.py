@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def iou_of(confusion: np.ndarray) -> np.ndarray:
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     truth = confusion.sum(axis=-1)
     union = truth + confusion.sum(axis=-2) - hits
-    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=truth > 0)
+    return np.asarray(np.divide(hits, union, out=np.full_like(hits, np.nan), where=truth > 0))
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
@@ -336,7 +336,7 @@ class MaskTask:
                 return total / max(1, int((masks != IGNORED).sum()))
 
         new = [*model.decoder.parameters(), *model.head.parameters()]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in model.pyramid.parameters() if p.requires_grad]},
             {"params": new, "factor": finetune.HEAD_LEARNING_RATE_FACTOR},
         ]

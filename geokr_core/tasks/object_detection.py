@@ -99,21 +99,23 @@ def build_detector(
     if task.detector == "retinanet":
         sizes = tuple(tuple(ANCHOR_STRIDES * s * 2 ** (k / 3) for k in range(3)) for s in backbone.strides)
         anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
-        return RetinaNet(
+        retina: nn.Module = RetinaNet(
             backbone, num_classes + 1, anchor_generator=anchors, score_thresh=MIN_SCORE, detections_per_img=100,
             topk_candidates=PROPOSALS, **shared,
         )  # fmt: skip
+        return retina
     anchors = AnchorGenerator(
         tuple((ANCHOR_STRIDES * s,) for s in backbone.strides), (ASPECT_RATIOS,) * len(backbone.strides)
     )
     names = [str(k) for k in range(len(backbone.strides) - 1)]
-    return FasterRCNN(
+    two_stage: nn.Module = FasterRCNN(
         backbone, None, rpn_anchor_generator=anchors, box_roi_pool=MultiScaleRoIAlign(names, 7, 2),
         box_head=TwoMLPHead(backbone.out_channels * 49, HIDDEN), box_predictor=FastRCNNPredictor(HIDDEN, num_classes + 1),
         rpn_batch_size_per_image=SAMPLES_AN_IMAGE, box_batch_size_per_image=SAMPLES_AN_IMAGE,
         rpn_pre_nms_top_n_train=2 * PROPOSALS, rpn_post_nms_top_n_train=PROPOSALS,
         rpn_pre_nms_top_n_test=2 * PROPOSALS, rpn_post_nms_top_n_test=PROPOSALS, box_score_thresh=MIN_SCORE, **shared,
     )  # fmt: skip
+    return two_stage
 
 
 class ObjectDetection:
@@ -301,7 +303,7 @@ class ObjectDetection:
             return torch.stack(list(losses.values())).sum()
 
         own = {id(p) for p in levels.pyramid.parameters()}
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in levels.pyramid.parameters() if p.requires_grad]},
             {"params": [p for p in detector.parameters() if id(p) not in own], "factor": finetune.HEAD_LEARNING_RATE_FACTOR},
         ]  # fmt: skip

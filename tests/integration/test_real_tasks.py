@@ -12,14 +12,9 @@ from geokr_core.tasks import Cell, DownstreamTask, Measurement, Start, open_task
 RGB = ("red", "green", "blue")
 
 
-@pytest.fixture(scope="module")
-def real_tasks() -> Path:
-    import os
-
-    folder = Path(os.environ.get("GEOKR_REAL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-    if not (folder / "tasks").is_dir():
-        pytest.skip(f"{folder}: no real labelled sets there; set GEOKR_REAL_DATA to a copy")
-    return folder / "tasks"
+@pytest.fixture
+def real_tasks(real_data: Path) -> Path:
+    return real_data / "tasks"
 
 
 def opened(
