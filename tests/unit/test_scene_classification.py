@@ -323,7 +323,11 @@ def test_learning_rate_is_chosen_on_labelled_images_and_never_on_test_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = opened(
-        make_image_set(tmp_path / "set", images_per_class=20), fine_tune_learning_rates=(1e-7, 2e-3), fine_tune_steps=8
+        make_image_set(tmp_path / "set", images_per_class=20),
+        fine_tune_learning_rates=(1e-7, 2e-3),
+        fine_tune_steps=4,
+        batch_size=4,
+        threads=1,
     )
     asked: list[tuple[float, set[int]]] = []
     learnt = SceneClassification._learnt
