@@ -190,8 +190,13 @@ def score_backbone(
         for cell in plan:
             start = _start(bundle, "geokr", cell.seed, bundle_folder / WEIGHTS)
             found = _measure(task, cell, start, reporter).measurement
-            value = next(score.value for score in found.scores if score.metric == champion.metric)
-            per_seed[f"seed_{cell.seed}"], num_items = value, found.n
+            values = {score.metric: score.value for score in found.scores}
+            if champion.metric not in values:
+                raise EvaluationError(
+                    f"champion.metric is {champion.metric!r}, but {task.name} is scored by {', '.join(values)}; "
+                    "correct section `champion`."
+                )
+            per_seed[f"seed_{cell.seed}"], num_items = values[champion.metric], found.n
             advance(1)
     estimate = t_interval(list(per_seed.values()))
     return {

@@ -13,7 +13,6 @@ from PIL import Image, UnidentifiedImageError
 
 from geokr_core.errors import EvaluationError
 
-Image.MAX_IMAGE_PIXELS = None  # scenes are larger than what Pillow takes for an attack; sizes are checked by memory
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"}) | RASTER_SUFFIXES
 
@@ -99,7 +98,7 @@ def read_pixels(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             pixels = np.asarray(image.convert("RGB") if image.mode in {"P", "RGBA", "L", "1"} else image)
-    except (UnidentifiedImageError, SyntaxError) as error:
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: {error}") from error
     if pixels.ndim != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"found {pixels.dtype} of shape {pixels.shape}, expected 8-bit colour")
@@ -121,7 +120,7 @@ def read_mask(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             return np.asarray(image.convert("RGB") if image.mode in {"P", "RGBA"} else image)
-    except (UnidentifiedImageError, SyntaxError) as error:
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: {error}") from error
 
 
