@@ -10,8 +10,10 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from rasterio.errors import RasterioError
 
 from geokr_core.errors import EvaluationError
+from geokr_core.raster_files import open_raster
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"}) | RASTER_SUFFIXES
@@ -84,13 +86,8 @@ def read_pixels(path: Path) -> np.ndarray:
         ValueError: it holds no colours or bands.
     """
     if path.suffix.lower() in RASTER_SUFFIXES:
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
         try:
-            with rasterio.open(path, driver="GTiff") as source:
+            with open_raster(path) as source:
                 return np.moveaxis(source.read(), 0, -1)
         except RasterioError as error:
             raise OSError(f"{path}: {error}") from error

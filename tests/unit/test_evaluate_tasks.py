@@ -1,6 +1,7 @@
 """The four kinds of task in one evaluation: what is written, what is kept, and what each start may be."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,11 +9,11 @@ import pytest
 
 from geokr_core import backbone
 from geokr_core.bundle import build_bundle
-from geokr_core.config import BackboneConfig, EvaluationConfig
+from geokr_core.config import BackboneConfig, EvaluationConfig, ReportConfig
 from geokr_core.errors import BackboneError, EvaluationError
 from geokr_core.evaluate import evaluate
-from geokr_core.files import read_json
-from geokr_core.report import Primary, headline
+from geokr_core.files import read_json, write_json
+from geokr_core.report import Primary, headline, write_report
 from geokr_core.reporter import RecordingReporter
 from geokr_core.task_sections import task_sections
 from geokr_core.tasks.mask_learning import MaskTask
@@ -103,6 +104,36 @@ def test_report_shows_budgets_notes_and_only_allowed_pictures(judged: Store) -> 
     assert {page["task"] for page in sections["per_class"]} == {"boxes", "masks", "scenes", "sky"}
     primary = Primary("masks", "fine_tune", "last", "all", "miou")
     assert "reaches a mean IoU of" in headline(pd.read_parquet(judged.out / "results.parquet"), primary)
+
+
+def test_the_page_holds_every_section_and_no_other_address(judged: Store, tmp_path: Path) -> None:
+    pretraining = tmp_path / "pretraining"
+    shutil.copytree(judged.made / "pretraining", pretraining)
+    figures = {"train_kl": 0.4, "validation_kl": 0.5, "constant_kl": 1.1, "num_steps": 2}
+    write_json(pretraining / "runs.json", [run | figures for run in read_json(pretraining / "runs.json")])
+    history = {
+        "variant": ["geokr"],
+        "seed": [0],
+        "step": [2],
+        "train_kl": [0.4],
+        "validation_kl": [0.5],
+        "learning_rate": [1e-3],
+    }
+    pd.DataFrame(history).to_csv(pretraining / "history.csv", index=False)
+    inputs = {
+        "levir_kr": judged.made / "levir_kr", "pretraining": pretraining, "backbone": judged.made / "backbone",
+        "evaluation": judged.out,
+    }  # fmt: skip
+    summary = write_report(ReportConfig(num_example_chips=0), inputs, tmp_path / "report", RecordingReporter())
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        for said in ("Every task at a glance", "Label efficiency", "square", "thin_cloud", "2 steps of 2 crops"):
+            assert said in text
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Over-screened" in page
+    assert page.count("data:image/png;base64,") >= 6
+    assert "https:" not in page
+    assert {"masks/geokr_miou", "boxes/gain_over_random", "scenes/random_accuracy"} <= set(summary.numbers)
 
 
 def test_a_killed_sweep_goes_on_and_a_changed_task_repeats_its_own_cells(
