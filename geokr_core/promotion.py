@@ -109,6 +109,8 @@ def settings_digest(champion: ChampionConfig, evaluation: EvaluationConfig) -> s
     }
     # Scene classification has no settings of its own but the size; of the other kinds every one bears on the score.
     own = [task for task in evaluation.tasks if task.name == champion.task and task.kind != "scene_classification"]
+    if any(task.batchnorm for task in evaluation.tasks if task.name == champion.task):
+        settings["batchnorm"] = [task.batchnorm for task in evaluation.tasks if task.name == champion.task]
     if own:
         settings["tasks"] = [task.model_dump(mode="json", exclude={"show_images"}) for task in own]
     if evaluation.fine_tune_learning_rates and champion.protocol == "fine_tune":

