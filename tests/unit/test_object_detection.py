@@ -220,12 +220,15 @@ def test_an_image_without_boxes_can_be_turned() -> None:
     assert oriented(np.zeros((4, 6, 3), np.uint8), np.zeros((0, 4), np.float32), turns=1, flip=True)[1].shape == (0, 4)
 
 
-def test_a_detector_learns_and_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("detector", "steps", "rate"), [("faster_rcnn", 40, 2e-3), ("retinanet", 150, 1e-3)])
+def test_a_detector_learns_and_is_the_same_for_the_same_seed(
+    tmp_path: Path, detector: str, steps: int, rate: float
+) -> None:
     make_box_set(tmp_path / "set", num_images=14)
-    task = opened(tmp_path, steps=40, learning_rates=[2e-3])
+    task = opened(tmp_path, steps=steps, learning_rates=[rate], detector=detector)
     found = task.measure(cell(), start())
     scores = {score.metric: score for score in found.scores}
-    short = [opened(tmp_path, steps=2).measure(cell(), start()) for _ in range(2)]
+    short = [opened(tmp_path, steps=2, detector=detector).measure(cell(), start()) for _ in range(2)]
 
     assert scores["ap50"].value > 0.2  # chance: nothing
     assert scores["map"].ci_low <= scores["map"].value <= scores["map"].ci_high
