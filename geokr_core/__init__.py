@@ -8,7 +8,7 @@ Floors, lowest first; imports only run downwards:
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
    ``pretrain``
 5. judging: ``bundle`` with its ``loader`` (what is judged is what is delivered), ``tasks``, ``probe``, ``finetune``,
-   ``statistics``, ``evaluate``, ``charts``, ``report``
+   ``statistics``, ``evaluate``, ``charts``, ``task_sections``, ``report``
 6. delivering: ``promotion``, ``registry`` (the one module that knows MLflow)
 7. doors: ``chain`` (which step follows which), ``checks``, ``versioning`` (DVC), ``cli``, ``bench``
 

@@ -270,7 +270,7 @@ class TaskConfig(Section):
     batchnorm: Literal["learned", "frozen"] | None = Field(
         None,
         description="backbone's BatchNorm while fine-tuning, the same for every initialisation: statistics and scales "
-        "learn, or stay as they are; null: frozen for detection (batches too small), learned for masks",
+        "learn, or stay as they are; null: frozen for detection (batches too small), learned elsewhere",
     )
     bands: tuple[str, ...] | None = Field(
         None, description="common names of the images' bands in file order; null: as the layout knows"
@@ -308,7 +308,7 @@ class TaskConfig(Section):
 
 _TASK_FIELDS: Mapping[str, frozenset[str]] = {
     "every kind": frozenset({"name", "kind", "layout", "show_images"}),
-    "scene_classification": frozenset({"image_size_px"}),
+    "scene_classification": frozenset({"image_size_px", "batchnorm"}),
     "segmentation": frozenset(
         {"crop_size_px", "downscale", "decoder", "decoder_channels", "batchnorm", "bands", "test_groups", "bad_items"}
         | {"ignored_colours", "absent_classes", "steps", "batch_size", "learning_rates"}

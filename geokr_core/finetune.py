@@ -127,6 +127,8 @@ def fine_tune(
     seed: int,
     runtime: Runtime,
     learning_rate: float | None = None,
+    *,
+    frozen_batchnorm: bool = False,
 ) -> Classifier:
     """Train a backbone and a new head.
 
@@ -141,6 +143,7 @@ def fine_tune(
         seed: of batches, augmentation and head.
         runtime: where it runs.
         learning_rate: None takes ``config.fine_tune_learning_rate``.
+        frozen_batchnorm: keep the backbone's BatchNorm as it is.
 
     Returns:
         The classifier in evaluation mode.
@@ -149,6 +152,8 @@ def fine_tune(
         EvaluationError: the loss is not finite.
     """
     model = Classifier(network, backbone.feature_dim(architecture), num_classes, seed).to(runtime.device).train()
+    if frozen_batchnorm:
+        freeze_batchnorm(model.network)
     generator = torch.Generator().manual_seed(seed)
 
     def loss_at(step: int) -> Tensor:
@@ -161,8 +166,8 @@ def fine_tune(
             logits = model(batch)
         return F.cross_entropy(logits.float(), targets, label_smoothing=LABEL_SMOOTHING)
 
-    groups = [
-        {"params": model.network.parameters()},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.network.parameters() if p.requires_grad]},
         {"params": model.head.parameters(), "factor": HEAD_LEARNING_RATE_FACTOR},
     ]
     learn(groups, loss_at, config.fine_tune_steps, learning_rate or config.fine_tune_learning_rate)

@@ -23,6 +23,7 @@ from geokr_core.charts import (
     FEATURE_NAMES,
     INITIALISATION_COLOURS,
     INITIALISATION_NAMES,
+    METRIC_NAMES,
     PROTOCOL_NAMES,
     comparison_chart,
     labels_name,
@@ -34,8 +35,9 @@ from geokr_core.files import data_version, read_json, whole_file, whole_folder
 from geokr_core.levir_kr import LevirKR, open_levir_kr
 from geokr_core.pictures import as_rgb, png
 from geokr_core.reporter import Reporter
-from geokr_core.statistics import CONTRASTS, Estimate, differences, labels_order, summarise
+from geokr_core.statistics import CELL_KEYS, CONTRASTS, Estimate, differences, headline_rows, labels_order, summarise
 from geokr_core.summary import Number, Summary
+from geokr_core.task_sections import item_intervals, task_sections
 
 _COMMANDS: Final = {
     "levir_kr": "geokr levir-kr",
@@ -51,17 +53,20 @@ _SMALL_FRACTION: Final = 0.005
 
 @dataclass(frozen=True)
 class Primary:
-    """The one comparison a task is spoken of by: linear probe, last stage and most labels, where they were run."""
+    """The one comparison a task is spoken of by: linear probe, last stage, most labels, first metric."""
 
     task: str
     protocol: str
     features: str
     labels: str
+    metric: str = "accuracy"
 
     @property
     def words(self) -> str:
         """The comparison in words."""
         protocol = PROTOCOL_NAMES.get(self.protocol, self.protocol)
+        if self.protocol == "fine_tune":
+            return f"{self.task}, {protocol}, {labels_name(self.labels)}"
         where = f" on the {FEATURE_NAMES[self.features]}" if self.features == "last" else f" on {_features(self)}"
         return f"{self.task}, {protocol}{where}, {labels_name(self.labels)}"
 
@@ -142,7 +147,7 @@ class _Pieces:
             history=pd.read_csv(pretraining / "history.csv"),
             results=results,
             summary=summarise(results),
-            differences=differences(results),
+            differences=_with_item_intervals(differences(results), evaluation),
             confusion=read_json(evaluation / "confusion.json"),
             settings=read_json(evaluation / "evaluation.json"),
         )
@@ -150,6 +155,7 @@ class _Pieces:
 
 def _primaries(results: pd.DataFrame) -> list[Primary]:
     found = []
+    metrics = headline_rows(results).groupby("task")["metric"].first()
     for task in sorted(set(results["task"])):
         rows = results[(results["task"] == task) & (results["initialisation"] != "colour_histogram")]
         rows = results[results["task"] == task] if rows.empty else rows
@@ -157,19 +163,19 @@ def _primaries(results: pd.DataFrame) -> list[Primary]:
         rows = rows[rows["protocol"] == protocol]
         features = "last" if (rows["features"] == "last").any() else str(rows["features"].iloc[0])
         labels = max(set(rows[rows["features"] == features]["labels_per_class"]), key=labels_order)
-        found.append(Primary(task, protocol, features, labels))
+        found.append(Primary(task, protocol, features, labels, str(metrics[task])))
     return found
 
 
 def _rows(table: pd.DataFrame, primary: Primary, initialisation: str | None = None) -> pd.DataFrame:
-    """Accuracy rows of one comparison; the colour histogram's, whatever features it stands beside."""
+    """Rows of the first metric of one comparison; the colour histogram's, whatever features it stands beside."""
     features = "histogram" if initialisation == "colour_histogram" else primary.features
     chosen = (
         (table["task"] == primary.task)
         & (table["protocol"] == primary.protocol)
         & (table["features"] == features)
         & (table["labels_per_class"] == primary.labels)
-        & (table["metric"] == "accuracy")
+        & (table["metric"] == primary.metric)
     )
     return table[chosen & (table["initialisation"] == initialisation)] if initialisation else table[chosen]
 
@@ -197,7 +203,7 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
     if "geokr" not in means:
         return f"{primary.words}: the pretrained backbone was not evaluated, so nothing can be said about it."
     ours = means["geokr"]
-    sentences = [f"{primary.words}: GeoKR reaches an accuracy of {estimate_text(ours)}."]
+    sentences = [f"{primary.words}: GeoKR reaches {_a_metric(primary.metric)} of {estimate_text(ours)}."]
     table = differences(results)
     sentences += [
         _versus(
@@ -207,7 +213,7 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
             _difference(table, primary, name),
             other_images=_within_image_error(results, primary, name),
         )
-        for name in ("random", "shuffled")
+        for name in ("random", "imagenet", "shuffled")
         if name in means
     ]
     if "colour_histogram" in means:
@@ -225,6 +231,11 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
     if ours.n_seeds == 1:
         sentences.append("This is one seed: no interval, and no claim, can be made of it.")
     return " ".join(sentences)
+
+
+def _a_metric(metric: str) -> str:
+    name = METRIC_NAMES.get(metric, metric)
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _difference(table: pd.DataFrame, primary: Primary, other: str) -> Estimate:
@@ -290,6 +301,8 @@ def _content(
         "generated_world": pieces.levir_kr.manifest.get("generated_world") is True,
         "remarks": _remarks(pieces),
         "comparison_svg": _svg(comparison_chart(pieces.summary, "svg")),
+        "headline_table": _headline_table(pieces),
+        **task_sections(inputs["evaluation"]),
         "tables": [_table(pieces.summary, metric) for metric in sorted(set(pieces.summary["metric"]))],
         "differences": _difference_rows(pieces.differences, pieces.results),
         "confusions": _confusions(pieces.confusion),
@@ -363,7 +376,7 @@ def _table(summary: pd.DataFrame, metric: str) -> dict[str, Any]:
         head = [task, PROTOCOL_NAMES.get(protocol, protocol), FEATURE_NAMES.get(features, features)]
         body.append({"head": [*head, labels_name(labels)], "cells": cells})
     return {
-        "metric": {"accuracy": "Accuracy", "macro_f1": "Macro-averaged F1"}.get(metric, metric),
+        "metric": METRIC_NAMES.get(metric, metric.replace("_", " ")),
         "columns": [{"name": INITIALISATION_NAMES[name], "colour": INITIALISATION_COLOURS[name]} for name in columns],
         "rows": body,
     }
@@ -393,7 +406,7 @@ def _reading_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _difference_rows(table: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
-    for _, row in _reading_order(table[table["metric"] == "accuracy"]).iterrows():
+    for _, row in _reading_order(headline_rows(table)).iterrows():
         estimate = _estimate(row)
         unknown = math.isnan(estimate.ci_low)
         if unknown:
@@ -402,7 +415,8 @@ def _difference_rows(table: pd.DataFrame, results: pd.DataFrame) -> list[dict[st
             verdict = "includes zero"
         else:
             verdict = "GeoKR ahead" if estimate.mean > 0 else "GeoKR behind"
-            primary = Primary(*(str(row[key]) for key in ("task", "protocol", "features", "labels_per_class")))
+            keys = ("task", "protocol", "features", "labels_per_class", "metric")
+            primary = Primary(*(str(row[key]) for key in keys))
             if _within_image_error(results, primary, str(row["contrast"]).removeprefix("geokr - ")):
                 verdict += "; test intervals overlap"
         rows.append(
@@ -416,10 +430,47 @@ def _difference_rows(table: pd.DataFrame, results: pd.DataFrame) -> list[dict[st
                 "contrast": f"GeoKR − {INITIALISATION_NAMES[str(row['contrast']).removeprefix('geokr - ')]}",
                 "mean": signed(estimate.mean),
                 "interval": "" if unknown else f"[{signed(estimate.ci_low)}, {signed(estimate.ci_high)}]",
+                "items": _items_text(row),
                 "verdict": verdict,
             }
         )
     return rows
+
+
+def _items_text(row: "pd.Series[Any]") -> str:
+    low, high = (float(row.get(name, math.nan)) for name in ("items_ci_low", "items_ci_high"))
+    return "" if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
+
+
+def _with_item_intervals(table: pd.DataFrame, evaluation: Path) -> pd.DataFrame:
+    known = item_intervals(evaluation)
+    if known.empty or table.empty:
+        return table
+    keys = [*CELL_KEYS, "contrast"]
+    bounds = known[[*keys, "items_ci_low", "items_ci_high"]]
+    return table.drop(columns=["items_ci_low", "items_ci_high"]).merge(bounds, on=keys, how="left")
+
+
+def _headline_table(pieces: "_Pieces") -> dict[str, Any]:
+    """One row a task, one column an initialisation: the primary comparison of each."""
+    primaries = _primaries(pieces.results)
+    found = {
+        (primary.task, name): _cell(_estimate(rows.iloc[0]))
+        for primary in primaries
+        for name in INITIALISATION_COLOURS
+        if not (rows := _rows(pieces.summary, primary, name)).empty
+    }
+    columns = [name for name in INITIALISATION_COLOURS if any(name == key[1] for key in found)]
+    return {
+        "columns": [{"name": INITIALISATION_NAMES[name], "colour": INITIALISATION_COLOURS[name]} for name in columns],
+        "rows": [
+            {
+                "head": [primary.words, METRIC_NAMES.get(primary.metric, primary.metric)],
+                "cells": [found.get((primary.task, name)) for name in columns],
+            }
+            for primary in primaries
+        ],
+    }
 
 
 def _confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -586,7 +637,7 @@ def _summary(pieces: _Pieces, sentences: Sequence[str]) -> Summary:
         for name in INITIALISATION_COLOURS:
             rows = _rows(pieces.summary, primary, name)
             if not rows.empty:
-                numbers[f"{primary.task}/{name}_accuracy"] = round(float(rows["mean"].iloc[0]), 4)
+                numbers[f"{primary.task}/{name}_{primary.metric}"] = round(float(rows["mean"].iloc[0]), 4)
         for row in _rows(pieces.differences, primary).to_dict("records"):
             name = str(row["contrast"]).removeprefix("geokr - ")
             numbers[f"{primary.task}/gain_over_{name}"] = round(float(row["mean"]), 4)

@@ -281,7 +281,10 @@ def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
     )
     keys = ["task", "protocol", "features", "metric"]
     for key, group in means.groupby(keys, sort=True):
-        curves = {str(name): rows_.sort_values("label_fraction") for name, rows_ in group.groupby("initialisation")}
+        curves = {
+            str(name): pd.DataFrame(part).sort_values("label_fraction")
+            for name, part in group.groupby("initialisation")
+        }
         ours = curves.pop("geokr", None)
         if ours is None or len(ours) < 2:
             continue

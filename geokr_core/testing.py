@@ -199,3 +199,102 @@ def make_image_set(
     for split, names in lists.items() if splits else ():
         (folder / f"split_{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     return folder
+
+
+def make_mask_set(
+    folder: Path,
+    *,
+    num_images: int = 8,
+    num_test: int = 3,
+    image_size_px: tuple[int, int] = (48, 56),
+    seed: int = 0,
+    sky: bool = False,
+) -> Path:
+    """Write a small segmentation or cloud set whose classes differ in brightness: blobs on ground.
+
+    Args:
+        folder: the set's folder.
+        num_images: images, the last ones for testing.
+        num_test: of them for testing.
+        image_size_px: height and width.
+        seed: same seed, same bytes.
+        sky: masks of the five sky codes and four-band float32 images, instead of two colours and 8-bit RGB.
+
+    Returns:
+        ``folder``.
+    """
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    num_classes = 5 if sky else 2
+    names = []
+    for number in range(num_images):
+        field = gaussian_filter(rng.normal(size=image_size_px), 5, mode="wrap")
+        edges = np.quantile(field, np.linspace(0, 1, num_classes + 1)[1:-1])
+        classes = np.searchsorted(edges, field).astype(np.uint8)
+        light = 0.15 + 0.7 * classes / (num_classes - 1)
+        if sky:
+            bands = np.stack([light * gain for gain in (1.0, 0.9, 0.8, 0.7)]) + rng.normal(0, 0.02, (4, *image_size_px))
+            names.append(f"patch_{number:03d}.tif")
+            transform = Affine(30, 0, 500000, 0, -30, 5000000)
+            write_raster(folder / "images" / names[-1], bands.astype(np.float32), "EPSG:32632", transform)
+            write_raster(folder / "masks" / names[-1], classes, "EPSG:32632", transform)
+            continue
+        pixels = 255 * light[..., None] * np.array([1.0, 0.8, 0.6]) + rng.normal(0, 6, (*image_size_px, 3))
+        names.append(f"image_{number:03d}.png")
+        for part, content in (
+            ("images", pixels.clip(0, 255)),
+            ("masks", classes[..., None] * np.array([250, 100, 10])),
+        ):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content.astype(np.uint8)).save(folder / part / names[-1])
+    if not sky:
+        (folder / "palette.csv").write_text("class,red,green,blue\nground,0,0,0\nblob,250,100,10\n", encoding="utf-8")
+    for split, entries in (("train", names[:-num_test]), ("test", names[-num_test:])):
+        (folder / f"split_{split}.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    return folder
+
+
+def make_box_set(
+    folder: Path, *, num_images: int = 10, num_test: int = 4, image_size_px: int = 64, seed: int = 0
+) -> Path:
+    """Write a small detection set in COCO form: bright squares (``square``) and dark bars (``bar``) on grey ground.
+
+    Args:
+        folder: the set's folder.
+        num_images: images, the last ones for testing.
+        num_test: of them for testing.
+        image_size_px: side of the images.
+        seed: same seed, same bytes.
+
+    Returns:
+        ``folder``.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    marks: list[dict[str, Any]] = []
+    names: list[str] = []
+    for number in range(num_images):
+        pixels = rng.normal(120, 8, (image_size_px, image_size_px, 3))
+        for category, (width, height, value) in enumerate(((18, 18, 230), (26, 9, 20)), start=1):
+            # One in the upper and one in the lower half, so that they never cover each other.
+            half = image_size_px // 2
+            left = int(rng.integers(2, image_size_px - width - 2))
+            top = int(rng.integers(2, half - height - 2)) + half * ((number + category) % 2)
+            pixels[top : top + height, left : left + width] = value
+            marks.append(
+                {"id": len(marks) + 1, "image_id": number, "category_id": category, "iscrowd": 0,
+                 "bbox": [left, top, width, height], "area": width * height}
+            )  # fmt: skip
+        names.append(f"image_{number:03d}.png")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "images" / names[-1])
+        images.append({"id": number, "file_name": names[-1], "width": image_size_px, "height": image_size_px})
+    categories = [{"id": 1, "name": "square"}, {"id": 2, "name": "bar"}]
+    write_json(folder / "annotations.json", {"images": images, "annotations": marks, "categories": categories})
+    for split, entries in (("train", names[:-num_test]), ("test", names[-num_test:])):
+        (folder / f"split_{split}.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    return folder

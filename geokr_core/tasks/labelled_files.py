@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from rasterio.errors import RasterioError
 
 from geokr_core.errors import EvaluationError
+from geokr_core.raster_files import open_raster
 
-Image.MAX_IMAGE_PIXELS = None  # scenes are larger than what Pillow takes for an attack; sizes are checked by memory
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"}) | RASTER_SUFFIXES
 
@@ -85,13 +86,8 @@ def read_pixels(path: Path) -> np.ndarray:
         ValueError: it holds no colours or bands.
     """
     if path.suffix.lower() in RASTER_SUFFIXES:
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
         try:
-            with rasterio.open(path, driver="GTiff") as source:
+            with open_raster(path) as source:
                 return np.moveaxis(source.read(), 0, -1)
         except RasterioError as error:
             raise OSError(f"{path}: {error}") from error
@@ -99,7 +95,7 @@ def read_pixels(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             pixels = np.asarray(image.convert("RGB") if image.mode in {"P", "RGBA", "L", "1"} else image)
-    except (UnidentifiedImageError, SyntaxError) as error:
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: {error}") from error
     if pixels.ndim != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"found {pixels.dtype} of shape {pixels.shape}, expected 8-bit colour")
@@ -121,7 +117,7 @@ def read_mask(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             return np.asarray(image.convert("RGB") if image.mode in {"P", "RGBA"} else image)
-    except (UnidentifiedImageError, SyntaxError) as error:
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: {error}") from error
 
 

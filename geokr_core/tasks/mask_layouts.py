@@ -5,6 +5,7 @@ set is written in ``mask_learning``. Layouts of sets that this project could not
 """
 
 import csv
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from rasterio.errors import NotGeoreferencedWarning
 
 from geokr_core.config import TaskConfig
 from geokr_core.errors import EvaluationError
@@ -250,7 +252,7 @@ def _cloudsen12(folder: Path) -> Layout | None:
     for mask in masks:
         scene = mask.parent.parent
         parts = scene.relative_to(folder).parts
-        named: list[Split] = [s for s in ("train", "val", "test") if s in parts]  # type: ignore[misc]
+        named: list[Split] = [s for s in ("train", "val", "test") if s in parts]
         items.append(Item(scene / "S2L1C.tif", mask, parts[-1], named[0] if named else None))
     return Layout("cloudsen12", SKY_CLASSES, _codes(_CLOUDSEN12, SKY_CLASSES, []), items, _SENTINEL2_BANDS)
 
@@ -304,7 +306,9 @@ def _pairs(images: Sequence[Path], masks: Sequence[Path], group: str, split: Spl
     items = [
         Item(path, by_stem.pop(path.stem, path.parent.with_name("masks") / path.name), group, split) for path in images
     ]
-    return [*items, *(Item(images[0].parent / p.name if images else p, p, group, split) for p in by_stem.values())]
+    # A mask without its image points at where the image should be, so that reading it says what is missing.
+    folder = images[0].parent if images else masks[0].parent.with_name("images") if masks else Path()
+    return [*items, *(Item(folder / path.name, path, group, split) for path in by_stem.values())]
 
 
 Recogniser = Callable[[Path], Layout | None]
@@ -364,10 +368,12 @@ def read_mask_set(folder: Path, task: TaskConfig, layouts: Mapping[str, Recognis
         EvaluationError: something cannot be used and the policy is ``fail``; or nothing is left of a split.
     """
     layout = recognise(folder, task.layout, layouts)
-    codes = dict(layout.codes) | {tuple(colour): IGNORED for colour in task.ignored_colours}
+    codes = dict(layout.codes) | dict.fromkeys(task.ignored_colours, IGNORED)
     findings = Findings(task.bad_items)
     items = _with_splits(folder, layout, task)
-    with ThreadPoolExecutor(threads) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        # Patches cut from scenes need not say where they lie: nothing here asks for it.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         read = list(pool.map(lambda item: _read_item(item, codes, task.downscale), items))
     kept = []
     for item, (image, mask, problems) in zip(items, read, strict=True):

@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def iou_of(confusion: np.ndarray) -> np.ndarray:
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     truth = confusion.sum(axis=-1)
     union = truth + confusion.sum(axis=-2) - hits
-    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=truth > 0)
+    return np.asarray(np.divide(hits, union, out=np.full_like(hits, np.nan), where=truth > 0))
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
@@ -125,6 +125,12 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=-1)
     return np.asarray(total / np.maximum(known.sum(axis=-1), 1))
+
+
+def pixel_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of labelled pixels that are right, float64 (...), from confusion matrices (..., K, K)."""
+    hits = np.trace(confusion, axis1=-2, axis2=-1)
+    return np.asarray(hits / np.maximum(confusion.sum(axis=(-2, -1)), 1))
 
 
 class MaskTask:
@@ -219,13 +225,18 @@ class MaskTask:
         confusions = np.stack([self._confusion(mask, k) for mask, k in zip(masks, test, strict=True)])
         total = confusions.sum(axis=0)
         weights = np.stack([np.bincount(rows, minlength=len(test)) for rows in bootstrap_rows(len(test))])
-        replicates = tuple(mean_iou(np.tensordot(weights, confusions, axes=1)).round(6).tolist())
+        resampled = np.tensordot(weights, confusions, axes=1)
+        replicates = tuple(mean_iou(resampled).round(6).tolist())
         iou = [None if np.isnan(value) else round(float(value), 6) for value in iou_of(total)]
         extra, details = self.further(confusions, [self.set.names[k] for k in test])
         return Measurement(
             scores=(
                 Score("miou", float(mean_iou(total)), *percentile_interval(replicates)),
-                Score("pixel_accuracy", float(np.trace(total) / total.sum()), float("nan"), float("nan")),
+                Score(
+                    "pixel_accuracy",
+                    float(pixel_accuracy(total)),
+                    *percentile_interval(pixel_accuracy(resampled).tolist()),
+                ),
                 *extra,
             ),
             n=len(test),
@@ -325,7 +336,7 @@ class MaskTask:
                 return total / max(1, int((masks != IGNORED).sum()))
 
         new = [*model.decoder.parameters(), *model.head.parameters()]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in model.pyramid.parameters() if p.requires_grad]},
             {"params": new, "factor": finetune.HEAD_LEARNING_RATE_FACTOR},
         ]

@@ -92,9 +92,14 @@ class Pyramid(nn.Module):
 
 
 def _dilate(layer: nn.Module) -> None:
-    """Replace a ResNet layer's stride by dilation, as in DeepLab: the same weights look at the same neighbours."""
+    """Replace a ResNet layer's stride by dilation, as in DeepLab: the same weights look at the same neighbours.
+
+    The strided convolution itself still sees neighbours of the finer grid; those after it are two cells apart in it.
+    """
     for module in layer.modules():
-        if isinstance(module, nn.Conv2d):
+        if not isinstance(module, nn.Conv2d):
+            continue
+        if module.stride != (1, 1):
             module.stride = (1, 1)
-            if module.kernel_size == (3, 3):
-                module.dilation = module.padding = (2, 2)
+        elif module.kernel_size == (3, 3):
+            module.dilation = module.padding = (2, 2)

@@ -302,6 +302,7 @@ class SceneClassification:
             "schedule": finetune.SCHEDULE,
             "learning rates": list(config.fine_tune_learning_rates or (config.fine_tune_learning_rate,)),
             "augmentation": "flips and quarter turns",
+            "BatchNorm of the backbone": "as pretrained" if self._task.batchnorm == "frozen" else "learns",
         }
 
     def settings(self, cell: Cell) -> Mapping[str, object]:
@@ -324,6 +325,8 @@ class SceneClassification:
                 "head_learning_rate_factor": finetune.HEAD_LEARNING_RATE_FACTOR,
                 "warmup_fraction": finetune.WARMUP_FRACTION,
             }
+            if self._task.batchnorm == "frozen":
+                settings["batchnorm"] = "frozen"
             if config.fine_tune_learning_rates:
                 settings["learning_rates"] = config.fine_tune_learning_rates
                 settings["validation_fraction"] = config.validation_fraction
@@ -477,6 +480,7 @@ class SceneClassification:
             cell.seed,
             runtime,
             learning_rate,
+            frozen_batchnorm=self._task.batchnorm == "frozen",
         )
         return finetune.predict(model, images[asked], normalisation, runtime)
 

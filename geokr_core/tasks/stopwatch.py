@@ -44,6 +44,6 @@ def computing() -> Iterator[None]:
     try:
         yield
     finally:
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         watch.seconds += time.perf_counter() - started

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from geokr_core import backbone, finetune, probe
+from geokr_core.augment import Normalisation
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.tasks import Start
@@ -273,3 +274,49 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(EvaluationError, match="cuda"), probe.running(config_of(device="cuda")):
         pytest.fail("ran without the device it was told to use")
+
+
+def test_nearest_neighbours_equal_scikit_learn() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    features = (rng.normal(size=(60, 8)) + labels[:, None]).astype(np.float32)
+    queries = (rng.normal(size=(40, 8)) + rng.integers(0, 3, 40)[:, None]).astype(np.float32)
+    centre, scale = probe.standardisation(features)
+    theirs = KNeighborsClassifier(7, metric="cosine", weights=lambda distance: 2.0 - distance)
+    theirs.fit((features - centre) / scale, labels)
+
+    found = probe.nearest_neighbours(features, labels, queries, 3, 7)
+    assert np.array_equal(found, theirs.predict((queries - centre) / scale))
+
+
+def test_fewer_labels_than_neighbours_all_vote() -> None:
+    features = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32)
+    found = probe.nearest_neighbours(features, np.array([0, 1]), features, 2, num_neighbours=50)
+    assert found.tolist() == [0, 1]
+
+
+def test_neighbours_that_are_not_finite_are_refused() -> None:
+    features = np.array([[np.inf, 1.0], [1.0, 0.0]], dtype=np.float32)
+    with pytest.raises(EvaluationError, match="not finite"), np.errstate(invalid="ignore"):
+        probe.nearest_neighbours(features, np.array([0, 1]), features, 2, 1)
+
+
+def test_fine_tuning_keeps_batchnorm_where_it_is_to_be_frozen() -> None:
+    found = []
+    for frozen in (True, False):
+        network = probe.start_network(
+            random_start("resnet18"), noise(8), Normalisation(torch.zeros(3), torch.ones(3)), CPU
+        )
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        config = EvaluationConfig(folder=".", tasks=(TaskConfig(name="x"),), fine_tune_steps=2, batch_size=4)
+        labels = np.arange(8, dtype=np.int64) % 2
+        plain = Normalisation(torch.zeros(3), torch.ones(3))
+        finetune.fine_tune(network, "resnet18", noise(8), labels, 2, plain, config, 0, CPU, frozen_batchnorm=frozen)
+        after = network.state_dict()
+        found.append(
+            [torch.equal(before[key], after[key]) for key in ("bn1.running_var", "bn1.weight", "conv1.weight")]
+        )
+
+    assert found == [[True, True, False], [False, False, False]]

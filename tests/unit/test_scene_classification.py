@@ -1,9 +1,11 @@
 """Reading labelled folders, drawing labels and scoring; every damage to a set is refused by name."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from geokr_core import probe
@@ -273,3 +275,72 @@ def test_task_of_the_configuration_is_opened_by_name(tmp_path: Path) -> None:
     config = EvaluationConfig(folder=tmp_path, tasks=(TaskConfig(name="mine", image_size_px=32),))
 
     assert open_task(config.tasks[0], config).bands == ("red", "green", "blue")
+
+
+def test_a_share_of_the_labels_is_taken_of_every_class(tmp_path: Path) -> None:
+    task = opened(make_image_set(tmp_path / "set", images_per_class=40))
+    counts = {
+        share: np.bincount(task.set.labels[task.draw_labels(share, seed=1)]).tolist() for share in ("1%", "10%", "50%")
+    }
+
+    assert counts == {"1%": [1, 1, 1], "10%": [2, 2, 2], "50%": [10, 10, 10]}
+    assert set(task.draw_labels("10%", 1)) <= set(task.draw_labels("50%", 1))
+
+
+def test_folders_of_training_and_test_images_are_a_split(tmp_path: Path) -> None:
+    folder = make_image_set(tmp_path / "flat", splits=False)
+    for split, numbers in (("train", range(5)), ("val", range(5, 8))):
+        for name in ("Field", "Forest", "Water"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for number in numbers:
+                file = f"{name}_{number:03d}.png"
+                (folder / name / file).rename(tmp_path / "set" / split / name / file)
+    found = read_image_set(tmp_path / "set", 32)
+
+    assert (len(found.train_rows), len(found.test_rows)) == (15, 9)
+    assert np.bincount(found.labels[found.test_rows]).tolist() == [3, 3, 3]
+    (tmp_path / "set" / "val" / "Unheard").mkdir()
+    with pytest.raises(EvaluationError, match="'Unheard', which the training folder lacks"):
+        read_image_set(tmp_path / "set", 32)
+
+
+def test_a_folder_that_holds_nothing_but_the_set_is_stepped_into(tmp_path: Path) -> None:
+    make_image_set(tmp_path / "AID" / "AID", splits=False)
+    assert read_image_set(tmp_path / "AID", 32).classes == ("Field", "Forest", "Water")
+
+
+def test_bands_follow_the_order_that_the_network_reads(tmp_path: Path) -> None:
+    task = opened(make_image_set(tmp_path / "set"))
+    turned = dataclasses.replace(start(), bands=("blue", "green", "red"))
+    with probe.running(task._evaluation) as runtime:
+        normalisation = task._normalisation(turned, runtime)
+        assert torch.equal(normalisation.mean, task._task_statistics.mean.flip(0))
+    assert np.array_equal(task._images(turned), task.set.images[..., ::-1])
+    assert turned.identity() != start().identity()
+
+
+def test_learning_rate_is_chosen_on_labelled_images_and_never_on_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = opened(
+        make_image_set(tmp_path / "set", images_per_class=20),
+        fine_tune_learning_rates=(1e-7, 2e-3),
+        fine_tune_steps=4,
+        batch_size=4,
+        threads=1,
+    )
+    asked: list[tuple[float, set[int]]] = []
+    learnt = SceneClassification._learnt
+
+    def noted(self: SceneClassification, *arguments: object) -> np.ndarray:
+        asked.append((float(arguments[4]), set(np.asarray(arguments[3]).tolist())))  # type: ignore[arg-type]
+        return learnt(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SceneClassification, "_learnt", noted)
+    task.measure(cell(task, protocol="fine_tune", labels_per_class="all"), start())
+
+    assert [rate for rate, _ in asked[:2]] == [1e-7, 2e-3]
+    assert len(asked) == 3
+    assert asked[0][1] <= set(task.set.train_rows.tolist())
+    assert asked[0][1] == asked[1][1]
+    assert asked[2][1] == set(task.set.test_rows.tolist())

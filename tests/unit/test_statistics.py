@@ -9,9 +9,14 @@ from sklearn.metrics import f1_score
 
 from geokr_core.errors import EvaluationError
 from geokr_core.statistics import (
+    BOOTSTRAP_RESAMPLES,
     _macro_f1_of_pairs,
+    bootstrap_rows,
     differences,
     flat_metrics,
+    headline_rows,
+    label_efficiency,
+    labels_order,
     macro_f1_interval,
     paired_difference,
     summarise,
@@ -134,3 +139,78 @@ def test_nothing_to_compare_gives_an_empty_table_with_its_columns() -> None:
 
     assert table.empty
     assert "ci_low" in table.columns
+
+
+def test_labels_are_ordered_by_size_numbers_before_shares_before_all() -> None:
+    assert sorted(["all", "10%", "5", "2.5%", "20"], key=labels_order) == ["5", "20", "2.5%", "10%", "all"]
+
+
+def test_a_task_is_spoken_of_by_its_first_metric() -> None:
+    table = pd.DataFrame(
+        {
+            "task": ["a", "a", "b", "b", "c"],
+            "metric": ["macro_f1", "accuracy", "ap50", "map", "miou"],
+            "value": range(5),
+        }
+    )
+    assert headline_rows(table)["value"].tolist() == [1, 3, 4]
+
+
+def test_resamples_are_the_same_for_everyone_and_draw_with_replacement() -> None:
+    rows = bootstrap_rows(30)
+
+    assert rows.shape == (BOOTSTRAP_RESAMPLES, 30)
+    assert np.array_equal(rows, bootstrap_rows(30))
+    assert (np.sort(rows, axis=1) != np.arange(30)).any()
+    assert (rows.min(), rows.max()) == (0, 29)
+
+
+def replicates(**values: list[list[float]]) -> pd.DataFrame:
+    rows = [
+        {"task": "set", "protocol": "linear_probe", "features": "last", "labels_per_class": "all", "metric": "accuracy",
+         "initialisation": name, "seed": seed, "replicates": tuple(numbers)}
+        for name, of_seeds in values.items()
+        for seed, numbers in enumerate(of_seeds)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_resamples_of_two_initialisations_are_subtracted_in_pairs() -> None:
+    # Both swing by 0.4 together: apart their intervals are wide, their difference is always 0.1.
+    swing = np.linspace(0.3, 0.7, 50).tolist()
+    table = results(
+        ("geokr", "last", "all", 0, 0.6), ("random", "last", "all", 0, 0.5),
+        ("geokr", "last", "all", 1, 0.6), ("random", "last", "all", 1, 0.5),
+    )  # fmt: skip
+    known = replicates(geokr=[[v + 0.1 for v in swing]] * 2, random=[swing] * 2)
+    found = differences(table, known).iloc[0]
+
+    assert (found["items_ci_low"], found["items_ci_high"]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert math.isnan(differences(table).iloc[0]["items_ci_low"])
+    assert math.isnan(differences(table, known[known["seed"] == 0].iloc[:1]).iloc[0]["items_ci_low"])
+
+
+def curve(name: str, *values: tuple[float, float]) -> list[dict[str, object]]:
+    return [
+        {"task": "set", "protocol": "fine_tune", "features": "last", "metric": "miou", "initialisation": name,
+         "label_fraction": fraction, "labels_per_class": str(fraction), "seed": 0, "value": value}
+        for fraction, value in values
+    ]  # fmt: skip
+
+
+def test_label_efficiency_is_interpolated_over_the_logarithm_of_the_labels() -> None:
+    table = pd.DataFrame(
+        [
+            *curve("geokr", (0.01, 0.2), (0.1, 0.4), (1.0, 0.6)),
+            *curve("random", (0.01, 0.1), (0.1, 0.2), (1.0, 0.5)),
+            *curve("imagenet", (0.01, 0.3), (0.1, 0.5), (1.0, 0.7)),
+            *curve("shuffled", (0.01, 0.1), (0.1, 0.1), (1.0, 0.15)),
+        ]
+    )
+    found = label_efficiency(table).set_index("initialisation")
+
+    assert found.loc["random", "target"] == 0.5
+    assert found.loc["random", "needed_label_fraction"] == pytest.approx(10**-0.5)  # half way between 10 and 100 %
+    assert math.isnan(found.loc["imagenet", "needed_label_fraction"])
+    assert found.loc["shuffled", "needed_label_fraction"] == pytest.approx(0.01)
+    assert label_efficiency(pd.DataFrame(curve("random", (0.1, 0.2), (1.0, 0.3)))).empty
