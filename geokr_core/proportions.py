@@ -5,8 +5,7 @@ first word, and the next tile is asked only for the ground that the first does n
 tile whose nominal belt the chip lies in. Nothing is resampled; cells of geographic grids weigh by their true area.
 """
 
-from collections.abc import Sequence
-from datetime import date
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pyarrow.parquet as pq
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geokr_core.chips import read_rows, shard_ids
@@ -26,8 +24,7 @@ from geokr_core.coverage import class_areas, edges_of_polygons, edges_of_rings, 
 from geokr_core.errors import LandCoverError, MissingInputError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, write_json
 from geokr_core.grid import Grid, reproject, unwrap_lon
-from geokr_core.landcover import EXCLUDED, UNKNOWN, LandCover, Product, Tile, open_land_cover, slots_of
-from geokr_core.raster_files import open_raster
+from geokr_core.landcover import EXCLUDED, SEA, UNKNOWN, LandCover, Product, Tile, open_land_cover, read_slots
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -200,6 +197,9 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
         LandCoverError: a tile cannot be read.
     """
     product = index.products[rows["land_cover"].iloc[0]]
+    # One scene, one acquisition: all its chips are described by the same edition.
+    year = product.edition(str(rows["acquired"].iloc[0]))
+    product = replace(product, tiles=product.tiles_in(year))
     num_classes = len(index.legend.classes)
     shares, num_cells = _Count(config, source, product, num_classes).run(rows)
     # Line integrals cancel to zero only within rounding: a share below a billionth is none.
@@ -213,19 +213,14 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
         {
             "chip_id": rows["chip_id"].to_numpy(),
             "product": product.config.name,
-            "edition_year": product.config.year,
+            "edition_year": year,
             "unknown_fraction": (1.0 - known - excluded).clip(0.0, 1.0),
             "excluded_fraction": excluded,
             "num_cells": num_cells,
-            "gap_days": _gap_days(rows["acquired"], product),
+            "gap_days": [product.gap_days(acquired, year) for acquired in rows["acquired"]],
             **{f"fraction_{name}": fractions[:, k] for k, name in enumerate(index.legend.classes)},
         }
     )
-
-
-def _gap_days(acquired: Sequence[str] | pd.Series, product: Product) -> np.ndarray:
-    epoch = product.config.epoch
-    return np.array([(date.fromisoformat(d) - epoch).days if d else np.nan for d in acquired], dtype=np.float64)
 
 
 class _Count:
@@ -236,7 +231,7 @@ class _Count:
         # Slots after the classes: unknown, then excluded.
         self._num_slots = num_classes + 2
         self._remap = np.arange(256, dtype=np.uint8)
-        self._remap[[UNKNOWN, EXCLUDED]] = [num_classes, num_classes + 1]
+        self._remap[[UNKNOWN, SEA, EXCLUDED]] = [num_classes, num_classes + 1, num_classes + 1]
 
     def run(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Shares of the chip's ground by slot, float64 (N, K + 2), and known cells, float64 (N,)."""
@@ -340,15 +335,8 @@ class _Count:
         cells[chips] += mix[:, : self._num_slots - 2].sum(axis=1) * covered_cells
 
     def _read(self, tile: Tile, row: int, col: int, height: int, width: int) -> np.ndarray:
-        path = self._source / tile.file
-        try:
-            with open_raster(path) as source:
-                codes = source.read(1, window=Window(col, row, width, height))
-        except RasterioError as error:
-            raise LandCoverError(
-                f"{path}: unreadable at lines {row}–{row + height - 1}: {error}. Fetch the tile again."
-            ) from error
-        return np.asarray(self._remap[slots_of(codes, tile, self._product.lookup)])
+        window = Window(col, row, width, height)
+        return np.asarray(self._remap[read_slots(self._source, tile, self._product, window)])
 
 
 def row_weights(grid: Grid, row: int, height: int) -> np.ndarray | None:
