@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -205,14 +205,6 @@ class ProductLegend(BaseModel):
         codes = [*self.nodata, *self.sea, *(code for entry in self.classes for code in entry.codes)]
         if twice := sorted({code for code in codes if codes.count(code) > 1}):
             raise ValueError(f"codes listed twice: {twice}; each code has one meaning")
-        names: dict[str, str] = {}
-        for entry in self.classes:
-            if not entry.identifier:
-                raise ValueError(f"class {entry.code}: the name {entry.name!r} has neither letter nor digit")
-            if names.setdefault(entry.identifier, entry.name).casefold() != entry.name.casefold():
-                raise ValueError(f"{names[entry.identifier]!r} and {entry.name!r} cannot be told apart; rename one")
-        if len(names) > MAX_CLASSES:
-            raise ValueError(f"{len(names)} classes found, at most {MAX_CLASSES} are supported; put rare ones together")
         return self
 
     @cached_property
@@ -222,11 +214,26 @@ class ProductLegend(BaseModel):
 
     @cached_property
     def own(self) -> CommonLegend:
-        """The product's own classes as the classes chips are described in; classes of one name are one."""
+        """The product's own classes as the classes chips are described in; classes of one name are one.
+
+        Raises:
+            ConfigError: names that cannot be told apart as column names, or more classes than a byte can number.
+        """
+        names: dict[str, str] = {}
         colours: dict[str, str] = {}
         for entry in self.classes:
-            chosen = entry.colour or _distinct_colour(len(colours))
-            colours.setdefault(entry.identifier, chosen.upper())
+            earlier = names.setdefault(entry.identifier, entry.name)
+            if not entry.identifier or earlier.casefold() != entry.name.casefold():
+                raise ConfigError(
+                    f"legend {self.name!r}: the names {earlier!r} and {entry.name!r} cannot both be classes of their own: "
+                    "names must differ in letters or digits. Rename one."
+                )
+            colours.setdefault(entry.identifier, (entry.colour or _distinct_colour(len(colours))).upper())
+        if len(names) > MAX_CLASSES:
+            raise ConfigError(
+                f"legend {self.name!r}: {len(names)} classes of its own found, at most {MAX_CLASSES} are supported. Put rare "
+                "ones together under one name, or map them to globeland30."
+            )
         return CommonLegend(f"own: {self.name}", tuple(colours), tuple(colours.values()), is_own=True)
 
     def slots(self, common: CommonLegend) -> Mapping[int, int]:
@@ -284,7 +291,8 @@ def common_legend(choice: str, legends: Sequence[ProductLegend]) -> CommonLegend
         legends: legends of the products.
 
     Raises:
-        ConfigError: ``own`` with products of different legends, or a product of which no class is in the preset.
+        ConfigError: ``own`` with products of different legends or names that cannot be told apart, or a product of which
+            no class is in the preset.
     """
     if choice == "own":
         if len({legend.digest for legend in legends}) > 1:
@@ -320,19 +328,28 @@ def load_legend(reference: str) -> ProductLegend:
         ConfigError: no such legend, not of the right form, a code listed twice, or a common class that does not exist.
     """
     if reference in builtin_legends():
-        text = (resources.files("geokr_core") / "legends" / f"{reference}.yaml").read_text(encoding="utf-8")
-    elif Path(reference).is_file():
-        try:
-            # Spreadsheets put a byte-order mark in front.
-            text = Path(reference).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"legend {reference}: not UTF-8: {error}. Save the file as UTF-8 text.") from error
-    else:
+        return _builtin_legend(reference)
+    if not Path(reference).is_file():
         raise ConfigError(
             f"legend {reference!r}: neither a built-in legend ({', '.join(builtin_legends())}) nor a file. "
             "Write a legend file, YAML or CSV; see docs/land-cover.md."
         )
-    content = _csv_content(reference, text) if reference.lower().endswith(".csv") else _yaml_content(reference, text)
+    try:
+        # Spreadsheets put a byte-order mark in front.
+        text = Path(reference).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"legend {reference}: not UTF-8: {error}. Save the file as UTF-8 text.") from error
+    is_csv = reference.lower().endswith(".csv")
+    return _legend(reference, _csv_content(reference, text) if is_csv else _yaml_content(reference, text))
+
+
+@cache
+def _builtin_legend(name: str) -> ProductLegend:
+    text = (resources.files("geokr_core") / "legends" / f"{name}.yaml").read_text(encoding="utf-8")
+    return _legend(name, _yaml_content(name, text))
+
+
+def _legend(reference: str, content: Any) -> ProductLegend:
     try:
         return ProductLegend.model_validate(content)
     except ValidationError as error:
