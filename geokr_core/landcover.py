@@ -290,10 +290,12 @@ def _band(source: DatasetReader, band: int, file: str) -> dict[str, Any]:
             f"convert the file, e.g. `gdal_translate -ot Int16 {PurePosixPath(file).name} codes.tif`; shares or "
             "probabilities a class are not a land-cover map."
         )
-    nodata = source.nodatavals[band - 1]
     # An alpha band and an internal mask are both "per dataset"; a declared nodata code is not.
     masked = MaskFlags.per_dataset in source.mask_flag_enums[band - 1]
-    return {"nodata": None if nodata is None or not float(nodata).is_integer() else int(nodata), "masked": masked}
+    nodata, limits = source.nodatavals[band - 1], np.iinfo(dtype)
+    # A declared value that the type cannot hold occurs nowhere.
+    holds = nodata is not None and limits.min <= nodata <= limits.max and float(nodata).is_integer()
+    return {"nodata": int(nodata) if holds else None, "masked": masked}
 
 
 def _editions(
@@ -393,7 +395,8 @@ def _compare_with_name(product: ProductConfig, legend: ProductLegend, file: str,
     if not named:
         remarks.add(product.name, f"not named like a tile of {legend.name}; placed by the footprint all the same", file)
     zone = _utm_zone(grid.wkt)
-    if "zone" in named and zone is not None and int(named["zone"]) != int(zone[:-1]):
+    said = named.get("zone", "")
+    if said.isdecimal() and zone is not None and int(said) != int(zone[:-1]):
         remarks.add(product.name, "the name's UTM zone is not the file's: placed where the file says", file)
 
 
@@ -414,9 +417,12 @@ def _compare_nodata(
 def _footprint(grid: Grid, file: str) -> shapely.Polygon:
     """Outline in longitude and latitude, round the pole where the tile holds it.
 
-    Corners beyond the edge of the earth (tiles of world projections) are left out.
+    Points of the outline that have no image (corners of a world projection's tiles) are left out.
     """
-    lonlat = grid.lonlat(grid.outline_xy(16))
+    try:
+        lonlat = grid.lonlat(grid.outline_xy(16))
+    except ProjError as error:
+        raise LandCoverError(f"{file}: no way from its CRS to longitude and latitude: {error}; give `crs`.") from error
     lonlat = lonlat[np.isfinite(lonlat).all(axis=1)]
     if len(lonlat) < 4:
         raise LandCoverError(f"{file}: its grid has no place on the earth: {grid.crs}, {tuple(grid.transform)[:6]}.")

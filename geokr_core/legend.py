@@ -83,7 +83,8 @@ COMMON_LEGENDS: Mapping[str, CommonLegend] = {
 }
 
 Code = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-Year = Annotated[int, Field(ge=1900, le=2100)]
+FIRST_YEAR, LAST_YEAR = 1900, 2100
+Year = Annotated[int, Field(ge=FIRST_YEAR, le=LAST_YEAR)]
 
 
 def _checked_pattern(value: str) -> str:
@@ -158,8 +159,10 @@ class YearBands(BaseModel):
         found = re.search(self.file_name, file_name)
         if found is None:
             return ()
-        first = self.first_year if self.first_year is not None else int(found["first_year"])
-        return tuple(first + self.step_years * band for band in range(self.num_bands))
+        text = str(self.first_year if self.first_year is not None else found["first_year"])
+        if not text.isdecimal():
+            return ()
+        return tuple(int(text) + self.step_years * band for band in range(self.num_bands))
 
 
 class ProductLegend(BaseModel):
@@ -267,10 +270,11 @@ class ProductLegend(BaseModel):
 
     def year_of(self, file_name: str) -> int | None:
         """The year that a tile's name gives; two digits stand for 1980 … 2079. None if it gives none."""
-        year = self.named(file_name).get("year")
-        if year is None or len(year) > 2:
-            return None if year is None else int(year)
-        return 1900 + int(year) if int(year) >= 80 else 2000 + int(year)
+        text = self.named(file_name).get("year", "")
+        if not text.isdecimal() or len(text) not in (2, 4):
+            return None
+        year = int(text) if len(text) == 4 else 1900 + int(text) if int(text) >= 80 else 2000 + int(text)
+        return year if FIRST_YEAR <= year <= LAST_YEAR else None
 
     def years_of_bands(self, file_name: str) -> tuple[int, ...]:
         """Year of each band of a file; empty if the legend has no rule for files of this name."""

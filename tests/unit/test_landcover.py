@@ -89,19 +89,18 @@ def test_the_edition_is_the_one_whose_middle_is_nearest(three_editions: Product,
     assert [t.file for t in three_editions.tiles_in(year)] == [f"n48_30_{year}lc030.tif"]
 
 
-def test_of_two_editions_as_near_the_earlier_is_taken_and_the_gap_is_counted(tmp_path: Path) -> None:
+def test_the_gap_is_counted_from_the_middle_of_the_edition(tmp_path: Path) -> None:
     for year in (2020, 2021):
         tile(tmp_path / "lc" / f"ESA_WorldCover_10m_{year}_v100_N00E006_Map.tif")
     index(tmp_path, legend="worldcover")
     product = opened(tmp_path)
-    # 365 days lie between the first of July of either year; 182 and 183 to the days between.
+    # 365 days lie between the first of July of either year.
     assert (product.gap_days("2020-12-30", 2020), product.gap_days("2020-12-30", 2021)) == (182.0, -183.0)
     assert product.edition("2020-12-31") == 2021
     assert np.isnan(product.gap_days("", 2020))
     assert product.tiles_in(1999) == ()
     tile(tmp_path / "lc" / "ESA_WorldCover_10m_2024_v300_N00E006_Map.tif")
     summary = index(tmp_path, legend="worldcover")
-    # 2022 and 2026 are 1461 days apart (2024 is a leap year): no tie; 2020 and 2024 are, at 1 July 2022 less a half day.
     assert opened(tmp_path).years == (2020, 2021, 2024)
     assert any("2024 is not among the editions" in warning for warning in summary.warnings)
 
@@ -296,6 +295,15 @@ def test_an_unreadable_tile_is_named(tmp_path: Path) -> None:
     (one,) = opened(tmp_path).tiles
     with pytest.raises(LandCoverError, match=r"good\.tif: unreadable at lines 0–511"):
         whole(tmp_path, one)
+
+
+def test_a_tile_without_a_place_on_the_earth_is_refused(tmp_path: Path) -> None:
+    tile(tmp_path / "lc" / "map.tif", crs='LOCAL_CS["drawing board",UNIT["metre",1]]')
+    with pytest.raises(LandCoverError, match=r"map\.tif: no (way|CRS)"):
+        index(tmp_path, year=2020)
+    tile(tmp_path / "lc" / "map.tif", 10, "EPSG:3035", Affine(100, 0, 9e7, 0, -100, 9e7))
+    with pytest.raises(LandCoverError, match=r"map\.tif: its grid has no place on the earth"):
+        index(tmp_path, year=2020)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
