@@ -3,8 +3,8 @@
 Tiles are known by their footprint, never by their file name; a name serves only to read the year. The index is made once
 and looked up for every scene. Where tiles of one year overlap, each piece of ground votes once: the tile whose centre is
 nearest to the chip's centre speaks first, the next one only for the ground that is left. Counting classes under chips is
-the business of ``proportions``, which follows that rule; two different files on exactly the same grid in the same year
-have no nearest centre and are refused here.
+the business of ``proportions``, which follows that rule. Of files on exactly the same grid in the same year, whose centres
+are the same, the first by name speaks first, and the index says so.
 """
 
 from collections.abc import Mapping
@@ -147,7 +147,7 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter) -> Su
     Args:
         config: products and common legend.
         out: folder to write ``tiles.parquet`` (GeoParquet, one row a tile and year) and ``products.json`` into.
-        reporter: shows progress.
+        reporter: shows progress, and hears the warnings.
 
     Returns:
         Counts, a table of the products with editions and licence, and what a person must know of the tiles: a datum
@@ -157,8 +157,7 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter) -> Su
         MissingInputError: no folder, or a product without files.
         ConfigError: a legend that cannot be read or used, a CRS that does not exist, tiles of which the year is not
             known.
-        LandCoverError: a tile that cannot be used: unreadable, no CRS, codes that are not whole numbers, two files on
-            one grid in one year.
+        LandCoverError: a tile that cannot be used: unreadable, no CRS, codes that are not whole numbers.
     """
     if not config.folder.is_dir():
         raise MissingInputError(f"{config.folder}: no such land-cover folder; point `land_cover.folder` at your tiles.")
@@ -190,7 +189,10 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter) -> Su
         }
         write_json(folder / "products.json", content)
     checksums.save()
-    return _index_summary(config, legends, rows, remarks)
+    summary = _index_summary(config, legends, rows, remarks)
+    for warning in summary.warnings:
+        reporter.warning(warning)
+    return summary
 
 
 def _index_summary(
@@ -435,20 +437,27 @@ def _footprint(grid: Grid, file: str) -> shapely.Polygon:
 
 
 def _without_copies(rows: list[dict[str, Any]], remarks: _Remarks) -> list[dict[str, Any]]:
-    """Rows in the order of product, year and file; of two files with the same bytes on one grid, the first."""
+    """Rows in the order of product, year and file; of files with the same bytes on one grid in one year, the first.
+
+    Different files on one grid may be tiles that were cut to the same window, each filled beyond its own border, or
+    two versions of one map: nothing in a header tells which, so both stay and a person is told.
+    """
+    kept: list[dict[str, Any]] = []
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["product"], row["year"], row["file"])):
         grid = (row["crs_wkt"], *row["transform"], row["height"], row["width"])
         earlier = first.setdefault((row["product"], row["year"], *grid), row)
-        if earlier is row:
+        if earlier is not row and earlier["md5"] == row["md5"]:
+            remarks.add(row["product"], "left out: a copy of another file with the same bytes", row["file"])
             continue
-        if earlier["md5"] != row["md5"]:
-            raise LandCoverError(
-                f"{earlier['file']} and {row['file']}: two different files on the same grid for {row['year']}; one would hide "
-                f"the other. Keep one of them in `files` of product {row['product']!r}, or put them together first."
+        if earlier is not row:
+            remark = (
+                f"lies on exactly the grid of {earlier['file']} in {row['year']}: that one speaks first. Keep one of them if "
+                "they are versions of one map"
             )
-        remarks.add(row["product"], "left out: a copy of another file with the same bytes", row["file"])
-    return sorted(first.values(), key=lambda row: (row["product"], row["year"], row["file"]))
+            remarks.add(row["product"], remark, row["file"])
+        kept.append(row)
+    return kept
 
 
 def _write_tiles(rows: list[dict[str, Any]], path: Path) -> None:

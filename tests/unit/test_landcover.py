@@ -268,19 +268,22 @@ def test_the_real_mcd12c1_lies_on_plain_longitude_and_latitude(tmp_path: Path, r
 # ---- Tiles that cannot be used -----------------------------------------------------------------------------------
 
 
-def test_two_different_files_on_one_grid_are_refused_and_copies_left_out(tmp_path: Path) -> None:
-    first = tile(tmp_path / "lc" / "a" / "n48_30_2020lc030.tif", 20)
-    (tmp_path / "lc" / "b").mkdir()
-    (tmp_path / "lc" / "b" / "n48_30_2020lc030.tif").write_bytes(first.read_bytes())
+def test_copies_are_left_out_and_different_files_on_one_grid_are_named(tmp_path: Path) -> None:
+    first = tile(tmp_path / "lc" / "b" / "n48_30_2020lc030.tif", 20)
+    (tmp_path / "lc" / "a").mkdir()
+    (tmp_path / "lc" / "a" / "n48_30_2020lc030.tif").write_bytes(first.read_bytes())
     warnings = index(tmp_path).warnings
     assert any("left out: a copy" in w and "b/n48_30_2020lc030.tif" in w for w in warnings)
     assert [t.file for t in opened(tmp_path).tiles] == ["a/n48_30_2020lc030.tif"]
-    tile(tmp_path / "lc" / "b" / "n48_30_2020lc030.tif", 30)
-    with pytest.raises(LandCoverError, match=r"a/n48.* and b/n48.*two different files on the same grid for 2020"):
-        index(tmp_path)
+    # Tiles that were cut to one window, or two versions of one map: both stay, in the order of their names.
+    tile(first, 30)
+    (warning,) = index(tmp_path).warnings
+    assert "exactly the grid of a/n48_30_2020lc030.tif in 2020" in warning
+    assert "b/n48_30_2020lc030.tif" in warning
+    assert [t.file[0] for t in opened(tmp_path).tiles] == ["a", "b"]
     # The same grid in another year is another edition.
-    (tmp_path / "lc" / "b" / "n48_30_2020lc030.tif").rename(tmp_path / "lc" / "b" / "n48_30_2010lc030.tif")
-    index(tmp_path)
+    first.rename(tmp_path / "lc" / "b" / "n48_30_2010lc030.tif")
+    assert index(tmp_path).warnings == ()
     assert opened(tmp_path).years == (2010, 2020)
 
 
