@@ -252,8 +252,10 @@ def test_the_real_mcd12c1_lies_on_plain_longitude_and_latitude(tmp_path: Path, r
     folder = real_data / "scenes" / "global_bluemarble_mcd12c1"
     entry = {"name": "lc", "files": "MCD12C1.*.tif", "legend": "mcd12_igbp"}
     config = LandCoverConfig.model_validate({"folder": folder, "products": [entry]})
-    (warning,) = index_products(config, tmp_path / "index", RecordingReporter()).warnings
+    reporter = RecordingReporter()
+    (warning,) = index_products(config, tmp_path / "index", reporter).warnings
     assert "Clarke 1866" in warning
+    assert reporter.warnings == [warning], "who looks on in a terminal must hear it too"
     product = opened(tmp_path)
     (one,) = product.tiles
     assert (one.year, one.grid.crs.to_epsg(), one.nodata) == (2019, 4326, 255)
