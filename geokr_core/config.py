@@ -92,20 +92,32 @@ class ScenesConfig(Section):
 
 
 class ProductConfig(Section):
-    """One land-cover product: its tiles, its legend, its edition."""
+    """One land-cover product: its tiles, its legend, its editions."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    files: str = Field(description="glob relative to `land_cover.folder`")
+    files: str = Field(description="glob relative to `land_cover.folder`; one product may hold tiles of several years")
     legend: str = Field(
-        description="a built-in legend (globeland30, worldcover, nlcd, mcd12_igbp) or the path of a legend file"
+        description="a built-in legend (docs/land-cover.md lists them) or the path of a legend file, YAML or CSV"
     )
-    year: int = Field(ge=1980, le=2100, description="edition: the year the map describes")
+    year: int | None = Field(
+        None,
+        ge=1900,
+        le=2100,
+        description="edition, the year the map describes; null: as the files' names or bands say",
+    )
+    band: int | None = Field(
+        None, ge=1, description="band that holds the codes, where files have others beside it; null: the only one"
+    )
     crs: str | None = Field(None, description="CRS to use instead of the file's, where the file's is known to be wrong")
 
-    @property
-    def epoch(self) -> date:
-        """Middle of the edition year, from which the time gap to an image is counted."""
-        return date(self.year, 7, 1)
+    @field_validator("files")
+    @classmethod
+    def _below_the_folder(cls, value: str) -> str:
+        if not value or value.startswith("/") or ".." in value.split("/"):
+            raise ValueError(
+                "`files` must be a pattern of paths below `land_cover.folder`, without a leading / or `..`"
+            )
+        return value
 
 
 class LandCoverConfig(Section):
@@ -113,7 +125,10 @@ class LandCoverConfig(Section):
 
     folder: Path
     products: tuple[ProductConfig, ...] = Field(min_length=1)
-    legend: Literal["globeland30", "geokr8"] = Field("globeland30", description="common legend of the proportions")
+    legend: Literal["globeland30", "geokr8", "own"] = Field(
+        "globeland30",
+        description="classes chips are described in: a preset that products are mapped to, or the product's own",
+    )
 
     @field_validator("products")
     @classmethod

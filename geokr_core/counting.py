@@ -18,7 +18,6 @@ import pandas as pd
 import pyproj
 import shapely
 from affine import Affine
-from rasterio.errors import RasterioError
 from rasterio.features import shapes
 from rasterio.windows import Window
 
@@ -31,10 +30,8 @@ from geokr_core.coverage import (
     signed_areas,
     widest_cells,
 )
-from geokr_core.errors import LandCoverError
 from geokr_core.grid import Grid, reproject, same_crs, unit_ring, unwrap_lon
-from geokr_core.landcover import EXCLUDED, SEA, UNKNOWN, Product, Tile, slots_of
-from geokr_core.raster_files import open_raster
+from geokr_core.landcover import EXCLUDED, SEA, UNKNOWN, Product, Tile, read_slots
 
 _COVERED = 1.0 - 1e-9
 """Share of a window from which it counts as wholly known."""
@@ -288,15 +285,8 @@ class _Count:
         return [window], [shapely.geometry.shape(geometry) for geometry, _ in found]
 
     def _read(self, tile: Tile, row: int, col: int, height: int, width: int) -> np.ndarray:
-        path = self._source / tile.file
-        try:
-            with open_raster(path) as source:
-                codes = source.read(1, window=Window(col, row, width, height))
-        except RasterioError as error:
-            raise LandCoverError(
-                f"{path}: unreadable at lines {row}–{row + height - 1}: {error}. Fetch the tile again."
-            ) from error
-        return np.asarray(self._slot[slots_of(codes, tile, self._product.lookup)])
+        window = Window(col, row, width, height)
+        return np.asarray(self._slot[read_slots(self._source, tile, self._product, window)])
 
 
 def _are_boxes(rings: np.ndarray) -> bool:

@@ -306,7 +306,7 @@ def test_index_refuses_what_is_no_map(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"no file matches `\*\.tif`"):
         index(tmp_path)
     write_raster(tmp_path / "lc" / "a.tif", np.zeros((4, 4), np.float32), "EPSG:4326", Affine(1, 0, 0, 0, -1, 0))
-    with pytest.raises(LandCoverError, match="float32 found, expected one band of uint8"):
+    with pytest.raises(LandCoverError, match="float32 found, expected whole-number codes"):
         index(tmp_path)
     write_raster(tmp_path / "lc" / "a.tif", np.zeros((4, 4), np.uint8), None, Affine(1, 0, 0, 0, -1, 0))
     with pytest.raises(LandCoverError, match="no CRS found; give `crs`"):
