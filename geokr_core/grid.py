@@ -20,8 +20,8 @@ EARTH_RADIUS_M = 6_371_007.1809
 
 METRES_PER_DEGREE = math.pi * EARTH_RADIUS_M / 180.0
 
-GSD_RANGE_M = (0.001, 200_000.0)
-"""Ground sampling distances that are believed: from microdrones to land-cover grids of one degree, with room."""
+GSD_RANGE_M = (0.001, 1_000_000.0)
+"""Ground sampling distances that are believed: from microdrones to maps of the world of a few hundred cells, with room."""
 
 
 @lru_cache(maxsize=256)

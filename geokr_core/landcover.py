@@ -14,14 +14,14 @@ import pandas as pd
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError
 
 from geokr_core.config import LandCoverConfig, ProductConfig, as_plain
 from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, UnknownLegendCodeError
 from geokr_core.files import file_md5, read_json, whole_folder, write_json
 from geokr_core.grid import Grid
 from geokr_core.legend import COMMON_LEGENDS, EXCLUDED, UNKNOWN, UNLISTED, CommonLegend, load_legend
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, open_raster, unopened
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -135,8 +135,10 @@ def _tile_row(folder: Path, product: ProductConfig, file: str) -> dict[str, Any]
                 )
             grid = Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
             nodata = source.nodata
-    except RasterioError as error:
-        raise LandCoverError(f"{file}: cannot be opened: {error}") from error
+    except RASTER_ERRORS as error:
+        raise LandCoverError(unopened(file, error)) from error
+    if fault := grid.fault():
+        raise LandCoverError(f"{file}: {fault}")
     if grid.crs.is_geographic and (grid.transform.b or grid.transform.d):
         raise LandCoverError(f"{file}: a rotated grid in degrees; warp it to a north-up grid first.")
     return {
@@ -147,7 +149,8 @@ def _tile_row(folder: Path, product: ProductConfig, file: str) -> dict[str, Any]
         "transform": list(tuple(grid.transform)[:6]),
         "height": grid.height,
         "width": grid.width,
-        "nodata": -1 if nodata is None else int(nodata),
+        # Outside 0–255 it is the value of no cell.
+        "nodata": int(nodata) if nodata in range(256) else -1,
         "geometry": grid.footprint(),
     }
 

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geokr_core.chips import read_rows, shard_ids
@@ -27,7 +26,7 @@ from geokr_core.errors import LandCoverError, MissingInputError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, write_json
 from geokr_core.grid import Grid, reproject, unwrap_lon
 from geokr_core.landcover import EXCLUDED, UNKNOWN, LandCover, Product, Tile, open_land_cover, slots_of
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -344,9 +343,9 @@ class _Count:
         try:
             with open_raster(path) as source:
                 codes = source.read(1, window=Window(col, row, width, height))
-        except RasterioError as error:
+        except RASTER_ERRORS as error:
             raise LandCoverError(
-                f"{path}: unreadable at lines {row}–{row + height - 1}: {error}. Fetch the tile again."
+                f"{path}: unreadable at lines {row}–{row + height - 1}: {cause_of(error)}. Fetch the tile again."
             ) from error
         return np.asarray(self._remap[slots_of(codes, tile, self._product.lookup)])
 

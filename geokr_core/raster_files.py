@@ -5,6 +5,7 @@ where its header asks for more memory than an honest file of its length could ne
 is not judged here: `Grid.fault` and `scenes` do that.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from rasterio._err import CPLE_BaseError
 from rasterio.enums import Interleaving
 from rasterio.errors import CRSError, RasterioError, RasterioIOError, RPCError
 from rasterio.io import DatasetReader
+
+from geokr_core.tiff_index import TiffIndex, TiffIndexError, read_index
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG", ".img": "HFA"}
 """GDAL driver by file ending. Formats that name other files or addresses (VRT, WMS, …) are not among them."""
@@ -54,9 +57,6 @@ MAX_SIDE_PX = 1 << 18
 MAX_SCENE_PIXELS = 1 << 32
 """Most pixels of a scene."""
 
-_INDEX_BYTES_PER_BLOCK = 4
-"""A TIFF lists offset and length of each block, at least two bytes each."""
-
 _MAX_EXPANSION = 2000
 """Unpacked over stored bytes. Deflate reaches 1032 on constant pixels (zlib, "Technical Details")."""
 
@@ -94,10 +94,25 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
                 _refuse_company(source, path)
                 _refuse_impossible(source, path)
                 yield source
-        except RasterioError:
-            raise
         except RASTER_ERRORS as error:
-            raise RasterioIOError(f"{path.name}: {error or type(error).__name__}") from error
+            if isinstance(error, RasterioError):
+                raise
+            raise RasterioIOError(f"{path.name}: {cause_of(error)}") from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What GDAL said first, without the folder of the file: rasterio's own words often only point to it."""
+    while isinstance(error.__cause__, CPLE_BaseError):
+        error = error.__cause__
+    return re.sub(r"(/[^/\s:'\"]+)+/", "", str(error)) or type(error).__name__
+
+
+def unopened(name: str, error: Exception) -> str:
+    """Why a file was not opened, and what to do, in one sentence."""
+    reason = cause_of(error).removeprefix(f"{name}: ")
+    if isinstance(error.__cause__, CPLE_BaseError):
+        return f"{name}: cannot be opened: its header is damaged or of another format ({reason}). Fetch the file again."
+    return f"{name}: cannot be opened: {reason}"
 
 
 def _refuse_company(source: DatasetReader, path: Path) -> None:
@@ -113,19 +128,22 @@ def _refuse_impossible(source: DatasetReader, path: Path) -> None:
     """Refuse what no honest file of this length declares, before anything is allocated for it."""
     if source.count > MAX_BANDS:
         raise RasterioIOError(f"{path.name}: {source.count} bands declared, expected at most {MAX_BANDS}")
-    block_bytes, num_blocks = _block_bytes(source), _num_blocks(source)
+    block_bytes = _block_bytes(source)
     if block_bytes > MAX_BLOCK_BYTES:
         rows, columns = source.block_shapes[0]
         raise RasterioIOError(
             f"{path.name}: strips or tiles of {rows} x {columns} pixels, {block_bytes >> 20} MiB each, expected at most "
             f"{MAX_BLOCK_BYTES >> 20} MiB. Write it with smaller tiles, e.g. `gdal_translate -co TILED=YES`."
         )
-    size = path.stat().st_size
-    if source.driver == "GTiff" and num_blocks * _INDEX_BYTES_PER_BLOCK > size:
-        raise RasterioIOError(
-            f"{path.name}: {source.height} x {source.width} pixels in {num_blocks} strips or tiles declared, but its "
-            f"{size} bytes cannot even list them: the header is damaged or the file is cut off. Fetch the file again."
-        )
+    if source.driver == "GTiff":
+        _tiff_index(path)
+
+
+def _tiff_index(path: Path) -> TiffIndex:
+    try:
+        return read_index(path)
+    except TiffIndexError as error:
+        raise RasterioIOError(f"{path.name}: {error}") from error
 
 
 def refuse_flood(source: DatasetReader, path: Path) -> None:
@@ -154,7 +172,7 @@ def refuse_flood(source: DatasetReader, path: Path) -> None:
             f"{MAX_BLOCK_ROW_BYTES >> 20} MiB. Write it with smaller tiles, e.g. `gdal_translate -co TILED=YES`."
         )
     allowed = max(_ALWAYS_UNPACKED_BYTES, _MAX_EXPANSION * path.stat().st_size)
-    if _unpacked_bytes(source, allowed) > allowed:
+    if _unpacked_bytes(source, path) > allowed:
         raise RasterioIOError(
             f"{path.name}: {path.stat().st_size} bytes would unpack to {height} x {width} pixels of {source.count} bands, "
             f"more than {_MAX_EXPANSION} times as much: a decompression bomb, or a sparse file that declares no `nodata`. "
@@ -162,21 +180,13 @@ def refuse_flood(source: DatasetReader, path: Path) -> None:
         )
 
 
-def _unpacked_bytes(source: DatasetReader, enough: int) -> int:
-    """Bytes that the scene unpacks to. Blocks are looked at one by one only where all of them would be too many."""
-    declared = _num_blocks(source) * _block_bytes(source)
-    if declared <= enough or source.nodata is None or source.driver != "GTiff":
-        return declared
+def _unpacked_bytes(source: DatasetReader, path: Path) -> int:
+    """Bytes that the scene unpacks to; strips and tiles that are not stored count only where they become data."""
+    if source.driver == "GTiff" and source.nodata is not None:
+        return _tiff_index(path).num_stored * _block_bytes(source)
     rows, columns = source.block_shapes[0]
-    unpacked = 0
-    for band in range(1, (source.count if _is_banded(source) else 1) + 1):
-        for row in range(-(-source.height // rows)):
-            for column in range(-(-source.width // columns)):
-                if source.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=band) is not None:
-                    unpacked += _block_bytes(source)
-                    if unpacked > enough:
-                        return unpacked
-    return unpacked
+    planes = source.count if _is_banded(source) else 1
+    return int(-(-source.height // rows) * -(-source.width // columns) * planes * _block_bytes(source))
 
 
 def _is_banded(source: DatasetReader) -> bool:
@@ -189,9 +199,3 @@ def _block_bytes(source: DatasetReader) -> int:
     # Complex pixels have the longest items; numpy does not know all their names.
     item = max(16 if "complex" in kind else np.dtype(kind).itemsize for kind in set(source.dtypes))
     return int(rows * columns * item * (1 if _is_banded(source) else source.count))
-
-
-def _num_blocks(source: DatasetReader) -> int:
-    rows, columns = source.block_shapes[0]
-    planes = source.count if _is_banded(source) else 1
-    return int(-(-source.height // rows) * -(-source.width // columns) * planes)

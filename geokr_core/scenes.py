@@ -24,7 +24,7 @@ from geokr_core.config import SceneCollection, ScenesConfig, as_plain
 from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
 from geokr_core.files import file_md5, text_digest, whole_folder, write_json
 from geokr_core.grid import Grid
-from geokr_core.raster_files import RASTER_ERRORS, open_raster, refuse_flood
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster, refuse_flood, unopened
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -197,13 +197,20 @@ def _header(path: Path) -> _Header:
         with open_raster(path) as source:
             refuse_flood(source, path)
             if source.crs is None:
+                if source.gcps[0]:
+                    raise SceneRefusedError(
+                        f"{path.name}: only ground control points; warp the scene to a map grid first, e.g. with gdalwarp."
+                    )
                 raise SceneRefusedError(
                     f"{path.name}: no CRS; without it land cover cannot be looked up. Assign one, e.g. with gdal_edit."
                 )
             # Test rpcs first: a raw product often carries a made-up CRS beside its RPCs.
             if source.transform == Affine.identity():
                 how = "only RPCs (not orthorectified)" if source.rpcs else "no geotransform"
-                raise SceneRefusedError(f"{path.name}: {how}; orthorectify the scene to a map grid first.")
+                raise SceneRefusedError(
+                    f"{path.name}: {how}; orthorectify the scene to a map grid first. Files beside it (.tfw, .aux.xml) are "
+                    "not read: gdal_translate writes what they say into the file."
+                )
             if source.transform.is_degenerate:
                 raise SceneRefusedError(f"{path.name}: degenerate geotransform {tuple(source.transform)[:6]}")
             if any(np.dtype(kind).kind == "c" for kind in source.dtypes):
@@ -215,7 +222,7 @@ def _header(path: Path) -> _Header:
             )
             return _Header(grid, source.count, tuple(source.colorinterp))
     except RASTER_ERRORS as error:
-        raise SceneRefusedError(f"{path.name}: cannot be opened: {error}") from error
+        raise SceneRefusedError(unopened(path.name, error)) from error
 
 
 def _band_names(candidate: _Candidate, headers: Sequence[_Header]) -> tuple[str, ...]:
@@ -286,7 +293,7 @@ class SceneReader:
                     valid &= (masks > 0).all(axis=0)
         except RASTER_ERRORS as error:
             raise SceneRefusedError(
-                f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({error})"
+                f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({cause_of(error)}); fetch it again"
             ) from error
         data = np.concatenate(pixels)
         if data.dtype.kind == "f":
@@ -312,7 +319,7 @@ def open_scene(folder: Path, scene: Scene, bands: Sequence[str]) -> Iterator[Sce
         try:
             datasets = [stack.enter_context(open_raster(folder / file)) for file in scene.files]
         except RASTER_ERRORS as error:
-            raise SceneRefusedError(f"cannot be opened: {error}") from error
+            raise SceneRefusedError(f"cannot be opened any more: {cause_of(error)}") from error
         yield SceneReader(scene, datasets, bands)
 
 

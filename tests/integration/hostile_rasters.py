@@ -54,9 +54,12 @@ def _write(path: Path, count: int, dtype: str, options: dict[str, Any], extra: s
         place["gcps"] = [GroundControlPoint(row=r, col=c, x=x, y=y) for r, c, x, y in corners]
     elif extra != "rpcs":
         place["transform"] = SCENE_PLACE
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(
-        path, "w", driver="GTiff", count=count, height=SIDE_PX, width=SIDE_PX, dtype=dtype, **place, **options
-    ) as target:
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", driver="GTiff", count=count, height=SIDE_PX, width=SIDE_PX, dtype=dtype, **place, **options
+        ) as target,
+    ):
         target.write(pixels)
         if extra == "mask":
             mask = np.full((SIDE_PX, SIDE_PX), 255, np.uint8)
@@ -263,7 +266,7 @@ def rewrite_field(tiff: Tiff, rng: Rng) -> str:
 
 
 def absurd_size(tiff: Tiff, rng: Rng) -> str:
-    width, length = ((int(v) for v in rng.choice([60_000, 2**17, 2**20, 2**31 - 1, 2**31, 64], 2)))
+    width, length = (int(v) for v in rng.choice([60_000, 2**17, 2**20, 2**31 - 1, 2**31, 64], 2))
     tiff.set(WIDTH, width)
     tiff.set(LENGTH, length)
     if ROWS_PER_STRIP in tiff.entries and rng.integers(2):
@@ -354,7 +357,9 @@ def geo_keys(tiff: Tiff, rng: Rng) -> str:
     keys = tiff.values(GEO_KEYS)
     if rng.integers(2):
         index = int(rng.integers(len(keys)))
-        keys[index] = int(rng.choice([0, 1, 2, 3, 32767, 65535, 4326, 4978, 3857, 2000, 32660, 32761, 5773, 104905]) % 65536)
+        keys[index] = int(
+            rng.choice([0, 1, 2, 3, 32767, 65535, 4326, 4978, 3857, 2000, 32660, 32761, 5773, 104905]) % 65536
+        )
         done = f"geo key word {index} = {keys[index]}"
     else:
         # The code of the CRS itself: other, strange or no such systems.
@@ -611,7 +616,16 @@ def check_labels(labels: Any, rows: Any, crs: CRS, tiles: Path) -> list[str]:
     carry = pyproj.Transformer.from_crs(crs.to_wkt(), target.to_wkt(), always_xy=True)
     steps = (np.arange(48) + 0.5) / 48 * CHIP_PX
     col, line = (v.ravel() for v in np.meshgrid(steps, steps))
-    names = ("cultivated_land", "forest", "grassland", "shrubland", "wetland", "water", "artificial_surfaces", "bareland")
+    names = (
+        "cultivated_land",
+        "forest",
+        "grassland",
+        "shrubland",
+        "wetland",
+        "water",
+        "artificial_surfaces",
+        "bareland",
+    )
     wrong = []
     for index in range(len(rows)):
         a, b, c, d, e, f = rows["transform"].iloc[index]
@@ -672,7 +686,14 @@ def work(folder: Path, seed: int, first: int, last: int, batch: int) -> dict[str
             watch.arm(f"check {scene_id}")
             wrong = check_scene(scenes, tiles, store, scene_id, alone) if end in ("labelled", "proportions") else []
             cases.append(
-                {"id": scene_id, "what": what, "end": end, "reason": reason, "wrong": wrong, "seconds": slowest[scene_id]}
+                {
+                    "id": scene_id,
+                    "what": what,
+                    "end": end,
+                    "reason": reason,
+                    "wrong": wrong,
+                    "seconds": slowest[scene_id],
+                }
             )
         faulthandler.cancel_dump_traceback_later()
     return {"cases": cases, "base_mib": base, "peak_mib": memory_mib()}
