@@ -23,6 +23,9 @@ METRES_PER_DEGREE = math.pi * EARTH_RADIUS_M / 180.0
 GSD_RANGE_M = (0.001, 1_000_000.0)
 """Ground sampling distances that are believed: from microdrones to maps of the world of a few hundred cells, with room."""
 
+MAX_PIXEL_STRETCH = 100.0
+"""Longest over shortest extent of a pixel that is believed; slanted line scanners reach 3."""
+
 
 @lru_cache(maxsize=256)
 def transformer(source_wkt: str, target_wkt: str) -> pyproj.Transformer:
@@ -115,11 +118,14 @@ class Grid:
 
         A place that is wrong but possible cannot be told from a right one. What can be told: numbers that are not
         finite, a CRS that is neither geographic nor projected or not of this planet, corners beyond the poles or more
-        than one and a half turns away, and pixels of a size that no sensor has (`GSD_RANGE_M`).
+        than one and a half turns away, and pixels of a size or shape that no sensor has.
         """
         numbers = tuple(self.transform)[:6]
         if not all(math.isfinite(v) for v in numbers) or self.transform.is_degenerate:
             return f"its geotransform {numbers} spans no area or is not finite; georeference it again"
+        widths = np.linalg.svd(np.array([numbers[:2], numbers[3:5]]), compute_uv=False)
+        if widths[0] > MAX_PIXEL_STRETCH * widths[1]:
+            return f"its geotransform {numbers} draws pixels over {MAX_PIXEL_STRETCH:g} times as long as wide; georeference it again"
         if not (self.crs.is_geographic or self.crs.is_projected):
             return "its CRS is neither geographic nor projected; warp it to a map grid first"
         try:

@@ -68,7 +68,8 @@ def _fields(stream: BinaryIO, size: int) -> dict[int, np.ndarray]:
     order = {b"II": "<", b"MM": ">"}[head[:2]]
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     word, entry = ("Q", "HHQ8s") if big else ("I", "HHI4s")
-    stream.seek(struct.unpack(order + word, head[8:16] if big else head[4:8])[0])
+    # Beyond the end nothing is read, and the list is found too short.
+    stream.seek(min(struct.unpack(order + word, head[8:16] if big else head[4:8])[0], size))
     number = struct.unpack(order + ("Q" if big else "H"), stream.read(8 if big else 2))[0]
     length = struct.calcsize(order + entry)
     if number * length > size:
@@ -88,7 +89,7 @@ def _fields(stream: BinaryIO, size: int) -> dict[int, np.ndarray]:
                 f"field {tag} lists {count} numbers, more than its {size} bytes can hold; fetch it again"
             )
         if count * dtype.itemsize > len(value):
-            stream.seek(struct.unpack(order + word, value)[0])
+            stream.seek(min(struct.unpack(order + word, value)[0], size))
             value = stream.read(count * dtype.itemsize)
         fields[tag] = np.frombuffer(value, dtype, count) if len(value) >= count * dtype.itemsize else np.empty(0, dtype)
     return fields
