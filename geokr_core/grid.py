@@ -35,7 +35,7 @@ def transformer(source_wkt: str, target_wkt: str) -> pyproj.Transformer:
         pyproj.exceptions.ProjError: there is no way from one CRS to the other.
     """
     # A CRS comes from a file and may name grids by URL. Asked for here because the setting is one of each thread.
-    pyproj.network.set_network_enabled(active=False)
+    pyproj.network.set_network_enabled(active=False)  # type: ignore[attr-defined]
     return pyproj.Transformer.from_crs(source_wkt, target_wkt, always_xy=True)
 
 

@@ -149,8 +149,7 @@ def _tile_row(folder: Path, product: ProductConfig, file: str) -> dict[str, Any]
         "transform": list(tuple(grid.transform)[:6]),
         "height": grid.height,
         "width": grid.width,
-        # Outside 0–255 it is the value of no cell.
-        "nodata": int(nodata) if nodata in range(256) else -1,
+        "nodata": -1 if nodata is None else int(nodata),
         "geometry": grid.footprint(),
     }
 

@@ -33,8 +33,6 @@ SURROUNDINGS: Mapping[str, str | int] = {
     "GDAL_GEOREF_SOURCES": "INTERNAL",
     # Set in a user's environment, this one turns unreadable blocks into black pixels without a word.
     "GTIFF_IGNORE_READ_ERRORS": "NO",
-    # Damaged JPEG data are an error and not a warning over grey pixels.
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
     # Whatever a file makes GDAL ask for, no address ends in this.
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".no-network",
     # The default, a share of the machine's memory, would let every process of a machine take that share.
