@@ -24,7 +24,7 @@ GSD_RANGE_M = (0.001, 1_000_000.0)
 """Ground sampling distances that are believed: from microdrones to maps of the world of a few hundred cells, with room."""
 
 MAX_PIXEL_STRETCH = 100.0
-"""Longest over shortest extent of a pixel that is believed; slanted line scanners reach 3."""
+"""Longest over shortest extent of a pixel that is believed: far beyond what is delivered, short of a damaged number."""
 
 
 @lru_cache(maxsize=256)
