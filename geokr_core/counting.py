@@ -8,7 +8,7 @@ is resampled; cells weigh by their true area where rows lie on parallels (degree
 The arithmetic of areas is in ``coverage``; files of proportions are the business of ``proportions``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -217,27 +217,28 @@ class _Count:
         self, tile: Tile, rings: np.ndarray, boxes: np.ndarray, chips: np.ndarray, order: np.ndarray, shift: float
     ) -> None:
         row0, col0, height, width = _bounds(boxes, tile.grid)
-        slots = self._read(tile, row0, col0, height, width)
         origin = np.array([col0, row0])
-        local, boxes = rings - origin, boxes - np.tile(origin, 2)
-        counts = RunningCounts(slots, self._num_slots, min(width, widest_cells(boxes[:, 0], boxes[:, 2])))
+        local = rings - origin
+        fresh = None
+        edges = edges_of_rings(local)
+        if order.shape[1]:
+            left = [self._still_open(tile, r, c, order[c], shift) for r, c in zip(rings, chips, strict=True)]
+            edges = edges_of_polygons([shapely.transform(shape, lambda xy: xy - origin) for shape, _ in left])
+            fresh = np.array([share for _, share in left])
+        boxed = fresh is None and _are_boxes(local)
         by_area = row_weights(tile.grid, row0, height)
         weights = np.ones((height, 1)) if by_area is None else np.stack([np.ones(height), by_area], axis=1)
-        if order.shape[1]:
-            left = [
-                self._still_open(tile, ring, chip, order[chip], shift) for ring, chip in zip(rings, chips, strict=True)
-            ]
-            edges = edges_of_polygons([shapely.transform(shape, lambda xy: xy - origin) for shape, _ in left])
-            areas = polygon_areas(counts, edges, weights)
-            fresh = np.array([share for _, share in left])
-        else:
-            boxed = _are_boxes(local)
-            areas = (
-                rectangle_areas(counts, boxes, weights)
+        widest = min(width, widest_cells(boxes[:, 0], boxes[:, 2]))
+        areas = np.zeros((weights.shape[1], len(chips), self._num_slots))
+        # Areas of strips add up, so that even a window as large as a tile is counted within bounded memory.
+        for top, strip in _strips(height, width):
+            counts = RunningCounts(self._read(tile, row0 + top, col0, strip, width), self._num_slots, widest)
+            down = np.array([0.0, top])
+            areas += (
+                rectangle_areas(counts, boxes - np.tile(origin + down, 2), weights[top : top + strip])
                 if boxed
-                else polygon_areas(counts, edges_of_rings(local), weights)
+                else polygon_areas(counts, edges.moved(-down), weights[top : top + strip])
             )
-            fresh = None
         cells, weighted = areas[0].sum(axis=1), areas[-1]
         total = weighted.sum(axis=1, keepdims=True)
         mix = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)[:, : self._silent]
@@ -369,6 +370,13 @@ def _bounds(boxes: np.ndarray, grid: Grid) -> tuple[int, int, int, int]:
     low = np.floor(boxes[:, :2].min(axis=0)).astype(int).clip(0, [grid.width - 1, grid.height - 1])
     high = np.ceil(boxes[:, 2:].max(axis=0)).astype(int).clip(1, [grid.width, grid.height])
     return int(low[1]), int(low[0]), int(max(high[1] - low[1], 1)), int(max(high[0] - low[0], 1))
+
+
+def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of strips of bounded size."""
+    rows = max(1, _CELLS_PER_BLOCK // width)
+    for top in range(0, height, rows):
+        yield top, min(rows, height - top)
 
 
 def _blocks(boxes: np.ndarray, touching: np.ndarray, grid: Grid) -> list[np.ndarray]:

@@ -18,7 +18,6 @@ import pandas as pd
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geokr_core.config import ProductConfig
@@ -26,7 +25,7 @@ from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, Un
 from geokr_core.files import read_json
 from geokr_core.grid import Grid
 from geokr_core.legend import EXCLUDED, SEA, UNKNOWN, UNLISTED, CommonLegend, ProductLegend, load_legend
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster
 from geokr_core.tile_index import CODE_TYPES, index_products
 
 
@@ -184,10 +183,10 @@ def read_slots(folder: Path, tile: Tile, product: Product, window: Window) -> np
         with open_raster(folder / tile.file) as source:
             codes = source.read(tile.band, window=window)
             valid = source.read_masks(tile.band, window=window) > 0 if tile.masked else None
-    except RasterioError as error:
+    except RASTER_ERRORS as error:
         first = int(window.row_off)
         raise LandCoverError(
-            f"{folder / tile.file}: unreadable at lines {first}–{first + int(window.height) - 1}: {error}. Fetch the tile again."
+            f"{folder / tile.file}: unreadable at lines {first}–{first + int(window.height) - 1}: {cause_of(error)}. Fetch the tile again."
         ) from error
     return slots_of(codes, tile, product, valid)
 

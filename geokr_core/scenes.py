@@ -15,18 +15,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geokr_core.config import SceneCollection, ScenesConfig, as_plain
 from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
 from geokr_core.files import file_md5, text_digest, whole_folder, write_json
 from geokr_core.grid import Grid
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster, refuse_flood, unopened
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -152,11 +150,8 @@ def inspect(folder: Path, candidate: _Candidate) -> Scene:
                 f"{file}: grid differs from {candidate.files[0]}; the files of a scene must share CRS, transform and size"
             )
     bands = _band_names(candidate, headers)
-    outline = shapely.get_coordinates(grid.footprint())
-    if not np.isfinite(outline).all() or np.abs(outline[:, 1]).max() > 90.0 + 1e-6:
-        raise SceneRefusedError(
-            "its grid has no place on Earth: corners do not map to longitude and latitude; check CRS and geotransform"
-        )
+    if fault := grid.fault():
+        raise SceneRefusedError(f"{candidate.files[0]}: {fault}")
     collection, name = candidate.collection, Path(candidate.files[0]).name
     gaofen = _GAOFEN.search(name)
     digest = "".join(file_md5(folder / file) for file in candidate.files)
@@ -200,14 +195,22 @@ class _Header:
 def _header(path: Path) -> _Header:
     try:
         with open_raster(path) as source:
+            refuse_flood(source, path)
             if source.crs is None:
+                if source.gcps[0]:
+                    raise SceneRefusedError(
+                        f"{path.name}: only ground control points; warp the scene to a map grid first, e.g. with gdalwarp."
+                    )
                 raise SceneRefusedError(
                     f"{path.name}: no CRS; without it land cover cannot be looked up. Assign one, e.g. with gdal_edit."
                 )
             # Test rpcs first: a raw product often carries a made-up CRS beside its RPCs.
             if source.transform == Affine.identity():
                 how = "only RPCs (not orthorectified)" if source.rpcs else "no geotransform"
-                raise SceneRefusedError(f"{path.name}: {how}; orthorectify the scene to a map grid first.")
+                raise SceneRefusedError(
+                    f"{path.name}: {how}; orthorectify the scene to a map grid first. Files beside it (.tfw, .aux.xml) are "
+                    "not read: gdal_translate writes what they say into the file."
+                )
             if source.transform.is_degenerate:
                 raise SceneRefusedError(f"{path.name}: degenerate geotransform {tuple(source.transform)[:6]}")
             if any(np.dtype(kind).kind == "c" for kind in source.dtypes):
@@ -218,8 +221,8 @@ def _header(path: Path) -> _Header:
                 CRS.from_wkt(source.crs.to_wkt()), Affine(*tuple(source.transform)[:6]), source.height, source.width
             )
             return _Header(grid, source.count, tuple(source.colorinterp))
-    except RasterioError as error:
-        raise SceneRefusedError(f"{path.name}: cannot be opened: {error}") from error
+    except RASTER_ERRORS as error:
+        raise SceneRefusedError(unopened(path.name, error)) from error
 
 
 def _band_names(candidate: _Candidate, headers: Sequence[_Header]) -> tuple[str, ...]:
@@ -288,9 +291,9 @@ class SceneReader:
                 if self._masked:
                     masks = source.read_masks(indexes, window=window, out_shape=(len(indexes), *shape))
                     valid &= (masks > 0).all(axis=0)
-        except RasterioError as error:
+        except RASTER_ERRORS as error:
             raise SceneRefusedError(
-                f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({error})"
+                f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({cause_of(error)}); fetch it again"
             ) from error
         data = np.concatenate(pixels)
         if data.dtype.kind == "f":
@@ -315,8 +318,8 @@ def open_scene(folder: Path, scene: Scene, bands: Sequence[str]) -> Iterator[Sce
     with ExitStack() as stack:
         try:
             datasets = [stack.enter_context(open_raster(folder / file)) for file in scene.files]
-        except RasterioError as error:
-            raise SceneRefusedError(f"cannot be opened: {error}") from error
+        except RASTER_ERRORS as error:
+            raise SceneRefusedError(f"cannot be opened any more: {cause_of(error)}") from error
         yield SceneReader(scene, datasets, bands)
 
 

@@ -16,7 +16,7 @@ from affine import Affine
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 
 from geokr_core.checksums import Checksums
@@ -25,7 +25,7 @@ from geokr_core.errors import ConfigError, LandCoverError, MissingInputError
 from geokr_core.files import whole_folder, write_json
 from geokr_core.grid import Grid
 from geokr_core.legend import ProductLegend, common_legend, load_legend
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, open_raster, unopened
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Number, Summary
 
@@ -157,8 +157,8 @@ def _tile_rows(
             grid = Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
             editions = _editions(product, legend, file, _num_bands(source), remarks)
             bands = {band: _band(source, band, file) for band in sorted({band for band, _ in editions})}
-    except RasterioError as error:
-        raise LandCoverError(f"{file}: cannot be opened: {error}. Fetch the tile again, or leave it out.") from error
+    except RASTER_ERRORS as error:
+        raise LandCoverError(unopened(file, error)) from error
     if grid.crs.is_geographic and (grid.transform.b or grid.transform.d):
         raise LandCoverError(f"{file}: a rotated grid in degrees; warp it to a north-up grid first.")
     _compare_with_name(product, legend, file, grid, remarks)
