@@ -12,7 +12,9 @@ Floors, lowest first; imports only run downwards:
 6. delivering: ``promotion``, ``registry`` (the one module that knows MLflow)
 7. doors: ``chain`` (which step follows which), ``checks``, ``versioning`` (DVC), ``cli``, ``bench``
 
-Beside the floors: ``world`` generates data, ``testing`` serves tests.
+Beside the floors: ``acquisition`` (STAC catalogues into folders; stands on values and ``raster_files``),
+``stac_export`` (a frozen Levir-KR as a STAC collection; stands on the data set),
+``world`` generates data, ``testing`` serves tests.
 
 Nothing in here imports Dagster: the orchestration lives in ``geokr_assets``.
 """
