@@ -6,6 +6,7 @@ query, which may hold a signature.
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 import time
@@ -49,6 +50,10 @@ class _HostBoundAdapter(HTTPAdapter):
         """Called by ``send`` for each request and each redirect."""
         if may_see_secrets(request.url or "", self._hosts):
             request.headers.update(self._secret_headers)
+            return
+        # A redirect begins with a copy of the first request's headers.
+        for key in self._secret_headers:
+            request.headers.pop(key, None)
 
 
 def may_see_secrets(url: str, hosts: frozenset[str]) -> bool:
@@ -98,6 +103,10 @@ class Web:
         """
         self._config, self._catalogue = config, catalogue
         self._headers, self._query = catalogue.secret_headers(), catalogue.secret_query()
+        if self._query:
+            # At their lowest level these write whole addresses into the log.
+            for name in ("rasterio", "urllib3"):
+                logging.getLogger(name).setLevel(logging.INFO)
         self.session = requests.Session()
         self.session.headers["User-Agent"] = USER_AGENT
         self.mount(self.session)
