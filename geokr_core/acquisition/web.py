@@ -5,7 +5,6 @@ are read by GDAL's ``/vsicurl/`` between two of the session's requests. Addresse
 query, which may hold a signature.
 """
 
-import hashlib
 import logging
 import os
 import tempfile
@@ -27,6 +26,7 @@ from urllib3 import Retry
 from geokr_core import __version__
 from geokr_core.acquisition.catalogues import LOOPBACK, Catalogue, FetchConfig
 from geokr_core.errors import AcquisitionError
+from geokr_core.multihash import mismatch
 from geokr_core.raster_files import DRIVERS
 
 T = TypeVar("T")
@@ -36,7 +36,6 @@ _RETRIED = (408, 429, 500, 502, 503, 504)
 _MAGIC = {b"II*\x00": ".tif", b"MM\x00*": ".tif", b"II+\x00": ".tif", b"MM\x00+": ".tif", b"\x00\x00\x00\x0c": ".jp2"}
 _MAGIC_BYTES = 16
 _CHUNK_BYTES = 1 << 18
-_MULTIHASH = {b"\x11": "sha1", b"\x12": "sha256", b"\x13": "sha512", b"\xd5\x01": "md5"}
 
 
 class _HostBoundAdapter(HTTPAdapter):
@@ -323,34 +322,8 @@ def verify_multihash(path: Path, checksum: str, where: str) -> None:
     Raises:
         AcquisitionError: the bytes are others, or the multihash is of a kind that cannot be computed.
     """
-    try:
-        raw = bytes.fromhex(checksum)
-    except ValueError:
-        raw = b""
-    for code, name in _MULTIHASH.items():
-        if raw.startswith(code) and len(raw) == len(code) + 1 + raw[len(code)]:
-            digest = hashlib.new(name, usedforsecurity=False)
-            with path.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-            found, expected = digest.hexdigest(), raw[len(code) + 1 :].hex()
-            if found != expected:
-                raise AcquisitionError(
-                    f"{where}: {name} {found} found, {expected} announced by the catalogue; the file was changed or "
-                    "damaged on its way. Run the same command again; if it stays so, tell the catalogue's keepers."
-                )
-            return
-    raise AcquisitionError(
-        f"{where}: `file:checksum` {checksum[:24]!r} is not a multihash of {', '.join(_MULTIHASH.values())}."
-    )
-
-
-def multihash(name: str, hexdigest: str) -> str:
-    """A digest as the multihash that ``file:checksum`` wants.
-
-    Args:
-        name: ``md5``, ``sha1``, ``sha256`` or ``sha512``.
-        hexdigest: the digest in hex.
-    """
-    code = next(code for code, known in _MULTIHASH.items() if known == name)
-    return (code + bytes([len(hexdigest) // 2])).hex() + hexdigest
+    if problem := mismatch(path, checksum):
+        raise AcquisitionError(
+            f"{where}: {problem}; the file was changed or damaged on its way. Run the same command again; if it stays "
+            "so, tell the catalogue's keepers."
+        )

@@ -28,13 +28,14 @@ from rasterio.warp import transform_bounds
 from geokr_core.acquisition import FetchConfig, fetch, load_catalogues
 from geokr_core.acquisition.plan import safe_name, window_of
 from geokr_core.acquisition.search import Area
-from geokr_core.acquisition.web import multihash, verify_multihash
+from geokr_core.acquisition.web import verify_multihash
 from geokr_core.chips import cut_chips
 from geokr_core.config import ChipsConfig, LandCoverConfig, ProportionsConfig, ScenesConfig
 from geokr_core.errors import AcquisitionError, ConfigError
 from geokr_core.grid import Grid, reproject
 from geokr_core.landcover import index_products
 from geokr_core.legend import load_legend
+from geokr_core.multihash import multihash
 from geokr_core.proportions import count_proportions
 from geokr_core.reporter import RecordingReporter
 from geokr_core.scenes import take_inventory
