@@ -247,7 +247,7 @@ def stac(
     params: ParamsFile = None,
     overrides: Overrides = None,
     levir_kr: Annotated[
-        Path | None, typer.Option("--levir-kr", help="The frozen data set [default: <store>/levir_kr].")
+        Path | None, typer.Option("--levir-kr", help="The frozen data set (default: <store>/levir_kr).")
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="SPDX name, or `other`.")] = "other",
 ) -> None:

@@ -119,8 +119,6 @@ def find_items(
             # A server may read bbox and dates more generously than asked; the same rule is applied to all.
             items = {item.id: item for item in found if _meets(item, area, span)}
     except (APIError, STACError, OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, AcquisitionError):
-            raise
         raise AcquisitionError(
             f"{shown(catalogue.url)}: the catalogue cannot be read ({type(error).__name__}: {_first_line(error)})."
         ) from None
