@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pystac
 import pytest
 import rasterio
 import shapely
@@ -24,21 +25,25 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 from rasterio.warp import transform_bounds
+from typer.testing import CliRunner
 
 from geokr_core.acquisition import FetchConfig, fetch, load_catalogues
 from geokr_core.acquisition.plan import safe_name, window_of
 from geokr_core.acquisition.search import Area
 from geokr_core.acquisition.web import verify_multihash
 from geokr_core.chips import cut_chips
-from geokr_core.config import ChipsConfig, LandCoverConfig, ProportionsConfig, ScenesConfig
+from geokr_core.cli import app
+from geokr_core.config import ChipsConfig, LandCoverConfig, LevirKRConfig, ProportionsConfig, ScenesConfig
 from geokr_core.errors import AcquisitionError, ConfigError
 from geokr_core.grid import Grid, reproject
 from geokr_core.landcover import index_products
 from geokr_core.legend import load_legend
+from geokr_core.levir_kr import freeze
 from geokr_core.multihash import multihash
 from geokr_core.proportions import count_proportions
 from geokr_core.reporter import RecordingReporter
 from geokr_core.scenes import take_inventory
+from geokr_core.stac_export import export_stac
 
 UTM = "EPSG:32612"
 WEST_M, NORTH_M, SIZE_PX = 300_000.0, 4_140_000.0, 1024
@@ -424,6 +429,15 @@ def test_fetched_files_go_through_the_chain_with_the_proportions_of_the_source(l
             for code, name in COMMON_NAMES.items():
                 assert row[f"fraction_{name}"] == pytest.approx(expected.get(code, 0.0), abs=0.01)
     assert seen >= 18
+    # And on, with every column that the chain writes, into a STAC collection.
+    config = LevirKRConfig(validation_fraction=0.0)
+    freeze(config, store / "chips", store / "proportions", store / "levir_kr", reporter)
+    assert export_stac(store / "levir_kr", store / "stac", reporter).numbers["num_items"] == 2
+    items = [pystac.Item.from_file(str(path)) for path in sorted((store / "stac" / "items").glob("*.json"))]
+    assert [item.datetime.date().isoformat() for item in items if item.datetime] == ["2021-07-04", "2021-07-19"]
+    assert {item.properties["proj:code"] for item in items} == {UTM}
+    bands = items[0].assets["chips"].extra_fields["raster:bands"]
+    assert all(band["scale"] > 0 and 300 <= band["offset"] < 4000 for band in bands)
 
 
 COMMON_NAMES = {10: "forest", 30: "grassland", 40: "cultivated_land", 50: "artificial_surfaces", 80: "water"}
@@ -478,8 +492,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(loop: Loop, tmp
     loop.server.hold.pop(slow).set()
     assert not (tmp_path / "killed" / "fetch.json").exists()
     loop.server.log.clear()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    run(loop.config(), tmp_path / "killed")
     assert not loop.server.requests_for(BLUE)
     run(loop.config(), tmp_path / "whole")
     names = set(contents(tmp_path / "killed")) - {"params-snippet.yaml"}
@@ -736,18 +749,20 @@ def test_the_plan_is_shown_and_a_dry_run_writes_nothing(loop: Loop, tmp_path: Pa
     catalogues = tmp_path / "catalogues.yaml"
     catalogues.write_text(yaml.safe_dump({"catalogues": [loop.catalogue()]}, sort_keys=False))
     box = ",".join(map(str, loop.middle()))
-    command = [
-        sys.executable, "-m", "geokr_core.cli", "fetch", "-c", str(catalogues), "--collection", "s2", f"--bbox={box}",
-        "--dates", "2021-07-01/2021-07-31", "--out", str(tmp_path / "got"),
+    arguments = [
+        "fetch", "-c", str(catalogues), "--collection", "s2", f"--bbox={box}", "--dates", "2021-07-01/2021-07-31",
+        "--out", str(tmp_path / "got"),
     ]  # fmt: skip
-    dry = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert dry.returncode == 0, dry.stderr
-    assert "About" in dry.stdout
+    dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert dry.exit_code == 0
     assert "MB to transfer for 11 files" in dry.stdout
-    asked = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert asked.returncode == 2
-    assert "pass --yes" in asked.stderr
+    asked = CliRunner().invoke(app, arguments)
+    assert isinstance(asked.exception, AcquisitionError)
+    assert "pass --yes" in str(asked.exception)
     assert not (tmp_path / "got").exists()
+    done = CliRunner().invoke(app, [*arguments, "--yes"])
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "got").rglob("*.tif"))) == 11
 
 
 @pytest.mark.parametrize(

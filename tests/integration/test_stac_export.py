@@ -146,6 +146,28 @@ def test_the_core_schemas_and_the_rules_of_the_extensions_hold(dataset: LevirKR,
         jsonschema.validate(broken, EXTENSION_RULES)
 
 
+@pytest.mark.filterwarnings("ignore:The PySTAC Label Extension:DeprecationWarning")
+def test_readers_of_the_extensions_understand_the_items(dataset: LevirKR, tmp_path: Path) -> None:
+    from pystac.extensions.classification import ClassificationExtension
+    from pystac.extensions.file import FileExtension
+    from pystac.extensions.label import LabelExtension, LabelType
+    from pystac.extensions.projection import ProjectionExtension
+    from pystac.extensions.raster import RasterExtension
+    from pystac.extensions.table import TableExtension
+
+    item = read_back(dataset, tmp_path / "stac")[1]["scene0"]
+    label = LabelExtension.ext(item)
+    assert label.label_type == LabelType.VECTOR
+    assert [list(c.classes) for c in label.label_classes or []] == [list(dataset.classes)]
+    counts = (label.label_overviews or [])[0].counts or []
+    assert sum(count.count for count in counts) == TableExtension.ext(item).row_count == 20
+    assert ProjectionExtension.ext(item).code == "EPSG:32601"
+    classes = ClassificationExtension.ext(item.assets["labels"]).classes or []
+    assert [c.name for c in classes] == list(dataset.classes)
+    assert [band.scale for band in RasterExtension.ext(item.assets["chips"]).bands or []] == [10.0, 10.0, 10.0]
+    assert FileExtension.ext(item.assets["chips"]).size == (tmp_path / "chips" / "scene0.npy").stat().st_size
+
+
 def test_the_same_data_set_gives_the_same_bytes(dataset: LevirKR, tmp_path: Path) -> None:
     export_stac(dataset.folder, tmp_path / "stac", RecordingReporter())
     before = data_version(tmp_path / "stac")

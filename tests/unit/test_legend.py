@@ -13,6 +13,7 @@ PUBLISHED = {
     "worldcover": {40: "cultivated_land", 10: "forest", 30: "grassland", 20: "shrubland", 90: "wetland", 80: "water", 50: "artificial_surfaces", 60: "bareland", 70: "snow_ice"},
     "nlcd": {82: "cultivated_land", 42: "forest", 71: "grassland", 52: "shrubland", 95: "wetland", 11: "water", 23: "artificial_surfaces", 31: "bareland", 12: "snow_ice"},
     "mcd12_igbp": {12: "cultivated_land", 2: "forest", 10: "grassland", 7: "shrubland", 11: "wetland", 0: "water", 13: "artificial_surfaces", 16: "bareland", 15: "snow_ice"},
+    "io_lulc": {5: "cultivated_land", 2: "forest", 11: "grassland", 4: "wetland", 1: "water", 7: "artificial_surfaces", 8: "bareland", 9: "snow_ice"},
 }  # fmt: skip
 
 
