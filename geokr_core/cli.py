@@ -226,7 +226,7 @@ def _agree(plan: Any, *, dry_run: bool, yes: bool) -> bool:
     Console().print(table)
     typer.echo(
         f"About {plan.estimated_bytes / 1e6:.1f} MB to transfer for {len(plan.files)} files, "
-        f"never more than {plan.num_bytes / 1e6:.1f} MB."
+        f"at most {plan.num_bytes / 1e6:.1f} MB of pixels."
     )
     for name, reason in plan.broken.items():
         typer.echo(f"cannot be read: {name}: {reason}", err=True)

@@ -178,7 +178,7 @@ def serving() -> Iterator[Server]:
 def cog(pixels: np.ndarray, crs: str, transform: Affine, folder: Path, driver: str = "COG", **options: Any) -> bytes:
     """A cloud-optimised GeoTIFF in memory."""
     pixels = pixels[None] if pixels.ndim == 2 else pixels
-    path = folder / "made.tif"
+    path = folder / ("made.jp2" if driver.startswith("JP2") else "made.tif")
     with rasterio.open(
         path, "w", driver=driver, count=len(pixels), height=pixels.shape[1], width=pixels.shape[2], dtype=pixels.dtype,
         crs=CRS.from_user_input(crs), transform=transform, **options,
@@ -586,8 +586,12 @@ def test_files_that_are_no_cog_and_servers_without_ranges_are_downloaded_whole(l
     )
     green = f"/data/{FIRST}/B03.tif"
     loop.server.no_ranges.add(green)
+    nir = f"/data/{FIRST}/B08.tif"
+    lossless = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    loop.server.files[nir] = cog(loop.world["pixels"][FIRST]["nir"], UTM, transform, tmp_path, **lossless)
     run(loop.one_scene(), tmp_path / "got")
-    for band, how in (("blue", "whole file, cut here"), ("green", "whole file, cut here"), ("red", "window")):
+    whole = "whole file, cut here"
+    for band, how in (("blue", whole), ("green", whole), ("nir", whole), ("red", "window")):
         path = tmp_path / "got" / "scenes" / "s2" / FIRST / f"{FIRST}_{band}.tif"
         assert json.loads(path.with_name(path.name + ".record.json").read_text())["how"] == how
         with rasterio.open(path) as source:
