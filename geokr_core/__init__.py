@@ -2,7 +2,8 @@
 
 Floors, lowest first; imports only run downwards:
 
-1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``
+1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``,
+   ``multihash``
 2. rasters: ``tiff_index``, ``raster_files``, ``checksums``, ``scenes``, ``tile_index``, ``landcover``, ``coverage``, ``counting``, ``chips``, ``proportions``
 3. data set: ``catalogue``, ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
@@ -12,7 +13,9 @@ Floors, lowest first; imports only run downwards:
 6. delivering: ``promotion``, ``registry`` (the one module that knows MLflow)
 7. doors: ``chain`` (which step follows which), ``checks``, ``versioning`` (DVC), ``cli``, ``bench``
 
-Beside the floors: ``world`` generates data, ``testing`` serves tests.
+Beside the floors: ``acquisition`` (STAC catalogues into folders; stands on values and ``raster_files``),
+``stac_export`` (a frozen Levir-KR as a STAC collection; stands on the data set),
+``world`` generates data, ``testing`` serves tests.
 
 Nothing in here imports Dagster: the orchestration lives in ``geokr_assets``.
 """

@@ -162,7 +162,7 @@ def inspect(folder: Path, candidate: _Candidate) -> Scene:
         bands=bands,
         grid=grid,
         gsd_m=round(grid.gsd_m, 4),
-        acquired=_acquired(collection.acquired, gaofen),
+        acquired=_acquired(collection.acquired, gaofen) or headers[0].acquired,
         sensor=gaofen["sensor"] if gaofen else collection.name,
         land_cover=collection.land_cover,
         nodata=collection.nodata,
@@ -190,6 +190,7 @@ class _Header:
     grid: Grid
     count: int
     colours: tuple[ColorInterp, ...]
+    acquired: str = ""
 
 
 def _header(path: Path) -> _Header:
@@ -220,7 +221,10 @@ def _header(path: Path) -> _Header:
             grid = Grid(
                 CRS.from_wkt(source.crs.to_wkt()), Affine(*tuple(source.transform)[:6]), source.height, source.width
             )
-            return _Header(grid, source.count, tuple(source.colorinterp))
+            # GDAL's own tag, "2021-07-04 18:12:01": `geokr fetch` writes it.
+            tagged = re.match(r"\d{4}-\d{2}-\d{2}", source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME", ""))
+            acquired = tagged[0] if tagged else ""
+            return _Header(grid, source.count, tuple(source.colorinterp), acquired)
     except RASTER_ERRORS as error:
         raise SceneRefusedError(unopened(path.name, error)) from error
 

@@ -635,7 +635,7 @@ def check_labels(labels: Any, rows: Any, crs: CRS, tiles: Path) -> list[str]:
         inside = (tile_col >= 0) & (tile_row >= 0) & (tile_col < codes.shape[1]) & (tile_row < codes.shape[0])
         found = codes[tile_row[inside].astype(int), tile_col[inside].astype(int)]
         label = labels.iloc[index]
-        known = 1.0 - label["unknown_fraction"] - label["excluded_fraction"]
+        known = label["known_fraction"]
         total = sum(label[f"fraction_{n}"] for n in names)
         if not (np.isfinite(known) and (abs(total - 1.0) < 1e-6 or (total == 0.0 and known < 1e-6))):
             wrong.append(f"label {index}: fractions sum to {total}, known {known}")

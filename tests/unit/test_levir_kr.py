@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from geokr_core.catalogue import scenes_of
 from geokr_core.config import LevirKRConfig
 from geokr_core.errors import DatasetError, MissingInputError
 from geokr_core.files import data_version, read_json, write_json
@@ -90,6 +91,9 @@ def test_the_catalogue_is_geoparquet_in_several_row_groups(tmp_path: Path, monke
     assert table["chip_id"].tolist() == dataset.catalogue["chip_id"].tolist()
     centres = gpd.GeoSeries.from_xy(table["lon"], table["lat"], crs="EPSG:4326")
     assert table.geometry.intersects(centres).all()
+    scenes = dict(scenes_of(path))
+    assert list(scenes) == ["scene0", "scene1"], "a scene may go on in the next group"
+    assert [len(rows) for rows in scenes.values()] == [15, 15]
     assert not {"geometry", "transform", "crs_wkt"} & set(dataset.catalogue.columns), "read only where needed"
 
 
