@@ -18,7 +18,7 @@ import pandas as pd
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -285,19 +285,29 @@ class SceneReader:
         try:
             for source, indexes in self._sources:
                 pixels.append(source.read(indexes, window=window, out_shape=(len(indexes), *shape)))
-                if self._masked:
+                if self._masked and not _all_valid(source, indexes):
                     masks = source.read_masks(indexes, window=window, out_shape=(len(indexes), *shape))
                     valid &= (masks > 0).all(axis=0)
         except RasterioError as error:
             raise SceneRefusedError(
                 f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({error})"
             ) from error
-        data = np.concatenate(pixels)
+        # One file is the rule, and copying it costs as much as reading it.
+        data = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
         if data.dtype.kind == "f":
             valid &= np.isfinite(data).all(axis=0)
         if self._scene.nodata is not None:
             valid &= (data != self._scene.nodata).any(axis=0)
         return data, valid
+
+    def read_cloud(self, row: int, height: int) -> np.ndarray | None:
+        """Cloud mask of full-width lines, bool (H, W); None where the product brings no mask."""
+        return None
+
+
+def _all_valid(source: Any, indexes: Sequence[int]) -> bool:
+    """Whether a file declares no missing pixels, so that there is no mask to read."""
+    return all(MaskFlags.all_valid in source.mask_flag_enums[index - 1] for index in indexes)
 
 
 @contextmanager
