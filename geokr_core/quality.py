@@ -12,18 +12,41 @@ _SATURATED = 250
 _DARK = 20
 """Mean 8-bit brightness below which a pixel counts as dark: shadow or water."""
 
-MAX_GROUP_LINES = 255
-"""Lines that may be summed at once: as many ones fit into 8 bits, in which counting is fastest."""
-
 NUM_SUMS = 6
+
+
+def max_group_lines(num_bands: int) -> int:
+    """Lines that may be summed at once so that counts fit into 8 bits and brightness into 16: narrow sums are fast."""
+    return max(1, min(255, 65535 // (255 * num_bands)))
+
+
+class ChipColumns:
+    """The columns that the chips of a line stand in, and sums over them.
+
+    Columns are first summed between all edges of chips, then the pieces are put together, so that each is added up
+    once however much the chips overlap.
+    """
+
+    def __init__(self, columns: np.ndarray, size_px: int) -> None:
+        """Take the first column of each chip, int (N,), rising, and the side of a chip."""
+        self.num_chips, self.size_px = len(columns), size_px
+        edges = np.unique(np.concatenate([columns, columns + size_px]))
+        self._edges, self._end = edges[:-1], int(edges[-1])
+        self._left, self._right = np.searchsorted(edges, columns), np.searchsorted(edges, columns + size_px)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum of ``values``, integers (G, W), over the columns of each chip, int64 (G, N)."""
+        pieces = np.add.reduceat(values[:, : self._end], self._edges, axis=1, dtype=np.int64)
+        running = np.zeros((len(values), len(self._edges) + 1), dtype=np.int64)
+        np.cumsum(pieces, axis=1, out=running[:, 1:])
+        return np.asarray(running[:, self._right] - running[:, self._left])
 
 
 def chip_sums(
     planes: Sequence[np.ndarray],
     valid: np.ndarray | None,
     cloud: np.ndarray | None,
-    columns: np.ndarray,
-    size_px: int,
+    columns: ChipColumns,
     group_lines: int,
 ) -> np.ndarray:
     """Sums over the part of each chip that lies in each group of lines.
@@ -32,51 +55,42 @@ def chip_sums(
         planes: uint8 (H, W) of each band, stretched; 0 where there are no data.
         valid: bool (H, W), or None where all pixels hold data.
         cloud: bool (H, W), or None where the product brings no cloud mask.
-        columns: int (N,), first column of each chip.
-        size_px: side of a chip in pixels.
-        group_lines: lines a group, at most `MAX_GROUP_LINES`; divides H.
+        columns: where the chips stand.
+        group_lines: lines a group, at most `max_group_lines`; divides H.
 
     Returns:
         int64 (6, H / group_lines, N): pixels that are valid, dark, saturated and cloudy, and the sums of brightness
         and of its square, where brightness is the sum over the bands.
     """
-    total = planes[0].astype(np.uint16)
+    # The square of 16 bands' sum, 255 lines together, is the most that 32 bits hold.
+    narrow, wide = (np.uint16, np.uint32) if len(planes) <= 16 else (np.uint32, np.uint64)
+    total, least = planes[0].astype(narrow), planes[0]
     for plane in planes[1:]:
-        np.add(total, plane, out=total)
+        total += plane
+        least = np.minimum(least, plane)
     dark = total < _DARK * len(planes)
     if valid is not None:
         dark &= valid
-    saturated = np.minimum.reduce(planes) >= _SATURATED
-    # The square of 16 bands' sum, 255 times over, is the most that 32 bits hold.
-    squares = np.multiply(total, total, dtype=np.uint32 if len(planes) <= 16 else np.uint64)
-    by_column = [
-        None if valid is None else _down(valid.view(np.uint8), group_lines),
-        _down(dark.view(np.uint8), group_lines),
-        _down(saturated.view(np.uint8), group_lines),
-        None if cloud is None else _down((cloud if valid is None else cloud & valid).view(np.uint8), group_lines),
-        _down(total, group_lines, np.uint32),
-        _down(squares, group_lines, squares.dtype),
-    ]
-    sums = np.zeros((NUM_SUMS, len(total) // group_lines, len(columns)), dtype=np.int64)
-    for target, values in zip(sums, by_column, strict=True):
+        cloud = None if cloud is None else cloud & valid
+    squares = total.astype(wide)
+    squares *= squares
+    sums = np.zeros((NUM_SUMS, len(total) // group_lines, columns.num_chips), dtype=np.int64)
+    for target, values in zip(sums, (valid, dark, least >= _SATURATED, cloud, total, squares), strict=True):
         if values is not None:
-            running = np.cumsum(values, axis=1, dtype=np.int64)
-            target += running[:, columns + size_px - 1]
-            target[:, columns > 0] -= running[:, columns[columns > 0] - 1]
+            grouped = (values.view(np.uint8) if values.dtype == bool else values).reshape(
+                -1, group_lines, total.shape[1]
+            )
+            target[:] = columns.sums(np.add.reduce(grouped, axis=1, dtype=grouped.dtype))
     if valid is None:
-        sums[0] = group_lines * size_px
+        sums[0] = group_lines * columns.size_px
     return sums
-
-
-def _down(values: np.ndarray, group_lines: int, dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
-    return np.asarray(np.add.reduce(values.reshape(-1, group_lines, values.shape[1]), axis=1, dtype=dtype))
 
 
 def fractions(sums: np.ndarray, size_px: int, num_bands: int, *, has_cloud_mask: bool) -> dict[str, np.ndarray]:
     """Quality of chips from their sums.
 
     Args:
-        sums: int64 (6, N), see `chip_sums`.
+        sums: int64 (6, N), see `chip_sums`, summed over the groups.
         size_px: side of a chip in pixels.
         num_bands: number of bands.
         has_cloud_mask: whether the product brings one.

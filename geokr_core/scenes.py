@@ -263,6 +263,8 @@ class SceneReader:
         else:
             self._sources = [(datasets[p], [1]) for p in positions]
             self._masked = True
+        # Asking for the masks of files that have none costs as much as reading them.
+        self._masked &= not all(_all_valid(source, indexes) for source, indexes in self._sources)
 
     def read(self, row: int, height: int, *, decimation: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Read full-width lines.
@@ -285,7 +287,7 @@ class SceneReader:
         try:
             for source, indexes in self._sources:
                 pixels.append(source.read(indexes, window=window, out_shape=(len(indexes), *shape)))
-                if self._masked and not _all_valid(source, indexes):
+                if self._masked:
                     masks = source.read_masks(indexes, window=window, out_shape=(len(indexes), *shape))
                     valid &= (masks > 0).all(axis=0)
         except RasterioError as error:
