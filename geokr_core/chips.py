@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import rasterio
+from rasterio.errors import RasterioError
 
 from geokr_core.config import ChipsConfig, as_plain
 from geokr_core.errors import MissingInputError, SceneRefusedError
 from geokr_core.files import read_json, text_digest, write_json
 from geokr_core.grid import METRES_PER_DEGREE, Grid, unwrap_lon
 from geokr_core.quality import NUM_SUMS, ChipColumns, chip_sums, failures, fractions, max_group_lines
+from geokr_core.raster_files import open_raster
 from geokr_core.reporter import Reporter
 from geokr_core.scenes import Scene, SceneReader, open_scene, usable_scenes
 from geokr_core.shards import ShardWriter, new_shard, only_one, remove_shard, shard_record, staging
@@ -272,7 +274,7 @@ def _cut(config: ChipsConfig, source: Path, scene: Scene, out: Path, mark: str) 
     workers = min(_MAX_WORKERS, config.workers or len(os.sched_getaffinity(0)))
     _keep_freed_memory()
     with (
-        rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE_BYTES, GDAL_NUM_THREADS=workers),
+        rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE_BYTES, GDAL_NUM_THREADS=_decoding_threads(source, scene, workers)),
         open_scene(source, scene, config.bands) as reader,
     ):
         stretch = choose_stretch(config, scene, reader)
@@ -287,6 +289,19 @@ def _cut(config: ChipsConfig, source: Path, scene: Scene, out: Path, mark: str) 
                 writer.add_line(top, line, fractions(sums, config.size_px, num_bands, has_cloud_mask=has_cloud_mask))
             writer.finish()
     return SceneCut(scene.scene_id, shard.num_chips, dropped=writer.dropped)
+
+
+def _decoding_threads(source: Path, scene: Scene, workers: int) -> int:
+    """Threads in which GDAL decodes blocks: all for compressed or tiled files, one for plain lines.
+
+    Plain lines are too little work to be handed to a thread: two threads take twice as long as one.
+    """
+    try:
+        with open_raster(source / scene.files[0]) as dataset:
+            plain_lines = dataset.compression is None and dataset.block_shapes[0][1] == dataset.width
+    except RasterioError as error:
+        raise SceneRefusedError(f"cannot be opened: {error}") from error
+    return 1 if plain_lines else workers
 
 
 def _keep_freed_memory() -> None:
@@ -313,7 +328,7 @@ def _stretcher(reader: SceneReader, stretch: Stretch, windows: _Windows) -> Call
     return stretch_piece
 
 
-def in_order(work: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
+def in_order(work: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Generator[_Out]:
     """Work on items in threads and give the results in the items' order, at most ``workers`` of them ahead.
 
     Args:

@@ -63,8 +63,9 @@ def chip_sums(
         and of its square, where brightness is the sum over the bands.
     """
     # The square of 16 bands' sum, 255 lines together, is the most that 32 bits hold.
-    narrow, wide = (np.uint16, np.uint32) if len(planes) <= 16 else (np.uint32, np.uint64)
-    total, least = planes[0].astype(narrow), planes[0]
+    narrow, wide = ("u2", "u4") if len(planes) <= 16 else ("u4", "u8")
+    total: np.ndarray = planes[0].astype(narrow)
+    least = planes[0]
     for plane in planes[1:]:
         total += plane
         least = np.minimum(least, plane)
@@ -72,7 +73,7 @@ def chip_sums(
     if valid is not None:
         dark &= valid
         cloud = None if cloud is None else cloud & valid
-    squares = total.astype(wide)
+    squares: np.ndarray = total.astype(wide)
     squares *= squares
     sums = np.zeros((NUM_SUMS, len(total) // group_lines, columns.num_chips), dtype=np.int64)
     for target, values in zip(sums, (valid, dark, least >= _SATURATED, cloud, total, squares), strict=True):

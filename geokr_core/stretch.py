@@ -94,8 +94,9 @@ def _table(dtype: str, low: float, high: float) -> pa.Array:
 
 def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     # float32 holds 16 bits with room to spare, but not large integers or doubles.
-    real = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
-    unit = (values.astype(real) - real(low)) / (real(high) - real(low))
+    real = np.dtype(np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64)
+    limits = np.array([low, high], dtype=real)
+    unit = (values.astype(real) - limits[0]) / (limits[1] - limits[0])
     return np.asarray(np.rint(unit.clip(0.0, 1.0) * 255.0).astype(np.uint8))
 
 

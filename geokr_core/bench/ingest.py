@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,13 @@ def bench_ingest(folder: Path) -> Measurement:
 
     details: dict[str, float] = {}
     for name in _FILES:
-        rivals = {"all": cut(name, config), "one": cut(name, one_core), "bare": lambda n=name: _bare(folder, n)}
+        rivals: dict[str, Callable[[], object]] = {
+            "all": cut(name, config),
+            "one": cut(name, one_core),
+            "bare": partial(_bare, folder, name),
+        }
         if name == "tiled":
-            rivals["by_window"] = lambda n=name: _bare(folder, n, width=_CHIP_PX)
+            rivals["by_window"] = partial(_bare, folder, name, width=_CHIP_PX)
         best = _interleaved(rivals)
         prefix = "" if name == "tiled" else f"{name}_"
         details[f"{prefix}ratio"] = best["bare"] / best["all"]
