@@ -5,7 +5,9 @@ The table is moved into place last and is the mark that the shard is whole. Ever
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +24,9 @@ _DROPPED = "geokr_dropped"
 
 _COPY_BYTES = 4_000_000
 """Chips are gathered and handed to the file system in portions of about this size, which stays in the cache."""
+
+_SYNC_BYTES = 16_000_000
+"""Pixels are sent to the disk in the background whenever so many have come together."""
 
 SCHEMA = pa.schema(
     [
@@ -58,10 +63,14 @@ def only_one(out: Path, scene_id: str) -> Iterator[None]:
 class ShardWriter:
     """A shard that is being written; see `new_shard`."""
 
-    def __init__(self, pixels: BinaryIO, table: pq.ParquetWriter, size_px: int, num_bands: int) -> None:
-        """Start a shard of chips of (``size_px``, ``size_px``, ``num_bands``) in an open file and an open table."""
-        self._pixels, self._table = pixels, table
-        self._chip_shape = (size_px, size_px, num_bands)
+    def __init__(
+        self, pixels: BinaryIO, table: pq.ParquetWriter, syncing: Executor, chip_shape: tuple[int, ...]
+    ) -> None:
+        """Start a shard of chips of ``chip_shape`` (H, W, C) in an open file and an open table."""
+        self._pixels, self._table, self._syncing = pixels, table, syncing
+        self._synced: Future[None] | None = None
+        self._unsynced_bytes = 0
+        self._chip_shape = chip_shape
         self.num_chips = 0
         self._write_header()
 
@@ -89,6 +98,17 @@ class ShardWriter:
         for first in range(0, len(columns), portion):
             self._pixels.write(np.ascontiguousarray(windows[columns[first : first + portion]]).data)
         self.num_chips += len(columns)
+        self._unsynced_bytes += len(columns) * size * size * num_bands
+        if self._unsynced_bytes > _SYNC_BYTES and (self._synced is None or self._synced.done()):
+            self._start_sync()
+
+    def _start_sync(self) -> None:
+        """Let the disk begin while the next chips are cut, so that little is left to wait for at the end."""
+        if self._synced is not None:
+            self._synced.result()
+        self._pixels.flush()
+        self._synced = self._syncing.submit(os.fsync, self._pixels.fileno())
+        self._unsynced_bytes = 0
 
     def add_rows(self, columns: Mapping[str, Any]) -> None:
         """Write rows of the table: a batch of the columns of `SCHEMA`."""
@@ -100,6 +120,8 @@ class ShardWriter:
         self._pixels.seek(0)
         self._write_header()
         self._pixels.flush()
+        if self._synced is not None:
+            self._synced.result()
 
 
 @contextmanager
@@ -125,8 +147,9 @@ def new_shard(out: Path, scene_id: str, mark: str, *, size_px: int, num_bands: i
         with (
             pixels.open("wb") as stream,
             pq.ParquetWriter(table, SCHEMA.with_metadata({_INPUTS: mark.encode()}), compression="zstd") as writer,
+            ThreadPoolExecutor(1) as syncing,
         ):
-            yield ShardWriter(stream, writer, size_px, num_bands)
+            yield ShardWriter(stream, writer, syncing, (size_px, size_px, num_bands))
         for path in (pixels, table):
             sync(path)
         # The old table goes first: never a table beside pixels that it does not describe.
