@@ -4,7 +4,8 @@ Floors, lowest first; imports only run downwards:
 
 1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``,
    ``multihash``
-2. rasters: ``tiff_index``, ``raster_files``, ``checksums``, ``scenes``, ``tile_index``, ``landcover``, ``coverage``, ``counting``, ``chips``, ``proportions``
+2. rasters: ``tiff_index``, ``raster_files``, ``checksums``, ``scenes``, ``tile_index``, ``landcover``, ``coverage``,
+   ``counting``, ``stretch``, ``quality``, ``shards``, ``chips``, ``proportions``
 3. data set: ``catalogue``, ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
    ``pretrain``

@@ -337,7 +337,7 @@ def scene_ids(params: Params) -> list[str]:
     return list(usable_scenes(Folders(params)["scenes"]))
 
 
-def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> Outcome:
+def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter, *, force: bool = False) -> Outcome:
     """Run ``chips`` or ``proportions`` for one scene; once every scene is current the whole step counts as run.
 
     Args:
@@ -345,6 +345,7 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> O
         scene_id: which scene.
         params: the parameter file.
         reporter: who listens.
+        force: run even if the scene is current.
 
     Returns:
         What was done, with the data version of this scene's files. A quarantined scene is an outcome, not an error.
@@ -362,14 +363,17 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> O
         raise MissingInputError(
             f"scene {scene_id!r} is not among the {len(scenes)} usable scenes of the inventory; run `geokr scenes` and look at its quarantine."
         )
+    out, was_current = folders[name], False
     if name == "chips":
-        chips.cut_scene(params.chips, params.scenes.folder, folders["scenes"], scenes[scene_id], folders[name])
+        scene = scenes[scene_id]
+        was_current = not force and chips.is_scene_current(params.chips, scene, out)
+        chips.cut_scene(params.chips, params.scenes.folder, folders["scenes"], scene, out, force=force)
     elif (folders["chips"] / f"{scene_id}.parquet").exists():
-        index = folders["land_cover"]
-        proportions.count_scene(
-            params.proportions, params.land_cover.folder, index, folders["chips"], scene_id, folders[name]
-        )
-    outcome = scene_outcome(name, scene_id, params)
+        index, shards = folders["land_cover"], folders["chips"]
+        was_current = not force and proportions.is_scene_current(params.proportions, index, shards, scene_id, out)
+        source = params.land_cover.folder
+        proportions.count_scene(params.proportions, source, index, shards, scene_id, out, force=force)
+    outcome = replace(scene_outcome(name, scene_id, params), was_current=was_current)
     for warning in outcome.summary.warnings:
         reporter.warning(f"quarantined: {warning}")
     if is_complete(name, params):

@@ -70,8 +70,9 @@ def count_proportions(
 
 
 def count_scene(
-    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, scene_id: str, out: Path
-) -> str:
+    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, scene_id: str, out: Path, *,
+    force: bool = False,
+) -> str:  # fmt: skip
     """Count land cover under the chips of one scene.
 
     Args:
@@ -81,6 +82,7 @@ def count_scene(
         chips: folder of shards.
         scene_id: which scene.
         out: folder that gets ``<scene_id>.parquet``, or ``<scene_id>.quarantine.json``.
+        force: count even if the scene is current.
 
     Returns:
         Empty, or why the scene is quarantined: none of its ground has known land cover.
@@ -94,7 +96,7 @@ def count_scene(
     _write_legend(config, index, out)
     table, refusal = out / f"{scene_id}.parquet", out / f"{scene_id}.quarantine.json"
     mark = _mark(config, land_cover, chips, scene_id)
-    if (done := _current(table, refusal, mark)) is not None:
+    if not force and (done := _current(table, refusal, mark)) is not None:
         return done
     rows = read_rows(chips, scene_id)
     counted = count_rows(config, source, index, rows)

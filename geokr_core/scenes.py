@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from geokr_core.config import SceneCollection, ScenesConfig, as_plain
@@ -270,6 +270,8 @@ class SceneReader:
         else:
             self._sources = [(datasets[p], [1]) for p in positions]
             self._masked = True
+        # Asking for the masks of files that have none costs as much as reading them.
+        self._masked &= not all(_all_valid(source, indexes) for source, indexes in self._sources)
 
     def read(self, row: int, height: int, *, decimation: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Read full-width lines.
@@ -299,12 +301,22 @@ class SceneReader:
             raise SceneRefusedError(
                 f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({cause_of(error)}); fetch it again"
             ) from error
-        data = np.concatenate(pixels)
+        # One file is the rule, and copying it costs as much as reading it.
+        data = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
         if data.dtype.kind == "f":
             valid &= np.isfinite(data).all(axis=0)
         if self._scene.nodata is not None:
             valid &= (data != self._scene.nodata).any(axis=0)
         return data, valid
+
+    def read_cloud(self, row: int, height: int) -> np.ndarray | None:
+        """Cloud mask of full-width lines, bool (H, W); None where the product brings no mask."""
+        return None
+
+
+def _all_valid(source: Any, indexes: Sequence[int]) -> bool:
+    """Whether a file declares no missing pixels, so that there is no mask to read."""
+    return all(MaskFlags.all_valid in source.mask_flag_enums[index - 1] for index in indexes)
 
 
 @contextmanager
