@@ -36,8 +36,9 @@ _NODES = 17
 _MARGIN_PX = 4
 """Source pixels read around that part: bilinear needs one, the surface between nodes is curved."""
 
-_WHOLE = 100
-"""Stored for "holds data" beside the pixels while both are resampled; fits every raster type."""
+_MOST_WHOLE = 65535
+"""Stored for "holds data" beside the pixels while both are resampled, or the most that their type holds. The larger,
+the less a pixel without data may weigh before its neighbour counts as touched by it."""
 
 _MAX_GROWTH = 16.0
 """A grid of more pixels than this times the scene's comes from RPCs that are wrong."""
@@ -99,6 +100,21 @@ def _dem_range(path: Path, outline: np.ndarray) -> tuple[float, float]:
     if low > high:
         raise SceneRefusedError(f"elevation model {path.name} has no height under the scene")
     return low, high
+
+
+def rpcs_of(source: Any) -> RPC | None:
+    """RPCs of an open raster, in its tags or in a file beside it; None where there are none.
+
+    GDAL finds ``.rpb``, ``.rpc``, ``_rpc.txt`` and their upper-case spellings.
+
+    Raises:
+        SceneRefusedError: they are incomplete or hold something else than numbers.
+    """
+    try:
+        found = source.rpcs
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise SceneRefusedError(f"its RPCs are damaged: {error}") from error
+    return found if found is None or isinstance(found, RPC) else None
 
 
 def ortho_grid(rpcs: RPC, height: int, width: int, terrain: Terrain) -> Grid:
@@ -176,6 +192,7 @@ class Orthorectifier:
         """
         self._rpcs, self._source_shape, self._grid, self._terrain = rpcs, source_shape, grid, terrain
         self._num_bands, self._dtype, self._read_window = num_bands, dtype, read_window
+        self._whole = _MOST_WHOLE if dtype.kind == "f" else min(_MOST_WHOLE, int(np.iinfo(dtype).max))
         self._heights_m = terrain.range_m(grid.lonlat(grid.outline_xy(4)))
         self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -220,17 +237,19 @@ class Orthorectifier:
             carried = self._tile(tile, decimation)
             if carried is not None:
                 part = slice(left, left + tile.width)
-                pixels[:, :, part], valid[:, part] = carried[:-1], carried[-1] > _WHOLE - 0.5
+                pixels[:, :, part], valid[:, part] = carried[:-1], carried[-1] > self._whole - 0.5
         return pixels, valid
 
     def _tile(self, tile: Grid, decimation: int) -> np.ndarray | None:
-        """One tile, its last band `_WHOLE` where only pixels with data took part; None where the scene has no pixel."""
+        """One tile, its last band ``_whole`` where only pixels with data took part; None where the scene has no pixel."""
         window = self._source_window(tile)
         if window is None:
             return None
         rows, cols = max(1, int(window.height) // decimation), max(1, int(window.width) // decimation)
         pixels, valid = self._read_window(window, (rows, cols))
-        source = np.concatenate([pixels, valid[None].astype(self._dtype) * _WHOLE], dtype=self._dtype)
+        source = np.concatenate(
+            [pixels, valid[None].astype(self._dtype) * self._dtype.type(self._whole)], dtype=self._dtype
+        )
         if self._dtype.kind == "f":
             source = np.nan_to_num(source, copy=False)
         carried = np.zeros((self._num_bands + 1, tile.height, tile.width), dtype=self._dtype)

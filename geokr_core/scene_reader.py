@@ -19,7 +19,7 @@ from geokr_core.clouds import CloudMask, whole_factor
 from geokr_core.errors import SceneRefusedError
 from geokr_core.grid import Grid
 from geokr_core.raster_files import open_raster
-from geokr_core.rpc import Orthorectifier, Terrain
+from geokr_core.rpc import Orthorectifier, Terrain, rpcs_of
 from geokr_core.scene import Scene
 
 
@@ -105,11 +105,11 @@ class SceneReader:
         self._nodata = None if scene.nodata is None else stored_value(scene.nodata, self._dtype)
         self._ortho: Orthorectifier | None = None
         if scene.orthorectified:
-            source = datasets[0]
-            if source.rpcs is None:
+            source, rpcs = datasets[0], rpcs_of(datasets[0])
+            if rpcs is None:
                 raise SceneRefusedError("its RPCs have vanished since the inventory; run `geokr scenes` again")
             self._ortho = Orthorectifier(
-                source.rpcs,
+                rpcs,
                 source.shape,
                 scene.grid,
                 terrain_of(scene),

@@ -28,7 +28,7 @@ from geokr_core.files import text_digest, whole_folder, write_json
 from geokr_core.grid import Grid, unwrap_lon
 from geokr_core.raster_files import open_raster
 from geokr_core.reporter import Reporter
-from geokr_core.rpc import Terrain, ortho_grid
+from geokr_core.rpc import Terrain, ortho_grid, rpcs_of
 from geokr_core.scene import Scene
 from geokr_core.scene_files import Listing, Seen
 from geokr_core.scene_reader import SceneReader, open_scene
@@ -266,9 +266,10 @@ def _header(path: Path, collection: SceneCollection, product: Product) -> _Heade
                 raise SceneRefusedError(
                     f"{path.name}: complex pixels ({source.dtypes[0]}); expected integers or floats"
                 )
-            raw = _is_raw(source, collection, product)
+            rpcs = rpcs_of(source)
+            raw = rpcs is not None and _is_raw(source, collection, product)
             return _Header(
-                grid=_raw_grid(path, source, collection) if raw else _map_grid(path, source),
+                grid=_raw_grid(path, source, rpcs, collection) if rpcs and raw else _map_grid(path, source),
                 count=source.count,
                 colours=tuple(source.colorinterp),
                 scales=tuple(source.scales),
@@ -281,15 +282,12 @@ def _header(path: Path, collection: SceneCollection, product: Product) -> _Heade
 
 
 def _is_raw(source: Any, collection: SceneCollection, product: Product) -> bool:
-    """Whether RPCs say where the pixels lie. A raw product often carries a made-up CRS beside its RPCs."""
-    if source.rpcs is None:
-        return False
+    """Whether the RPCs say where the pixels lie. A raw product often carries a made-up CRS beside its RPCs."""
     asked = collection.rpc_height_m is not None or collection.dem is not None
     return asked or product.in_sensor_geometry or source.crs is None or source.transform == Affine.identity()
 
 
-def _raw_grid(path: Path, source: Any, collection: SceneCollection) -> Grid:
-    rpcs: RPC = source.rpcs
+def _raw_grid(path: Path, source: Any, rpcs: RPC, collection: SceneCollection) -> Grid:
     if collection.rpc_height_m is None and collection.dem is None:
         raise SceneRefusedError(
             f"{path.name}: only RPCs (not orthorectified). Give its collection `rpc_height_m` (its RPCs are made for ground "
@@ -344,7 +342,8 @@ def _sensor_bands(product: Product, header: _Header, file: str) -> tuple[str, ..
             f"{file}: {header.count} band(s) of {product.sensor} found, expected {expected}; what they are and in which "
             "order cannot be known from outside: give `bands`"
         )
-    if ColorInterp.alpha in header.colours:
+    # NAIP is often tagged so though its fourth band is near infrared; a Gaofen scene is only by whoever made it over.
+    if product.name == "gaofen" and ColorInterp.alpha in header.colours:
         raise SceneRefusedError(
             f"{file}: its last band is tagged as transparency where {product.sensor} has {product.bands[-1]}; give `bands` "
             "if it is data, or name the colours in their order"
