@@ -39,7 +39,10 @@ class Listing:
             else:
                 paths = [self._folder / PurePosixPath(root).with_name(name) for name in self._beginning_with(root)]
             for path in paths:
-                stat = path.stat()
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:
+                    continue  # a link to nowhere, or removed this moment; whoever needs it will say so
                 found[path.relative_to(self._folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
         return text_digest(sorted(found.items()))
 

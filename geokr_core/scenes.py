@@ -113,7 +113,13 @@ def _candidates(folder: Path, collection: SceneCollection) -> list[_Candidate]:
     if collection.band_files is None:
         paths = (p.relative_to(folder).as_posix() for p in folder.glob(collection.files) if _is_scene_path(p))
         return [
-            _Candidate(_scene_id(root), collection, (path,), (_root_of(path, family),), family)
+            _Candidate(
+                _scene_id(root) or _scene_id(folder.resolve().name),
+                collection,
+                (path,),
+                (_root_of(path, family),),
+                family,
+            )
             for path, (family, root) in scene_heads(paths, collection.product).items()
         ]
     before, after = collection.files.split("{band}")
@@ -215,7 +221,10 @@ def inspect(folder: Path, candidate: _Candidate, seen: Seen) -> Scene:
 
 
 def _digest(files: Sequence[Path], side: Sequence[Path], seen: Seen, height_m: float | None) -> str:
-    digests = [seen.md5(path) for path in (*files, *side)]
+    try:
+        digests = [seen.md5(path) for path in (*files, *side)]
+    except OSError as error:
+        raise SceneRefusedError(f"{error.filename}: cannot be read: {error.strerror}") from error
     # One plain file: its md5 can be checked with md5sum.
     return digests[0] if len(digests) == 1 and height_m is None else text_digest([*digests, height_m])
 

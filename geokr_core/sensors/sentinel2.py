@@ -52,7 +52,8 @@ def describe(folder: Path, path: str, wanted: tuple[str, ...] | None) -> Product
             missing, or no one resolution has all bands.
     """
     safe = root(path)
-    metadata = next((p for p in sorted((folder / safe).iterdir()) if p.name.upper() in _MTD), None)
+    inside = sorted((folder / safe).iterdir()) if (folder / safe).is_dir() else []
+    metadata = next((p for p in inside if p.name.upper() in _MTD), None)
     if metadata is None:
         raise SceneRefusedError(f"{safe}: no MTD_MSIL1C.xml or MTD_MSIL2A.xml in it; deliver the whole SAFE folder")
     tree = read_xml(metadata)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from affine import Affine
 from rasterio.rpc import RPC
+from rasterio.windows import Window
 
 from geokr_core.chips import cut_scene, read_rows, reread
 from geokr_core.config import ChipsConfig, ScenesConfig
 from geokr_core.errors import ConfigError, SceneRefusedError
 from geokr_core.grid import METRES_PER_DEGREE
 from geokr_core.reporter import RecordingReporter
-from geokr_core.rpc import TILE_ROWS
+from geokr_core.rpc import TILE_ROWS, Orthorectifier, Terrain, ortho_grid
 from geokr_core.scenes import Scene, open_scene, read_inventory, take_inventory, usable_scenes
 from geokr_core.testing import write_raster
 
@@ -221,6 +222,33 @@ def test_strips_do_not_depend_on_who_asks(tmp_path: Path) -> None:
     assert few.shape == (2, scene.grid.height // 5, scene.grid.width // 5)
     assert some.mean() == pytest.approx(whole[1].mean(), abs=0.02)
     assert few[:, some].mean() == pytest.approx(whole[0][:, whole[1]].mean(), rel=0.05)
+
+
+def test_what_is_read_at_a_time_does_not_grow_with_the_scene() -> None:
+    """A scene four times as long is read in more windows, not in larger ones, whether whole or decimated."""
+    terrain = Terrain(500.0, None)
+    largest: dict[tuple[int, int], int] = {}
+    for lines in (SIZE, 4 * SIZE):
+        coefficients = rpcs()
+        coefficients.line_scale, coefficients.line_off = lines / 2, lines / 2 - 0.5
+        coefficients.lat_scale *= lines / SIZE
+        grid = ortho_grid(coefficients, lines, SIZE, terrain)
+        sizes: list[int] = []
+
+        def window_of(
+            window: Window, shape: tuple[int, int], sizes: list[int] = sizes
+        ) -> tuple[np.ndarray, np.ndarray]:
+            sizes.append(shape[0] * shape[1])
+            return np.ones((1, *shape), np.uint16), np.ones(shape, bool)
+
+        reader = Orthorectifier(coefficients, (lines, SIZE), grid, terrain, 1, np.dtype(np.uint16), window_of)
+        for decimation in (1, 4):
+            sizes.clear()
+            reader.read(0, grid.height, decimation)
+            largest[lines, decimation] = max(sizes)
+    assert largest[4 * SIZE, 1] <= 1.05 * largest[SIZE, 1]
+    assert largest[4 * SIZE, 4] <= 2.2 * largest[SIZE, 4]  # the short one fills half a tile
+    assert max(largest.values()) < 2 * TILE_ROWS * SIZE
 
 
 def test_no_data_does_not_bleed_into_what_is_valid(tmp_path: Path) -> None:

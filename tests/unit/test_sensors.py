@@ -258,11 +258,20 @@ def test_incomplete_safe_folders_end_one_scene_each(tmp_path: Path) -> None:
     lost = write_safe(tmp_path / "in", safe="S2A_MSIL2A_lost.SAFE")
     next(lost.rglob("*B04_10m.jp2")).unlink()
     next(lost.rglob("*B04_20m.jp2")).unlink()
+    (tmp_path / "in" / "S2A_MSIL2A_file.SAFE").write_text("a file")
+    (two / "broken").symlink_to("nowhere")
     assert list(inventory(tmp_path, "*.SAFE")) == [SAFE.removesuffix(".SAFE")]
     found = reasons(tmp_path)
+    assert "deliver the whole SAFE folder" in found["S2A_MSIL2A_file"]
     assert "no MTD_MSIL1C.xml or MTD_MSIL2A.xml" in found["S2A_MSIL2A_bare"]
     assert "2 granules found" in found["S2A_MSIL2A_two"]
     assert "no resolution has all of blue, green, red, nir" in found["S2A_MSIL2A_lost"]
+
+
+def test_a_scene_folder_that_is_itself_a_product(tmp_path: Path) -> None:
+    safe = write_safe(tmp_path)
+    take_inventory(config(safe, "MTD_MSI*.xml"), tmp_path / "out", RecordingReporter())
+    assert list(usable_scenes(tmp_path / "out")) == [SAFE.removesuffix(".SAFE")]
 
 
 def test_a_cloud_mask_that_does_not_fit_ends_the_scene(tmp_path: Path) -> None:
