@@ -148,6 +148,21 @@ def test_pixels_land_where_the_sensor_saw_them(tmp_path: Path, form: str) -> Non
     assert misplacement_px(tmp_path, scene, 500.0).max() < 0.1
 
 
+def test_every_nth_pixel_lies_there_too(tmp_path: Path) -> None:
+    raw_scene(tmp_path / "in", ramps())
+    scene = inventory(tmp_path, rpc_height_m=500.0)
+    with open_scene(tmp_path / "in", scene, ("blue", "green")) as reader:
+        pixels, valid = reader.read(0, scene.grid.height, decimation=6)
+    line, column = truth(scene, 500.0)
+    rows = ((np.arange(pixels.shape[1]) + 0.5) * scene.grid.height / pixels.shape[1]).astype(int)
+    cols = ((np.arange(pixels.shape[2]) + 0.5) * scene.grid.width / pixels.shape[2]).astype(int)
+    line, column = line[np.ix_(rows, cols)], column[np.ix_(rows, cols)]
+    inside = valid & (np.minimum(line, column) > 6) & (np.maximum(line, column) < SIZE - 7)
+    # Each is the nearest of what was read, up to half a step off; on average they are not off.
+    assert abs((pixels[0] - 1000 - line)[inside].mean()) < 0.6
+    assert abs((pixels[1] - 1000 - column)[inside].mean()) < 0.6
+
+
 def test_another_height_moves_them(tmp_path: Path) -> None:
     raw_scene(tmp_path / "in", ramps())
     scene = inventory(tmp_path, rpc_height_m=700.0)
