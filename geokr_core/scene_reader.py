@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import RasterioError, RPCError
 from rasterio.windows import Window
 
 from geokr_core.clouds import CloudMask, whole_factor
@@ -138,7 +138,7 @@ class SceneReader:
                 return self._ortho.read(row, height, decimation)
             shape = (max(1, height // decimation), max(1, width // decimation))
             return self._read_window(Window(0, row, width, height), shape)
-        except RasterioError as error:
+        except (RasterioError, RPCError) as error:
             raise SceneRefusedError(
                 f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({error})"
             ) from error

@@ -316,6 +316,19 @@ def test_damaged_rpcs_end_one_scene(tmp_path: Path) -> None:
     assert "no CRS" in reasons["cut"] or "RPC" in reasons["cut"]
 
 
+def test_a_raw_file_that_is_cut_off_ends_its_scene_by_name(tmp_path: Path) -> None:
+    path = raw_scene(tmp_path / "in", ramps(np.uint16), "rpb")
+    scene = inventory(tmp_path, rpc_height_m=500.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_scene(tmp_path / "in", scene, ("red",)) as reader:
+        reader.read(0, 64)
+        with pytest.raises(SceneRefusedError, match="unreadable at lines 400–463: the file is corrupt or cut off"):
+            reader.read(400, 64)
+    (tmp_path / "in" / f"{NAME}.rpb").unlink()
+    with pytest.raises(SceneRefusedError, match="RPCs have vanished"), open_scene(tmp_path / "in", scene, ("red",)):
+        pass
+
+
 @pytest.mark.real_data
 def test_real_rpcs_place_a_real_scene(real_data: Path, tmp_path: Path) -> None:
     """The file claims geographic coordinates with an identity geotransform; its RPCs say 46.8 E, 39.8 N."""

@@ -153,7 +153,8 @@ GRIDS = {
     "east-west mirrored": ("EPSG:32648", Affine(-16, 0, 500000, 0, -16, 3300000), 16),
     "rotated": ("EPSG:32648", Affine.translation(500000, 3300000) @ Affine.rotation(30) @ Affine.scale(16, -16), 16),
     "not square": ("EPSG:26917", Affine(23.6, 0, 700000, 0, -29.5, 4400000), np.sqrt(23.6 * 29.5)),
-    "utm zone 1 at the antimeridian": ("EPSG:32601", Affine(1000, 0, 280000, 0, -1000, 500000), 1000),
+    "utm zone 1 across the antimeridian": ("EPSG:32601", Affine(1000, 0, 152000, 0, -1000, 500000), 1000),
+    "utm zone 60 across the antimeridian": ("EPSG:32760", Affine(1000, 0, 816000, 0, -1000, 9500000), 1000),
     "geographic across 180 degrees": ("EPSG:4326", Affine(0.01, 0, 179.84, 0, -0.01, 10), 1106),
 }
 
@@ -177,6 +178,9 @@ def test_any_grid_keeps_its_pixels_and_finds_its_place(tmp_path: Path, case: str
     outline = np.array(scene.grid.footprint().exterior.coords)
     if case != "around the pole itself":
         assert np.ptp(outline[:, 0]) < 3  # continuous, not once around the Earth
+    if "across" in case:
+        turns = np.floor((outline[:, 0] + 180) / 360)
+        assert np.ptp(turns) == 1  # the case is what its name says
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "float32", "float64"])
