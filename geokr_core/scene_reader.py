@@ -5,7 +5,7 @@ way (``rpc``). What counts as no data: the file's own nodata value, mask (inside
 and infinity, and the collection's ``nodata`` where every band has it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,9 @@ class SceneReader:
     """An open scene; see `open_scene`."""
 
     def __init__(
-        self, scene: Scene, datasets: Sequence[Any], bands: Sequence[str], cloud: CloudMask | None = None
+        self, scene: Scene, datasets: Mapping[int, Any], bands: Sequence[str], cloud: CloudMask | None = None
     ) -> None:
-        """Take the open datasets of ``scene``, the bands wanted, and the open cloud mask."""
-        missing = [name for name in bands if name not in scene.bands]
-        if missing:
-            raise SceneRefusedError(
-                f"band(s) {', '.join(missing)} not among its bands {', '.join(scene.bands)}; mend `chips.bands`"
-            )
+        """Take the open datasets of ``scene`` by their place in its files, the bands wanted, and the open cloud mask."""
         positions = [scene.bands.index(name) for name in bands]
         if len(scene.files) == 1:
             colours = datasets[0].colorinterp
@@ -105,7 +100,8 @@ class SceneReader:
         self._nodata = None if scene.nodata is None else stored_value(scene.nodata, self._dtype)
         self._ortho: Orthorectifier | None = None
         if scene.orthorectified:
-            source, rpcs = datasets[0], rpcs_of(datasets[0])
+            source = self._files[0].dataset
+            rpcs = rpcs_of(source)
             if rpcs is None:
                 raise SceneRefusedError("its RPCs have vanished since the inventory; run `geokr scenes` again")
             self._ortho = Orthorectifier(
@@ -199,9 +195,16 @@ def open_scene(folder: Path, scene: Scene, bands: Sequence[str]) -> Iterator[Sce
     Raises:
         SceneRefusedError: a file cannot be opened, a wanted band is not there, or the cloud mask does not fit.
     """
+    if missing := [name for name in bands if name not in scene.bands]:
+        raise SceneRefusedError(
+            f"band(s) {', '.join(missing)} not among its bands {', '.join(scene.bands)}; mend `chips.bands`"
+        )
+    needed = {scene.bands.index(name) for name in bands} if len(scene.files) > 1 else {0}
     with ExitStack() as stack:
         try:
-            datasets = [stack.enter_context(open_raster(folder / file)) for file in scene.files]
+            datasets = {
+                place: stack.enter_context(open_raster(folder / scene.files[place])) for place in sorted(needed)
+            }
             cloud = None
             if scene.cloud_mask:
                 mask = stack.enter_context(open_raster(folder / scene.cloud_mask))

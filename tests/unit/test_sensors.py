@@ -378,6 +378,29 @@ def test_landsat_metadata_that_mislead_end_the_scene(tmp_path: Path, changes: di
         inventory(tmp_path, "*_MTL.json", bands=("red", "green", "blue"))
 
 
+@pytest.mark.real_data
+def test_real_landsat_pixels_under_their_names(real_data: Path, tmp_path: Path) -> None:
+    """Zion's real bands as a delivered product: vegetation shines in near infrared, sky scatters blue."""
+    product, source = "LC08_L1TP_038034_20150818_20200908_02_T1", real_data / "scenes" / "zion_landsat8_nlcd"
+    contents = {"LANDSAT_PRODUCT_ID": product, "COLLECTION_NUMBER": "02"}
+    (tmp_path / "in").mkdir()
+    for number in (2, 3, 4, 5):
+        contents[f"FILE_NAME_BAND_{number}"] = name = f"{product}_B{number}.TIF"
+        (tmp_path / "in" / name).symlink_to(source / f"landsat8_b{number}.tif")
+    image = {"SPACECRAFT_ID": "LANDSAT_8", "SENSOR_ID": "OLI_TIRS", "DATE_ACQUIRED": "2015-08-18"}
+    groups = {"PRODUCT_CONTENTS": contents, "IMAGE_ATTRIBUTES": image}
+    (tmp_path / "in" / f"{product}_MTL.json").write_text(json.dumps({"LANDSAT_METADATA_FILE": groups}))
+    (scene,) = inventory(tmp_path, "*_MTL.json").values()
+    assert scene.bands == ("blue", "green", "red", "nir")
+    with open_scene(tmp_path / "in", scene, ["nir", "red", "blue"]) as reader:
+        pixels, valid = reader.read(0, scene.grid.height, decimation=4)
+        assert reader.read_cloud(0, 8) is None  # no QA_PIXEL was delivered
+    nir, red, blue = pixels[:, valid].astype(float)
+    assert nir.mean() > 1.2 * red.mean()
+    assert np.corrcoef(red, blue)[0, 1] > 0.8 > np.corrcoef(nir, blue)[0, 1]
+    np.testing.assert_array_equal(valid, (pixels != 65535).all(axis=0) & pixels.any(axis=0))
+
+
 # --- NAIP, and products as a whole
 
 
