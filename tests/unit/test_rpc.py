@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from geokr_core.chips import cut_scene, read_rows, reread
 from geokr_core.config import ChipsConfig, ScenesConfig
 from geokr_core.errors import ConfigError, SceneRefusedError
-from geokr_core.grid import METRES_PER_DEGREE
+from geokr_core.grid import METRES_PER_DEGREE, unwrap_lon
 from geokr_core.reporter import RecordingReporter
 from geokr_core.rpc import TILE_ROWS, Orthorectifier, Terrain, ortho_grid
 from geokr_core.scenes import Scene, open_scene, read_inventory, take_inventory, usable_scenes
@@ -44,12 +44,17 @@ def rpcs(lon: float = LON, lat: float = LAT) -> RPC:
     )  # fmt: skip
 
 
-def truth(scene: Scene, heights_m: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+def truth(scene: Scene, heights_m: np.ndarray | float, centre: float = LON) -> tuple[np.ndarray, np.ndarray]:
     """Line and column, counted in pixel centres, at which the sensor saw each map pixel."""
     row, col = np.indices((scene.grid.height, scene.grid.width)) + 0.5
     lon, lat = np.moveaxis(scene.grid.lonlat(np.stack(scene.grid.transform @ (col, row), axis=-1)), -1, 0)
     line = SIZE / 2 - 0.5 - (lat - LAT) / HALF * SIZE / 2 + SHIFT_LINES * heights_m
-    column = SIZE / 2 - 0.5 + (lon - LON) * np.cos(np.radians(LAT)) / HALF * SIZE / 2 + SHIFT_COLUMNS * heights_m
+    column = (
+        SIZE / 2
+        - 0.5
+        + unwrap_lon(lon - centre, 0.0) * np.cos(np.radians(LAT)) / HALF * SIZE / 2
+        + SHIFT_COLUMNS * heights_m
+    )
     return line, column
 
 
@@ -127,10 +132,10 @@ def read(tmp_path: Path, scene: Scene, bands: tuple[str, ...] = ("blue", "green"
         return reader.read(0, scene.grid.height)
 
 
-def misplacement_px(tmp_path: Path, scene: Scene, heights_m: np.ndarray | float) -> np.ndarray:
+def misplacement_px(tmp_path: Path, scene: Scene, heights_m: np.ndarray | float, centre: float = LON) -> np.ndarray:
     """Distance in source pixels between where valid map pixels were taken from and where they lie in truth."""
     pixels, valid = read(tmp_path, scene)
-    line, column = truth(scene, heights_m)
+    line, column = truth(scene, heights_m, centre)
     # The outermost half pixel has one neighbour only, which interpolation repeats.
     inside = valid & (line > 0.5) & (line < SIZE - 1.5) & (column > 0.5) & (column < SIZE - 1.5)
     assert inside.sum() > 0.5 * SIZE**2
@@ -169,6 +174,14 @@ def test_another_height_moves_them(tmp_path: Path) -> None:
     assert misplacement_px(tmp_path, scene, 700.0).max() < 0.1
     wrong = misplacement_px(tmp_path, scene, 500.0)
     assert wrong.min() > 0.9 * 200 * np.hypot(SHIFT_LINES, SHIFT_COLUMNS)
+
+
+@pytest.mark.parametrize("centre", [179.9999, -179.9999])
+def test_a_raw_scene_may_lie_across_the_antimeridian(tmp_path: Path, centre: float) -> None:
+    write_raster(tmp_path / "in" / f"{NAME}.tiff", ramps(), None, Affine.identity(), rpcs=rpcs(lon=centre))
+    scene = inventory(tmp_path, rpc_height_m=500.0)
+    assert misplacement_px(tmp_path, scene, 500.0, centre).max() < 0.1
+    assert np.ptp(np.array(scene.grid.footprint().exterior.coords)[:, 0]) < 0.1
 
 
 def test_an_elevation_model_with_relief_straightens_them(tmp_path: Path) -> None:
