@@ -3,7 +3,7 @@
 Floors, lowest first; imports only run downwards:
 
 1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``
-2. rasters: ``raster_files``, ``scene``, ``rpc``, ``clouds``, ``scene_reader``, ``sensors``, ``scene_files``, ``scenes``,
+2. rasters: ``raster_files``, ``scene``, ``rpc``, ``rpc_files``, ``clouds``, ``scene_reader``, ``sensors``, ``scene_files``, ``scenes``,
    ``landcover``, ``coverage``, ``chips``, ``proportions``
 3. data set: ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,

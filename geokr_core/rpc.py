@@ -16,7 +16,6 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError, RPCError, TransformError
 from rasterio.rpc import RPC
 from rasterio.transform import RPCTransformer
 from rasterio.warp import reproject as warp
@@ -24,7 +23,7 @@ from rasterio.windows import Window
 
 from geokr_core.errors import ConfigError, SceneRefusedError
 from geokr_core.grid import Grid, reproject, unit_ring, unwrap_lon
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster
 
 TILE_ROWS = 256
 """Lines that are carried at a time, counted from the grid's top, so that a pixel never depends on who asks for it."""
@@ -79,8 +78,8 @@ class Terrain:
             return height_m, height_m
         try:
             return _dem_range(self.dem, outline)
-        except RasterioError as error:
-            raise ConfigError(f"{self.dem}: elevation model cannot be read: {error}; mend `dem`") from error
+        except RASTER_ERRORS as error:
+            raise ConfigError(f"{self.dem}: elevation model cannot be read: {cause_of(error)}; mend `dem`") from error
 
 
 def _dem_range(path: Path, outline: np.ndarray) -> tuple[float, float]:
@@ -100,21 +99,6 @@ def _dem_range(path: Path, outline: np.ndarray) -> tuple[float, float]:
     if low > high:
         raise SceneRefusedError(f"elevation model {path.name} has no height under the scene")
     return low, high
-
-
-def rpcs_of(source: Any) -> RPC | None:
-    """RPCs of an open raster, in its tags or in a file beside it; None where there are none.
-
-    GDAL finds ``.rpb``, ``.rpc``, ``_rpc.txt`` and their upper-case spellings.
-
-    Raises:
-        SceneRefusedError: they are incomplete or hold something else than numbers.
-    """
-    try:
-        found = source.rpcs
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise SceneRefusedError(f"its RPCs are damaged: {error}") from error
-    return found if found is None or isinstance(found, RPC) else None
 
 
 def ortho_grid(rpcs: RPC, height: int, width: int, terrain: Terrain) -> Grid:
@@ -156,7 +140,7 @@ def _ground(rpcs: RPC, points: np.ndarray, height_m: float) -> np.ndarray:
     try:
         with RPCTransformer(rpcs) as transformer:
             lon, lat = transformer.xy(points[:, 1], points[:, 0], zs=np.full(len(points), height_m), offset="ul")
-    except (RasterioError, TransformError, RPCError, ValueError) as error:
+    except (*RASTER_ERRORS, ValueError) as error:
         raise SceneRefusedError(f"its RPCs cannot be used: {error}") from error
     lonlat = np.stack([lon, lat], axis=-1).astype(np.float64)
     if not np.isfinite(lonlat).all() or np.abs(lonlat[:, 1]).max() > 90.0:

@@ -7,27 +7,64 @@ and infinity, and the collection's ``nodata`` where every band has it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError, RPCError
 from rasterio.windows import Window
 
 from geokr_core.clouds import CloudMask, whole_factor
 from geokr_core.errors import SceneRefusedError
 from geokr_core.grid import Grid
-from geokr_core.raster_files import open_raster
-from geokr_core.rpc import Orthorectifier, Terrain, rpcs_of
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster
+from geokr_core.rpc import Orthorectifier, Terrain
+from geokr_core.rpc_files import rpcs_of
 from geokr_core.scene import Scene
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open raster, its path, and the open mask beside it, if there is one."""
+
+    path: Path
+    dataset: Any
+    mask: Any | None
+
+
+def mask_beside(path: Path) -> Path | None:
+    """The mask file of a raster, named as GDAL names it; None where there is none."""
+    mask = path.with_name(f"{path.name}.msk")
+    return mask if mask.is_file() else None
+
+
+def open_with_mask(path: Path, stack: ExitStack) -> _Opened:
+    """Open a raster, and the mask beside it where there is one, until ``stack`` closes.
+
+    Raises:
+        RasterioIOError: one of the two cannot be opened.
+        SceneRefusedError: the mask is none of this raster.
+    """
+    dataset = stack.enter_context(open_raster(path))
+    beside = mask_beside(path)
+    if beside is None:
+        return _Opened(path, dataset, None)
+    mask = stack.enter_context(open_raster(beside))
+    if mask.shape != dataset.shape or mask.count not in (1, dataset.count):
+        raise SceneRefusedError(
+            f"{beside.name}: {mask.count} x {mask.height} x {mask.width} found, expected a mask of {path.name} with "
+            f"{dataset.height} x {dataset.width} pixels; remove it if it belongs to another file"
+        )
+    return _Opened(path, dataset, mask)
 
 
 class _File:
     """Wanted bands of one open file, and how the file marks what holds no data."""
 
-    def __init__(self, dataset: Any, indexes: Sequence[int], masked: bool) -> None:
-        self.dataset, self.indexes = dataset, list(indexes)
+    def __init__(self, opened: "_Opened", indexes: Sequence[int], masked: bool) -> None:
+        self.opened, self.indexes = opened, list(indexes)
+        self.dataset = dataset = opened.dataset
         flags = [set(dataset.mask_flag_enums[i - 1]) if masked else {MaskFlags.all_valid} for i in indexes]
         nodata = [
             dataset.nodatavals[i - 1] if MaskFlags.nodata in f else None for i, f in zip(indexes, flags, strict=True)
@@ -54,6 +91,10 @@ class _File:
             masks = self.dataset.read_masks(
                 self._mask_indexes, window=window, out_shape=(len(self._mask_indexes), *shape)
             )
+            valid = _both(valid, (masks > 0).all(axis=0))
+        if (beside := self.opened.mask) is not None:
+            bands = [1] if beside.count == 1 else self.indexes
+            masks = beside.read(bands, window=window, out_shape=(len(bands), *shape))
             valid = _both(valid, (masks > 0).all(axis=0))
         if self._alpha:
             valid = _both(valid, self.dataset.read(self._alpha, window=window, out_shape=shape) > 0)
@@ -82,17 +123,17 @@ class SceneReader:
     """An open scene; see `open_scene`."""
 
     def __init__(
-        self, scene: Scene, datasets: Mapping[int, Any], bands: Sequence[str], cloud: CloudMask | None = None
+        self, scene: Scene, opened: Mapping[int, _Opened], bands: Sequence[str], cloud: CloudMask | None = None
     ) -> None:
-        """Take the open datasets of ``scene`` by their place in its files, the bands wanted, and the open cloud mask."""
+        """Take the open files of ``scene`` by their place among its files, the bands wanted, and the open cloud mask."""
         positions = [scene.bands.index(name) for name in bands]
         if len(scene.files) == 1:
-            colours = datasets[0].colorinterp
+            colours = opened[0].dataset.colorinterp
             # All bands used as data, one of them tagged alpha: then it is no mask.
             masked = not (len(scene.bands) == len(colours) and ColorInterp.alpha in colours)
-            self._files = [_File(datasets[0], [p + 1 for p in positions], masked)]
+            self._files = [_File(opened[0], [p + 1 for p in positions], masked)]
         else:
-            self._files = [_File(datasets[p], [1], True) for p in positions]
+            self._files = [_File(opened[p], [1], True) for p in positions]
         kinds = [file.dataset.dtypes[i - 1] for file in self._files for i in file.indexes]
         self._dtype = np.result_type(*kinds)
         self._num_bands = len(kinds)
@@ -101,7 +142,7 @@ class SceneReader:
         self._ortho: Orthorectifier | None = None
         if scene.orthorectified:
             source = self._files[0].dataset
-            rpcs = rpcs_of(source)
+            rpcs, _ = rpcs_of(source, self._files[0].opened.path)
             if rpcs is None:
                 raise SceneRefusedError("its RPCs have vanished since the inventory; run `geokr scenes` again")
             self._ortho = Orthorectifier(
@@ -134,9 +175,9 @@ class SceneReader:
                 return self._ortho.read(row, height, decimation)
             shape = (max(1, height // decimation), max(1, width // decimation))
             return self._read_window(Window(0, row, width, height), shape)
-        except (RasterioError, RPCError) as error:
+        except RASTER_ERRORS as error:
             raise SceneRefusedError(
-                f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({error})"
+                f"unreadable at lines {row}–{row + height - 1}: the file is corrupt or cut off ({cause_of(error)}); fetch it again"
             ) from error
 
     def read_cloud(self, row: int, height: int) -> np.ndarray | None:
@@ -156,9 +197,9 @@ class SceneReader:
             return None
         try:
             return self._cloud.read(row, height, self._scene.grid.width)
-        except RasterioError as error:
+        except RASTER_ERRORS as error:
             raise SceneRefusedError(
-                f"cloud mask unreadable at lines {row}–{row + height - 1}: it is corrupt or cut off ({error})"
+                f"cloud mask unreadable at lines {row}–{row + height - 1}: it is corrupt or cut off ({cause_of(error)})"
             ) from error
 
     def _read_window(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,14 +243,12 @@ def open_scene(folder: Path, scene: Scene, bands: Sequence[str]) -> Iterator[Sce
     needed = {scene.bands.index(name) for name in bands} if len(scene.files) > 1 else {0}
     with ExitStack() as stack:
         try:
-            datasets = {
-                place: stack.enter_context(open_raster(folder / scene.files[place])) for place in sorted(needed)
-            }
+            opened = {place: open_with_mask(folder / scene.files[place], stack) for place in sorted(needed)}
             cloud = None
             if scene.cloud_mask:
                 mask = stack.enter_context(open_raster(folder / scene.cloud_mask))
                 grid = Grid(mask.crs, mask.transform, mask.height, mask.width)
                 cloud = CloudMask(mask, scene.product, whole_factor(scene.grid, grid))
-        except RasterioError as error:
-            raise SceneRefusedError(f"cannot be opened: {error}") from error
-        yield SceneReader(scene, datasets, bands, cloud)
+        except RASTER_ERRORS as error:
+            raise SceneRefusedError(f"cannot be opened any more: {cause_of(error)}") from error
+        yield SceneReader(scene, opened, bands, cloud)

@@ -8,6 +8,7 @@ inventory. What a scene is stands in ``scene``, how its pixels are read in ``sce
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 
 from geokr_core.clouds import whole_factor
@@ -26,12 +26,13 @@ from geokr_core.config import SceneCollection, ScenesConfig, as_plain
 from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
 from geokr_core.files import text_digest, whole_folder, write_json
 from geokr_core.grid import Grid, unwrap_lon
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, refuse_flood, unopened
 from geokr_core.reporter import Reporter
-from geokr_core.rpc import Terrain, ortho_grid, rpcs_of
+from geokr_core.rpc import Terrain, ortho_grid
+from geokr_core.rpc_files import rpcs_of
 from geokr_core.scene import Scene
 from geokr_core.scene_files import Listing, Seen
-from geokr_core.scene_reader import SceneReader, open_scene
+from geokr_core.scene_reader import SceneReader, mask_beside, open_scene, open_with_mask
 from geokr_core.sensors import FAMILIES, Product, describe, recognise, scene_heads
 from geokr_core.summary import Summary
 
@@ -143,7 +144,7 @@ def _candidates(folder: Path, collection: SceneCollection) -> list[_Candidate]:
 
 
 def _is_scene_path(path: Path) -> bool:
-    return path.is_file() or path.suffix.upper() == ".SAFE"
+    return (path.is_file() and path.suffix.lower() != ".msk") or path.suffix.upper() == ".SAFE"
 
 
 def _root_of(path: str, family: str) -> str:
@@ -230,11 +231,9 @@ def _digest(files: Sequence[Path], side: Sequence[Path], seen: Seen, height_m: f
 
 
 def _check_place(grid: Grid, product: Product) -> None:
+    if fault := grid.fault():
+        raise SceneRefusedError(f"{product.files[0]}: {fault}")
     outline = shapely.get_coordinates(grid.footprint())
-    if not np.isfinite(outline).all() or np.abs(outline[:, 1]).max() > 90.0 + 1e-6:
-        raise SceneRefusedError(
-            "its grid has no place on Earth: corners do not map to longitude and latitude; check CRS and geotransform"
-        )
     corners = np.array(product.corners, dtype=np.float64).reshape(-1, 2)
     if len(corners) == 0 or not np.isfinite(corners).all() or not np.ptp(corners, axis=0).all():
         return
@@ -270,12 +269,14 @@ class _Header:
 
 def _header(path: Path, collection: SceneCollection, product: Product) -> _Header:
     try:
-        with open_raster(path) as source:
+        with ExitStack() as stack:
+            source = open_with_mask(path, stack).dataset
             if any(np.dtype(kind).kind == "c" for kind in source.dtypes):
                 raise SceneRefusedError(
                     f"{path.name}: complex pixels ({source.dtypes[0]}); expected integers or floats"
                 )
-            rpcs = rpcs_of(source)
+            refuse_flood(source, path)
+            rpcs, rpc_file = rpcs_of(source, path)
             raw = rpcs is not None and _is_raw(source, collection, product)
             return _Header(
                 grid=_raw_grid(path, source, rpcs, collection) if rpcs and raw else _map_grid(path, source),
@@ -283,11 +284,11 @@ def _header(path: Path, collection: SceneCollection, product: Product) -> _Heade
                 colours=tuple(source.colorinterp),
                 scales=tuple(source.scales),
                 offsets=tuple(source.offsets),
-                side_files=tuple(p for file in source.files if (p := Path(file)) != path and p.is_file()),
+                side_files=tuple(file for file in (rpc_file if raw else None, mask_beside(path)) if file),
                 raw=raw,
             )
-    except RasterioError as error:
-        raise SceneRefusedError(f"{path.name}: cannot be opened: {error}") from error
+    except RASTER_ERRORS as error:
+        raise SceneRefusedError(unopened(path.name, error)) from error
 
 
 def _is_raw(source: Any, collection: SceneCollection, product: Product) -> bool:
@@ -307,12 +308,17 @@ def _raw_grid(path: Path, source: Any, rpcs: RPC, collection: SceneCollection) -
 
 def _map_grid(path: Path, source: Any) -> Grid:
     if source.crs is None:
+        if source.gcps[0]:
+            raise SceneRefusedError(
+                f"{path.name}: only ground control points; warp the scene to a map grid first, e.g. with gdalwarp."
+            )
         raise SceneRefusedError(
             f"{path.name}: no CRS; without it land cover cannot be looked up. Assign one, e.g. with gdal_edit."
         )
     if source.transform == Affine.identity():
         raise SceneRefusedError(
-            f"{path.name}: no geotransform; orthorectify the scene to a map grid first, or put its RPC file beside it."
+            f"{path.name}: no geotransform; orthorectify the scene to a map grid first, or put its RPC file beside it. Other "
+            "files beside it (.tfw, .aux.xml) are not read: gdal_translate writes what they say into the file."
         )
     if source.transform.is_degenerate:
         raise SceneRefusedError(f"{path.name}: degenerate geotransform {tuple(source.transform)[:6]}")

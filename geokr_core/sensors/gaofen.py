@@ -53,9 +53,7 @@ def describe(folder: Path, path: str, wanted: tuple[str, ...] | None) -> Product
     sensor = f"{match['satellite']}_{match['sensor']}".upper()
     named = iso_date(match["date"], f"its name {PurePosixPath(path).name}")
     side_file = _side_file(folder, path, match)
-    acquired, corners = named, ()
-    if side_file:
-        acquired, corners = _read_side_file(folder / side_file, named)
+    acquired, corners = _read_side_file(folder / side_file, named) if side_file else (named, ())
     level = match["level"].upper()
     return Product(
         name="gaofen",

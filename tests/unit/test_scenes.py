@@ -299,7 +299,12 @@ def test_a_mask_file_of_another_format_is_never_opened(tmp_path: Path, reporter:
     (tmp_path / "in" / "a.tif.msk").write_text('<VRTDataset rasterXSize="32" rasterYSize="32"></VRTDataset>')
     take_inventory(config(tmp_path / "in", files="*.tif"), tmp_path / "out", reporter)
     assert list(usable_scenes(tmp_path / "out")) == ["b"]
-    assert "a.tif.msk: no TIFF" in reporter.warnings[0]
+    assert "its header is damaged or of another format" in reporter.warnings[0]
+    assert ".msk" in reporter.warnings[0]
+    write_raster(tmp_path / "in" / "small.tif", np.full((16, 16), 255, np.uint8), "EPSG:32648", UTM)
+    (tmp_path / "in" / "small.tif").rename(tmp_path / "in" / "a.tif.msk")
+    take_inventory(config(tmp_path / "in", files="*.tif"), tmp_path / "out", reporter)
+    assert "expected a mask of a.tif with 32 x 32 pixels" in reporter.warnings[1]
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
