@@ -249,6 +249,8 @@ def open_scene(folder: Path, scene: Scene, bands: Sequence[str]) -> Iterator[Sce
                 mask = stack.enter_context(open_raster(folder / scene.cloud_mask))
                 grid = Grid(mask.crs, mask.transform, mask.height, mask.width)
                 cloud = CloudMask(mask, scene.product, whole_factor(scene.grid, grid))
+            # In here as well: what a file says of its masks and colours is read from it only when asked for.
+            reader = SceneReader(scene, opened, bands, cloud)
         except RASTER_ERRORS as error:
             raise SceneRefusedError(f"cannot be opened any more: {cause_of(error)}") from error
-        yield SceneReader(scene, opened, bands, cloud)
+        yield reader

@@ -5,6 +5,8 @@ seen ``SHIFT_LINES * h`` lines and ``SHIFT_COLUMNS * h`` columns further. Pixels
 a map pixel shows says where it was taken from.
 """
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -355,3 +357,21 @@ def test_real_rpcs_place_a_real_scene(real_data: Path, tmp_path: Path) -> None:
     assert scene.grid.crs.to_epsg() == 32638
     assert valid.mean() > 0.2
     assert pixels[:, valid].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: text.replace("RPC00B", "RPC00A"), "terms in the order RPC00A, expected RPC00B"),
+        (lambda text: text.replace("lineOffset = ", "lineOffset = x"), "damaged or incomplete: could not convert"),
+        (lambda text: text.replace("sampScale", "other"), "damaged or incomplete: 'sampScale'"),
+        (lambda text: text.replace("1.000000000000000e+00,", "", 1), "lineDenCoef has 19 terms, expected 20"),
+        (lambda text: text.replace("heightOffset = 500.0", "heightOffset = nan"), "not every value is finite"),
+    ],
+)
+def test_an_rpc_file_that_cannot_be_meant_is_named(tmp_path: Path, damage: Callable[[str], str], reason: str) -> None:
+    raw_scene(tmp_path / "in", ramps(np.uint16), "rpb")
+    side = tmp_path / "in" / f"{NAME}.rpb"
+    side.write_text(damage(side.read_text()))
+    with pytest.raises(SceneRefusedError, match=re.escape(reason)):
+        inventory(tmp_path, rpc_height_m=500.0)
