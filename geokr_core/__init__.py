@@ -4,8 +4,9 @@ Floors, lowest first; imports only run downwards:
 
 1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``,
    ``multihash``
-2. rasters: ``tiff_index``, ``raster_files``, ``checksums``, ``scenes``, ``tile_index``, ``landcover``, ``coverage``,
-   ``counting``, ``stretch``, ``quality``, ``shards``, ``chips``, ``proportions``
+2. rasters: ``tiff_index``, ``raster_files``, ``checksums``; ``scene``, ``rpc``, ``rpc_files``, ``clouds``, ``scene_reader``,
+   ``sensors``, ``scene_files``, ``scenes``; ``tile_index``, ``landcover``, ``coverage``, ``counting``; ``stretch``, ``quality``,
+   ``shards``, ``chips``, ``proportions``
 3. data set: ``catalogue``, ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
    ``pretrain``

@@ -51,11 +51,16 @@ class SceneCollection(Section):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     files: str = Field(
-        description="glob relative to the folder; `{band}` stands for the band where each band is a file"
+        description="glob relative to the folder: rasters, or the metadata files of products of many files (`MTD_MSI*.xml`, "
+        "`*_MTL.*`); `{band}` stands for the band where each band is a file"
+    )
+    product: Literal["auto", "generic", "gaofen", "sentinel2", "landsat_c2", "naip"] = Field(
+        "auto", description="family of products; `auto`: by name and metadata, `generic`: nothing but the raster itself"
     )
     bands: tuple[str, ...] | None = Field(
         None,
-        description="common band names in file order (or in order of `band_files`); null: from colour interpretation",
+        description="common band names in file order (or in order of `band_files`); which bands to offer, for `sentinel2` "
+        "and `landsat_c2`; null: as the product has them, else from colour interpretation",
     )
     band_files: tuple[str, ...] | None = Field(None, description="what `{band}` becomes, one entry a band")
     land_cover: str = Field(description="name of the product under `land_cover.products` that covers this ground")
@@ -66,6 +71,16 @@ class SceneCollection(Section):
     max_abs_latitude_deg: float = Field(
         90.0, gt=0, le=90, description="chips centred further from the equator are not cut"
     )
+    rpc_height_m: float | None = Field(
+        None,
+        ge=-500,
+        le=9000,
+        description="raw scenes with RPCs are orthorectified with this height above the ellipsoid; null: they are refused",
+    )
+    dem: Path | None = Field(
+        None,
+        description="raster of heights above the ellipsoid to orthorectify raw scenes with, relative to the working directory",
+    )
 
     @model_validator(mode="after")
     def _band_files_match(self) -> Self:
@@ -73,6 +88,10 @@ class SceneCollection(Section):
             raise ValueError("`files` holds `{band}` exactly when `band_files` lists what it stands for")
         if self.band_files is not None and (self.bands is None or len(self.bands) != len(self.band_files)):
             raise ValueError("`bands` and `band_files` must list the same bands, one entry each")
+        if self.band_files is not None and self.product in ("sentinel2", "landsat_c2"):
+            raise ValueError(f"`product: {self.product}` finds its band files itself; leave `band_files` out")
+        if self.rpc_height_m is not None and self.dem is not None:
+            raise ValueError("`rpc_height_m` and `dem` both give the height of the ground; keep one")
         return self
 
 

@@ -156,10 +156,11 @@ class Grid:
         """
         centre = self.transform @ Affine.translation(self.width / 2 - 0.5, self.height / 2 - 0.5)
         xy = np.array([centre @ corner for corner in ((0, 0), (1, 0), (1, 1), (0, 1))], dtype=np.float64)
-        lon, lat = self.lonlat(xy).T
-        x = (unwrap_lon(lon, lon[0]) - lon[0]) * METRES_PER_DEGREE * np.cos(np.radians(lat.mean()))
-        y = (lat - lat[0]) * METRES_PER_DEGREE
-        area = 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+        lon, lat = np.radians(self.lonlat(xy)).T
+        # As points in space: longitude differences say nothing where the pixel touches a pole.
+        corners = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+        diagonals = corners[2:] - corners[:2]
+        area = 0.5 * float(np.linalg.norm(np.cross(diagonals[0], diagonals[1]))) * EARTH_RADIUS_M**2
         return math.sqrt(area)
 
 

@@ -5,6 +5,7 @@ where its header asks for more memory than an honest file of its length could ne
 is not judged here: `Grid.fault` and `scenes` do that.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ from rasterio.io import DatasetReader
 
 from geokr_core.tiff_index import TiffIndex, TiffIndexError, read_index
 
-DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG", ".img": "HFA"}
+DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG", ".img": "HFA", ".msk": "GTiff"}
 """GDAL driver by file ending. Formats that name other files or addresses (VRT, WMS, …) are not among them."""
 
-_CACHE_MIB = 512
-"""Decoded blocks GDAL may keep: two rows of blocks as large as they may be."""
+# Decoded blocks that GDAL may keep: a row of blocks as large as they may be. The default, a share of the machine's
+# memory, would let every process of a machine take that share. Set once, before GDAL looks: as a setting of each opened
+# raster it would empty the cache each time, and reading would take more than twice as long.
+os.environ.setdefault("GDAL_CACHEMAX", "256")
 
 SURROUNDINGS: Mapping[str, str | int] = {
     # The md5 of a scene names its one file: what lies beside it (.aux.xml, .ovr, .msk, .tfw, .rpb) must not be able to
@@ -35,8 +38,6 @@ SURROUNDINGS: Mapping[str, str | int] = {
     "GTIFF_IGNORE_READ_ERRORS": "NO",
     # Whatever a file makes GDAL ask for, no address ends in this.
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".no-network",
-    # The default, a share of the machine's memory, would let every process of a machine take that share.
-    "GDAL_CACHEMAX": _CACHE_MIB,
 }
 """GDAL's settings while a raster is open. They win over the environment's."""
 

@@ -92,14 +92,14 @@ def _write_scene(
 
 
 def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, **profile: Any) -> Path:
-    """Write a GeoTIFF.
+    """Write a GeoTIFF, or a raster of another `driver`.
 
     Args:
         path: file to write; its folder is made.
         pixels: (C, H, W) or (H, W), any raster type.
         crs: authority code or WKT; None leaves it out.
         transform: from (col, row) to (x, y).
-        profile: more creation options, e.g. ``nodata``.
+        profile: more creation options, e.g. ``nodata`` or ``driver``.
 
     Returns:
         The path.
@@ -108,8 +108,8 @@ def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Aff
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = pixels.shape
     with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype,
-        crs=None if crs is None else CRS.from_user_input(crs), transform=transform, **profile,
+        path, "w", count=count, height=height, width=width, dtype=pixels.dtype,
+        crs=None if crs is None else CRS.from_user_input(crs), transform=transform, **({"driver": "GTiff"} | profile),
     ) as target:  # fmt: skip
         target.write(pixels)
     return path

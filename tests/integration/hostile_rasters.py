@@ -23,6 +23,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.rpc import RPC
+from rasterio.windows import Window
 
 SIDE_PX, CHIP_PX = 64, 32
 BANDS = ("red", "green", "blue")
@@ -613,7 +614,7 @@ def check_labels(labels: Any, rows: Any, crs: CRS, tiles: Path) -> list[str]:
 
     (tile,) = tiles.glob("*.tif")
     with rasterio.open(tile, driver="GTiff") as source:
-        codes, inverse, target = source.read(1), ~source.transform, source.crs
+        inverse, target, shape = ~source.transform, source.crs, source.shape
     carry = pyproj.Transformer.from_crs(crs.to_wkt(), target.to_wkt(), always_xy=True)
     steps = (np.arange(48) + 0.5) / 48 * CHIP_PX
     col, line = (v.ravel() for v in np.meshgrid(steps, steps))
@@ -632,8 +633,8 @@ def check_labels(labels: Any, rows: Any, crs: CRS, tiles: Path) -> list[str]:
         a, b, c, d, e, f = rows["transform"].iloc[index]
         x, y = carry.transform(a * col + b * line + c, d * col + e * line + f)
         tile_col, tile_row = inverse @ (np.asarray(x), np.asarray(y))
-        inside = (tile_col >= 0) & (tile_row >= 0) & (tile_col < codes.shape[1]) & (tile_row < codes.shape[0])
-        found = codes[tile_row[inside].astype(int), tile_col[inside].astype(int)]
+        inside = (tile_col >= 0) & (tile_row >= 0) & (tile_col < shape[1]) & (tile_row < shape[0])
+        found = _codes_at(tile, tile_row[inside].astype(int), tile_col[inside].astype(int))
         label = labels.iloc[index]
         known = label["known_fraction"]
         total = sum(label[f"fraction_{n}"] for n in names)
@@ -644,6 +645,16 @@ def check_labels(labels: Any, rows: Any, crs: CRS, tiles: Path) -> list[str]:
             if not abs(share - label[f"fraction_{name}"] * known) <= 0.04:
                 wrong.append(f"label {index}: {name} {label[f'fraction_{name}'] * known:.3f}, by points {share:.3f}")
     return wrong
+
+
+def _codes_at(tile: Path, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Codes of some cells; blocks that hold none of them may be damaged."""
+    if not len(rows):
+        return np.zeros(0, np.uint8)
+    top, left = int(rows.min()), int(cols.min())
+    part = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+    with rasterio.open(tile, driver="GTiff") as source:
+        return np.asarray(source.read(1, window=part)[rows - top, cols - left])
 
 
 def good_digest(store: Path) -> dict[str, str]:
