@@ -34,6 +34,7 @@ class Check:
         blocking: whether a failure stops everything that follows.
         description: what it guards against, in Markdown.
         arguments: what the function gets, from the parameters and, for partitioned assets, the scene.
+        wanted: whether the parameters switch it on.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Check:
     blocking: bool
     description: str
     arguments: Callable[[Params, Folders, str], Arguments]
+    wanted: Callable[[Params], bool] = lambda params: True
 
     @property
     def severity(self) -> Literal["ERROR", "WARN"]:
@@ -107,6 +109,6 @@ CHECKS = (
 )  # fmt: skip
 
 
-def of_step(step: str) -> list[Check]:
-    """The checks of an asset."""
-    return [check for check in CHECKS if check.step == step]
+def of_step(step: str, params: Params) -> list[Check]:
+    """The checks of an asset, but those that are switched off."""
+    return [check for check in CHECKS if check.step == step and check.wanted(params)]

@@ -6,7 +6,7 @@ step does is written in ``geokr_core``; what is shown of it, in ``metadata``.
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ from geokr_core.config import Params
 from geokr_core.errors import GeoKRError, VersioningError
 
 if TYPE_CHECKING:
+    from geokr_core.scenes import Scene
+
     Materialised = dg.MaterializeResult[None]
 else:
     Materialised = (
@@ -57,7 +59,7 @@ def take_step(context: Context, params_file: ParamsFile, step: str, *, force: bo
     Raises:
         dg.Failure: the step refused; carries the step's own message, without a trace of our insides.
     """
-    with _teaching():
+    with teaching():
         params = params_file.load()
         outcome = chain.run_step(step, params, LogReporter(context.log), force=force, tags=run_tags(context, step))
     # A commit takes seconds; a step that had nothing to do and that DVC knows already needs none.
@@ -81,19 +83,23 @@ def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = F
     return outcome
 
 
-def take_scene(context: Context, params_file: ParamsFile, step: str, scene_id: str) -> Outcome:
+def take_scene(
+    context: Context, params_file: ParamsFile, step: str, scene_id: str, usable: "Mapping[str, Scene]"
+) -> Outcome:
     """Run a step for one scene; a scene whose shard is up to date costs nothing.
 
     Raises:
         dg.Failure: as for `take_step`; not for a scene that is set aside, which is an outcome like any other.
     """
-    with _teaching():
-        return chain.run_scene(step, scene_id, params_file.load(), LogReporter(context.log))
+    with teaching():
+        return chain.run_scene(step, scene_id, params_file.load(), LogReporter(context.log), scenes=usable)
 
 
 def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> None:
     """Record a step that runs scene by scene once its last scene is there: DVC knows only whole folders."""
-    if chain.is_complete(step, params_file.load()):
+    with teaching():
+        complete = chain.finish_scenes(step, params_file.load(), LogReporter(context.log))
+    if complete:
         record_in_dvc(context.log, params_file.file, step)
     else:
         context.log.info(f"Other scenes of {step} are still to do; DVC records the step with the last one.")
@@ -105,7 +111,7 @@ def take_levir_kr(context: Context, params_file: ParamsFile, *, force: bool = Fa
     Raises:
         dg.Failure: scenes are missing or out of date (the message names them), or as for `take_step`.
     """
-    with _teaching():
+    with teaching():
         params = params_file.load()
         for step in PARTITIONED:
             if not chain.is_complete(step, params):
@@ -191,7 +197,8 @@ def event_of(outcome: Outcome, scene_id: str | None = None) -> dg.AssetMateriali
 
 
 @contextmanager
-def _teaching() -> Iterator[None]:
+def teaching() -> Iterator[None]:
+    """Turn a refusal of the core into a `dg.Failure` with its message and without a trace of our insides."""
     try:
         yield
     except GeoKRError as error:

@@ -337,14 +337,17 @@ def scene_ids(params: Params) -> list[str]:
     return list(usable_scenes(Folders(params)["scenes"]))
 
 
-def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> Outcome:
-    """Run ``chips`` or ``proportions`` for one scene; once every scene is current the whole step counts as run.
+def run_scene(
+    name: str, scene_id: str, params: Params, reporter: Reporter, *, scenes: Mapping[str, Any] | None = None
+) -> Outcome:
+    """Run ``chips`` or ``proportions`` for one scene. After the last one call `finish_scenes`.
 
     Args:
         name: ``chips`` or ``proportions``.
         scene_id: which scene.
         params: the parameter file.
         reporter: who listens.
+        scenes: `geokr_core.scenes.usable_scenes`, where many scenes are run and the inventory was read already.
 
     Returns:
         What was done, with the data version of this scene's files. A quarantined scene is an outcome, not an error.
@@ -357,7 +360,7 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> O
     from geokr_core.scenes import usable_scenes
 
     folders = Folders(params)
-    scenes = usable_scenes(folders["scenes"])
+    scenes = usable_scenes(folders["scenes"]) if scenes is None else scenes
     if scene_id not in scenes:
         raise MissingInputError(
             f"scene {scene_id!r} is not among the {len(scenes)} usable scenes of the inventory; run `geokr scenes` and look at its quarantine."
@@ -372,9 +375,21 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> O
     outcome = scene_outcome(name, scene_id, params)
     for warning in outcome.summary.warnings:
         reporter.warning(f"quarantined: {warning}")
-    if is_complete(name, params):
-        run_step(name, params, reporter)
     return outcome
+
+
+def finish_scenes(name: str, params: Params, reporter: Reporter) -> bool:
+    """Count ``chips`` or ``proportions`` as run for the whole archive if every scene is current.
+
+    Looks at every scene: call it once after many scenes, not after each.
+
+    Returns:
+        Whether every scene is current.
+    """
+    if not is_complete(name, params):
+        return False
+    run_step(name, params, reporter)
+    return True
 
 
 def scene_outcome(name: str, scene_id: str, params: Params) -> Outcome:
