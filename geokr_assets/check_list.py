@@ -7,7 +7,6 @@ This list does not load Dagster, because the training process reads it too; ``ch
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geokr_core.chain import Folders
@@ -21,7 +20,7 @@ IN_OWN_PROCESS = ("pretraining",)
 """Steps whose checks are made where the step runs, and come back through Pipes."""
 
 
-Arguments = tuple[Path | str, ...]
+Arguments = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,16 @@ CHECKS = (
         "fractions_sum_to_one", "proportions", True,
         "The land-cover fractions of every chip lie in 0–1 and sum to 1. Guards against lost or double-counted classes.",
         lambda params, folders, scene: (folders["proportions"], folders["chips"], scene),
+    ),
+    Check(
+        "land_cover_lies_on_image", "proportions", False,
+        "Mutual information between the image and its land cover peaks where neither is shifted. Warns of a wrong datum, a "
+        "wrong pixel registration, a scene that was badly orthorectified. Switched on by `alignment.check: true`.",
+        lambda params, folders, scene: (
+            params.alignment, params.chips.bands, params.scenes.folder, folders["scenes"], params.land_cover.folder,
+            folders["land_cover"], folders["chips"], folders["proportions"], scene,
+        ),
+        wanted=lambda params: params.alignment.check,
     ),
     Check(
         "quarantined_scenes", "levir_kr", False,

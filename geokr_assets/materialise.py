@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,17 @@ def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = F
     if new:
         context.instance.add_dynamic_partitions(SCENES_NAME, new)
         context.log.info(f"{len(new)} new scene(s): chips and proportions can be made of them now.")
-    return outcome
+    return _with_quarantine(outcome, params_file.load())
+
+
+def _with_quarantine(outcome: Outcome, params: Params, *later: str) -> Outcome:
+    """What was set aside and why, looked up anew: the output of a later step does not change with the inventory."""
+    from geokr_core.quarantine import markdown, quarantined
+
+    folders = Folders(params)
+    rows = quarantined(folders["scenes"], *(folders[step] for step in later))
+    summary = replace(outcome.summary, texts={"quarantine": markdown(rows), **outcome.summary.texts})
+    return replace(outcome, summary=summary)
 
 
 def take_scene(
@@ -92,7 +103,21 @@ def take_scene(
         dg.Failure: as for `take_step`; not for a scene that is set aside, which is an outcome like any other.
     """
     with teaching():
-        return chain.run_scene(step, scene_id, params_file.load(), LogReporter(context.log), scenes=usable)
+        params = params_file.load()
+        outcome = chain.run_scene(step, scene_id, params, LogReporter(context.log), scenes=usable)
+        if step != "proportions" or outcome.summary.warnings:
+            return outcome
+        return _with_picture(outcome, params, usable[scene_id])
+
+
+def _with_picture(outcome: Outcome, params: Params, scene: "Scene") -> Outcome:
+    """The scene with the land cover of its ground beside it: made where it is shown, and not kept."""
+    from geokr_core.quicklook import picture_of
+
+    index = Folders(params)["land_cover"]
+    picture = picture_of(params.scenes.folder, scene, params.chips.bands, params.land_cover.folder, index)
+    pictures = {"scene and land cover": picture, **outcome.summary.pictures}
+    return replace(outcome, summary=replace(outcome.summary, pictures=pictures))
 
 
 def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> None:
@@ -116,7 +141,7 @@ def take_levir_kr(context: Context, params_file: ParamsFile, *, force: bool = Fa
         for step in PARTITIONED:
             if not chain.is_complete(step, params):
                 raise dg.Failure(description=_missing_scenes(params, step), allow_retries=False)
-    return take_step(context, params_file, "levir_kr", force=force)
+    return _with_quarantine(take_step(context, params_file, "levir_kr", force=force), params, *PARTITIONED)
 
 
 def is_missing(params: Params, step: str, scene_id: str) -> bool:

@@ -3,7 +3,8 @@
 Floors, lowest first; imports only run downwards:
 
 1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``
-2. rasters: ``raster_files``, ``scenes``, ``landcover``, ``coverage``, ``chips``, ``proportions``
+2. rasters: ``raster_files``, ``scenes``, ``landcover``, ``coverage``, ``chips``, ``proportions``,
+   ``quicklook``, ``alignment``, ``quarantine``
 3. data set: ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
    ``pretrain``

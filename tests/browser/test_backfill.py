@@ -1,0 +1,159 @@
+"""Many scenes through the UI: a backfill of small scenes ends, each scene is told by itself, and the pages stay usable."""
+
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geokr_core import chain
+from geokr_core.config import load_params
+from geokr_core.testing import make_small_archive
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)"),
+]
+
+LAUNCH = """mutation($p: LaunchBackfillParams!){launchPartitionBackfill(backfillParams: $p){__typename
+  ... on LaunchBackfillSuccess{backfillId} ... on PythonError{message}}}"""
+LAUNCH_RUN = """mutation($p: ExecutionParams!){launchPipelineExecution(executionParams: $p){__typename
+  ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}"""
+RUN = "query($id: ID!){runOrError(runId: $id){... on Run{status}}}"
+BACKFILL = """query($id: String!){partitionBackfillOrError(backfillId: $id){
+  ... on PartitionBackfill{status numPartitions runs(limit: 1000){id status tags{key value}}}}}"""
+MATERIALISED = """query($k: AssetKeyInput!){assetNodeOrError(assetKey: $k){... on AssetNode{
+  partitionStats{numMaterialized numFailed numPartitions}}}}"""
+# What the page of an asset asks when somebody opens it.
+PAGE = """query($k: AssetKeyInput!){assetNodeOrError(assetKey: $k){... on AssetNode{
+  partitionKeyConnection(limit: 1000, ascending: true){results} partitionStats{numMaterialized}
+  assetMaterializations(limit: 20){runId partition metadataEntries{label __typename}}}}}"""
+
+
+def _selector() -> dict[str, Any]:
+    return {"repositoryLocationName": "geokr", "repositoryName": "__repository__"}
+
+
+def _materialise(server: Any, *assets: str) -> None:
+    launched = server.ask(
+        LAUNCH_RUN,
+        p={
+            "selector": {
+                **_selector(),
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": [a]} for a in assets],
+            },
+            "mode": "default",
+            "runConfigData": {},
+        },
+    )["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    _until(lambda: server.ask(RUN, id=launched["run"]["runId"])["runOrError"]["status"], {"SUCCESS"}, {"FAILURE"}, 120)
+
+
+def _until(state: Callable[[], str], good: set[str], bad: set[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while (now := state()) not in good:
+        assert now not in bad, now
+        assert time.monotonic() < deadline, f"still {now} after {seconds:.0f} s"
+        time.sleep(1)
+
+
+def _stats(server: Any, asset: str) -> dict[str, int]:
+    stats: dict[str, int] = server.ask(MATERIALISED, k={"path": [asset]})["assetNodeOrError"]["partitionStats"]
+    return stats
+
+
+def _watch_pages(server: Any, folder: Path, still_on: Callable[[], bool]) -> list[float]:
+    """Open the pages that a person watches a backfill on, again and again; seconds until each shows its content."""
+    from playwright.sync_api import expect, sync_playwright
+
+    seconds: list[float] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        pages = (
+            ("assets/proportions?view=partitions", "scene_0001"),
+            ("overview/backfills", "Backfill"),
+            ("runs", "Success"),
+        )
+        while still_on():
+            for address, text in pages:
+                started = time.monotonic()
+                page.goto(f"{server.url}/{address}")
+                expect(page.get_by_text(text).first).to_be_visible(timeout=30_000)
+                seconds.append(time.monotonic() - started)
+                page.screenshot(path=folder / f"{address.split('?')[0].replace('/', '_')}.png")
+        page.goto(f"{server.url}/assets/proportions?view=partitions&partition=scene_0001")
+        expect(page.get_by_text("num_chips").first).to_be_visible(timeout=30_000)
+        page.wait_for_timeout(2_000)
+        page.screenshot(path=folder / "partition.png", full_page=True)
+        browser.close()
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("num_scenes", "limit_s"),
+    [(20, 120.0), pytest.param(500, 480.0, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_a_backfill_of_small_scenes_ends_and_the_pages_stay_usable(
+    num_scenes: int, limit_s: float, tmp_path: Path, start_dagster: Callable[..., Any]
+) -> None:
+    params_file = make_small_archive(tmp_path / "archive", num_scenes=num_scenes)
+    server = start_dagster(params_file, **({"GEOKR_SCENES_PER_RUN": "10"} if num_scenes == 20 else {}))
+    _materialise(server, "scenes", "land_cover")
+    scenes = [f"scene_{k:04d}" for k in range(num_scenes)]
+    started = time.monotonic()
+    launched = server.ask(
+        LAUNCH,
+        p={"assetSelection": [{"path": ["chips"]}, {"path": ["proportions"]}], "partitionNames": scenes},
+    )["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    latencies: list[float] = []
+
+    def under_way() -> bool:
+        return bool(
+            server.ask(BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]["status"] == "REQUESTED"
+        )
+
+    def follow() -> None:
+        while under_way():
+            assert time.monotonic() - started < limit_s, "the backfill takes too long"
+            asked = time.monotonic()
+            server.ask(PAGE, k={"path": ["proportions"]})
+            latencies.append(time.monotonic() - asked)
+            time.sleep(0.5)
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follow)
+        pages = _watch_pages(server, tmp_path, lambda: not following.done())
+        following.result()
+    backfill = server.ask(BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
+    seconds = time.monotonic() - started
+    figures = {
+        "num_scenes": num_scenes, "seconds": round(seconds, 1), "num_runs": len(backfill["runs"]),
+        "query_median_s": round(statistics.median(latencies), 3), "query_max_s": round(max(latencies), 3),
+        "page_median_s": round(statistics.median(pages), 2), "page_max_s": round(max(pages), 2),
+    }  # fmt: skip
+    sys.stderr.write(f"{figures}\n")
+    assert backfill["status"] == "COMPLETED_SUCCESS", backfill
+    assert len(backfill["runs"]) <= -(-num_scenes // 10)
+    assert _stats(server, "chips") == _stats(server, "proportions")
+    assert _stats(server, "proportions") == {
+        "numMaterialized": num_scenes, "numFailed": 0, "numPartitions": num_scenes
+    }  # fmt: skip
+    assert statistics.median(latencies) < 2.0, figures
+    assert statistics.median(pages) < 10.0, figures
+    params = load_params(params_file)
+    assert chain.is_current(params, chain.STEPS["proportions"])
+    # Each scene was told by itself.
+    table = server.ask(PAGE, k={"path": ["proportions"]})["assetNodeOrError"]["assetMaterializations"]
+    assert len({event["partition"] for event in table}) == len(table)
