@@ -11,7 +11,7 @@ import dagster as dg
 from geokr_assets.assets import build_assets
 from geokr_assets.checks import build_checks
 from geokr_assets.executors import configured_executor
-from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate
+from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate, take_inventory_again
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
 from geokr_assets.sensors import dvc_lock, scene_folder
@@ -39,7 +39,7 @@ def build_defs(
     return dg.Definitions(
         assets=build_assets(params),
         asset_checks=build_checks(),
-        jobs=[build_whole_chain(params), align_scene, reevaluate],
+        jobs=[build_whole_chain(params), take_inventory_again, align_scene, reevaluate],
         schedules=[reevaluation],
         sensors=[scene_folder, dvc_lock],
         resources={

@@ -9,6 +9,8 @@
     Chips and proportions, scene by scene. Its page offers the backfill over all scenes, or over those that are missing.
     A run takes up to ``$GEOKR_SCENES_PER_RUN`` scenes one after another, and one bad scene spoils nothing. Afterwards
     materialise ``levir_kr`` and onwards.
+``take_inventory``
+    The asset ``scenes``, as the sensor starts it.
 ``reevaluate``
     Evaluation, report and promotion, as the schedule starts them.
 """
@@ -39,6 +41,12 @@ align_scene = dg.define_asset_job(
     "align_scene",
     selection=dg.AssetSelection.assets(*PARTITIONED),
     description="Cut one scene into chips and count the land cover under each. Backfill it for many scenes at once.",
+)
+
+take_inventory_again = dg.define_asset_job(
+    "take_inventory",
+    selection=dg.AssetSelection.assets("scenes"),
+    description="Look at every raw scene again; each usable one becomes a partition. Started by the sensor `scene_folder`.",
 )
 
 reevaluate = dg.define_asset_job(

@@ -90,9 +90,10 @@ def _watch_pages(server: Any, folder: Path, still_on: Callable[[], bool]) -> lis
                 page.goto(f"{server.url}/{address}")
                 expect(page.get_by_text(text).first).to_be_visible(timeout=30_000)
                 seconds.append(time.monotonic() - started)
+                page.wait_for_timeout(2_000)  # somebody looks at it
                 page.screenshot(path=folder / f"{address.split('?')[0].replace('/', '_')}.png")
         page.goto(f"{server.url}/assets/proportions?view=partitions&partition=scene_0001")
-        expect(page.get_by_text("num_chips").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("scene and land cover").first).to_be_visible(timeout=30_000)
         page.wait_for_timeout(2_000)
         page.screenshot(path=folder / "partition.png", full_page=True)
         browser.close()
