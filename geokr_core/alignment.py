@@ -16,6 +16,7 @@ import numpy as np
 
 from geokr_core.config import AlignmentConfig
 from geokr_core.errors import SceneRefusedError
+from geokr_core.grid import METRES_PER_DEGREE
 from geokr_core.landcover import Product, open_land_cover
 from geokr_core.quicklook import QuickLook, look
 from geokr_core.reporter import Reporter
@@ -125,7 +126,7 @@ def align_scene(
         LandCoverError: a tile cannot be read.
         UnknownLegendCodeError: a tile holds a code that its legend does not list.
     """
-    step = max(1, round(min(tile.grid.gsd_m for tile in product.tiles) / scene.grid.gsd_m))
+    step = max(1, round(_cell_m(product, scene) / scene.gsd_m))
     shifts = tuple(step * k for k in range(-config.max_shift, config.max_shift + 1))
     parts = [
         look(folder, scene, bands, source, product, row=row, height=height)
@@ -152,6 +153,15 @@ def align_scene(
         t_against_zero=_students_t(gains),
         num_pixels=num_pixels,
     )
+
+
+def _cell_m(product: Product, scene: Scene) -> float:
+    """Side of a land-cover cell in metres: the square root of its area, at the scene's latitude."""
+    grid = product.tiles[0].grid
+    if not grid.crs.is_geographic:
+        return grid.gsd_m
+    latitude = min(abs(scene.grid.footprint().centroid.y), 89.0)
+    return float(abs(grid.transform.e) * METRES_PER_DEGREE * math.sqrt(math.cos(math.radians(latitude))))
 
 
 def alignments(
@@ -215,7 +225,7 @@ def mutual_information_shifts(
         _joint_counts(bins, part.slots, num_classes, shifts_px, rows, cols)
         for part in parts
         for bins in [_binned(part, edges)]
-        for rows, cols in _blocks(*part.slots.shape, margin, BLOCKS_A_SIDE if len(parts) == 1 else 1)
+        for rows, cols in _blocks(part.slots.shape, margin, BLOCKS_A_SIDE if len(parts) == 1 else 1)
     ]
     if not joint:
         return np.zeros((len(shifts_px),) * 2), np.zeros((0, len(shifts_px), len(shifts_px))), 0
@@ -241,18 +251,14 @@ def _binned(part: QuickLook, edges: np.ndarray) -> np.ndarray:
     return bins.astype(np.uint8)
 
 
-def _blocks(height: int, width: int, margin: int, rows: int) -> list[tuple[slice, slice]]:
+def _blocks(shape: tuple[int, ...], margin: int, rows: int) -> list[tuple[slice, slice]]:
     """Blocks of pixels that stay inside at every shift; none where the piece is too small for that."""
+    height, width = shape
     if height <= 2 * margin or width <= 2 * margin:
         return []
     top = np.linspace(margin, height - margin, rows + 1).astype(int)
     left = np.linspace(margin, width - margin, BLOCKS_A_SIDE + 1).astype(int)
-    return [
-        (slice(a, b), slice(c, d))
-        for a, b in pairwise(top)
-        for c, d in pairwise(left)
-        if b > a and d > c
-    ]
+    return [(slice(a, b), slice(c, d)) for a, b in pairwise(top) for c, d in pairwise(left) if b > a and d > c]
 
 
 def _joint_counts(

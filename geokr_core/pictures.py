@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _MAX_BYTES = 200_000
 _BAR_PX = 10
 _DPI = 100
-_PALETTE = 200
+_PALETTE = 128
 
-_SIDE_PX = 320
+_SIDE_PX = 300
 """Longer side of each image of a pair; smaller ones are enlarged up to it."""
 
 _ENTRY_PX, _LINE_PX = 190, 18
@@ -236,6 +236,9 @@ def footprint_map(
     extent = (left, left + shape[1] * step_lon, top - shape[0] * step_lat, top)
     axes.imshow(image, extent=extent, interpolation="nearest", aspect=1 / stretch, zorder=1)
     axes.grid(color="#555555", linewidth=0.4, alpha=0.5, zorder=2)
+    axes.set_facecolor("#f4f4f0")
+    axes.set_xlim(extent[0] - 0.02 * wide, extent[1] + 0.02 * wide)
+    axes.set_ylim(extent[2] - 0.02 * wide * stretch, extent[3] + 0.02 * wide * stretch)
     axes.xaxis.set_major_formatter(lambda value, _: _degrees(value, "EW"))
     axes.yaxis.set_major_formatter(lambda value, _: _degrees(value, "NS"))
     axes.tick_params(labelsize=7.5)
@@ -278,7 +281,7 @@ def _side_by_side(lon: np.ndarray) -> np.ndarray:
 
 def _degrees(value: float, letters: str) -> str:
     value = (value + 180.0) % 360.0 - 180.0 if letters == "EW" else value
-    return f"{abs(value):g}°{'' if value == 0 else letters[value < 0]}"
+    return f"{abs(value):g}°{'' if value == 0 else letters[int(value < 0)]}"
 
 
 def class_histogram(
@@ -324,7 +327,7 @@ def class_histogram(
     axes.set_xlabel("share of the chips' ground", fontsize=8)
     axes.tick_params(axis="x", labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(handles=handles, fontsize=7.5, frameon=False, loc="lower right")
+    axes.legend(handles=handles, fontsize=7.5, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return _drawn(figure)
 
 

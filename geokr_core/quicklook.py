@@ -21,7 +21,7 @@ from geokr_core.pictures import as_rgb, beside_legend, paint
 from geokr_core.raster_files import open_raster
 from geokr_core.scenes import Scene, open_scene
 
-_SIDE_PX = 320
+_SIDE_PX = 300
 """Longer side of each of the two images of a picture: legible, and together below 200 kB in most cases."""
 
 _TOLERANCE_PX = 0.001
@@ -111,7 +111,7 @@ def land_cover_on(grid: Grid, source: Path, product: Product) -> np.ndarray:
 def _overlap(grid: Grid, tile: Tile, turn_deg: float) -> bool:
     west, south, east, north = tile.footprint.bounds
     left, bottom, right, top = grid.footprint().bounds
-    return west + turn_deg < right and east + turn_deg > left and south < top and north > bottom
+    return bool(west + turn_deg < right and east + turn_deg > left and south < top and north > bottom)
 
 
 def _sample(grid: Grid, source: Path, tile: Tile, lookup: np.ndarray, turn_deg: float) -> np.ndarray:

@@ -57,7 +57,7 @@ def _align(params: Params) -> dg.AssetsDefinition:
         backfill_policy=policy,
         description="Cut scenes into chips and count the land cover under each, scene after scene.",
     )
-    def align(context: dg.AssetExecutionContext, params_file: ParamsFile) -> Iterator[Event]:  # type: ignore[type-var]
+    def align(context: dg.AssetExecutionContext, params_file: ParamsFile) -> Iterator[Event]:
         yield from align_scenes(context, params_file)
 
     return align
