@@ -81,6 +81,8 @@ def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = F
     if new:
         context.instance.add_dynamic_partitions(SCENES_NAME, new)
         context.log.info(f"{len(new)} new scene(s): chips and proportions can be made of them now.")
+    # The summary's own table lists the refused scenes too, with reasons cut off.
+    outcome = replace(outcome, summary=replace(outcome.summary, table=()))
     return _with_quarantine(outcome, params_file.load())
 
 

@@ -110,7 +110,8 @@ def align_scene(
 ) -> Alignment:  # fmt: skip
     """Measure how a scene and its land cover lie on each other.
 
-    At most ``config.max_pixels`` pixels are read at full resolution, as lines spread over the scene.
+    About ``config.max_pixels`` pixels are read at full resolution, as lines spread over the scene; of wide scenes more,
+    because a strip must be some times higher than the shifts.
 
     Args:
         config: shifts and number of pixels.
@@ -130,7 +131,7 @@ def align_scene(
     shifts = tuple(step * k for k in range(-config.max_shift, config.max_shift + 1))
     parts = [
         look(folder, scene, bands, source, product, row=row, height=height)
-        for row, height in _strips(scene.grid.height, scene.grid.width, config.max_pixels, 4 * shifts[-1])
+        for row, height in _strips(scene.grid.height, scene.grid.width, config.max_pixels, 64 + 2 * shifts[-1])
     ]
     scores, by_block, num_pixels = mutual_information_shifts(parts, num_classes, shifts)
     middle = len(shifts) // 2
@@ -199,7 +200,7 @@ def _strips(height: int, width: int, max_pixels: int, min_height: int) -> list[t
     """First line and number of lines of what is read: everything, or lines spread evenly."""
     if height * width <= max_pixels:
         return [(0, height)]
-    lines = min(height // _STRIPS, max(min_height, max_pixels // width // _STRIPS, 1))
+    lines = min(height // _STRIPS, max(min_height, max_pixels // width // _STRIPS))
     return [(int(row), lines) for row in np.linspace(0, height - lines, _STRIPS)]
 
 

@@ -1,5 +1,6 @@
 """Chips and proportions of many scenes in one run: each is told by itself, and one that fails keeps none from being made."""
 
+import base64
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from geokr_core import chain, checks, chips
 from geokr_core.checks import Finding
-from geokr_core.config import Params
+from geokr_core.config import Params, load_params
 from geokr_core.errors import LandCoverError
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]
@@ -105,3 +106,58 @@ def test_a_scene_that_is_set_aside_is_no_failure(
         if event.materialization.asset_key == dg.AssetKey("chips") and "quarantined" in event.materialization.metadata
     ]
     assert aside.partition == cut_off.stem
+
+
+def test_the_alignment_check_is_made_of_every_scene_only_when_it_is_switched_on(
+    materialise: Materialise, four_scenes: list[str], project: Path, params: Params
+) -> None:
+    def names(result: dg.ExecuteInProcessResult) -> set[str]:
+        return {check.check_name for check in result.get_asset_check_evaluations()}
+
+    first = (four_scenes[0], four_scenes[1])
+    assert names(materialise("chips", "proportions", partition_range=first)) == {
+        "chips_show_their_ground",
+        "fractions_sum_to_one",
+    }
+    path = project / "params.yaml"
+    path.write_text(path.read_text() + "\nalignment: {check: true, max_pixels: 20000}\n")
+    on = load_params(path)
+    # It is no part of the labels: nothing is counted again.
+    before = {path: path.stat().st_mtime_ns for path in (project / "data/store/proportions").iterdir()}
+    result = materialise("chips", "proportions", partition_range=first, params=on)
+    assert result.success
+    assert {path: path.stat().st_mtime_ns for path in (project / "data/store/proportions").iterdir()} == before
+    found = [c for c in result.get_asset_check_evaluations() if c.check_name == "land_cover_lies_on_image"]
+    assert [check.partition for check in found] == list(first)
+    assert {check.severity for check in found} == {dg.AssetCheckSeverity.WARN}
+    assert "data:image/png;base64," in found[0].metadata["picture"].value
+    assert found[0].metadata["verdict"].value in {"aligned", "unclear", "shifted"}
+
+
+def test_scenes_and_the_data_set_list_what_was_set_aside(
+    materialise: Materialise, four_scenes: list[str], params: Params
+) -> None:
+    (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")
+    cut_off = params.scenes.folder / f"{four_scenes[1]}.tiff"
+    cut_off.write_bytes(cut_off.read_bytes()[: cut_off.stat().st_size // 2])
+    (scenes,) = materialise("scenes").get_asset_materialization_events()
+    assert "| broken | scenes |" in scenes.materialization.metadata["quarantine"].value
+    assert materialise("chips", "proportions", partition_range=(four_scenes[0], four_scenes[3])).success
+    (data_set,) = materialise("levir_kr").get_asset_materialization_events()
+    shown = data_set.materialization.metadata
+    for line in ("| broken | scenes |", f"| {four_scenes[1]} | chips |"):
+        assert line in shown["quarantine"].value
+    for name in ("preview", "footprints", "class histogram"):
+        assert shown[name].value.startswith("![preview](data:image/png;base64,")
+
+
+def test_a_scene_is_shown_with_the_land_cover_of_its_ground(materialise: Materialise, four_scenes: list[str]) -> None:
+    result = materialise("chips", "proportions", partition_key=four_scenes[0])
+    (shown,) = [
+        event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.materialization.asset_key == dg.AssetKey("proportions")
+    ]
+    picture = base64.b64decode(shown["scene and land cover"].value.partition("base64,")[2].rstrip(")"))
+    assert picture[:4] == b"\x89PNG"
+    assert len(picture) <= 200_000
