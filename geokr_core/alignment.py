@@ -210,6 +210,8 @@ def mutual_information_shifts(
     """Mutual information between brightness and class, with the land cover moved by every pair of shifts.
 
     The same pixels of the image are asked at every shift; those at the rim, whose class would move out of sight, never.
+    Information is measured block by block and averaged, weighted by pixels: over a whole scene or the globe, what goes with
+    place (haze, season, the poles) tells of a class too, and that hardly changes with a shift.
 
     Args:
         parts: pieces of one scene.
@@ -218,7 +220,7 @@ def mutual_information_shifts(
 
     Returns:
         float64 (S, S) in nat, mean over bands, rows by shift downwards; the same for each block of ground with enough
-        pixels, (B, S, S); and the number of pixels counted at no shift.
+        pixels, (B, S, S); and the number of pixels counted at no shift. Without such a block, all are taken as one.
     """
     margin = max(shifts_px)
     edges = _bin_edges(parts)
@@ -233,8 +235,11 @@ def mutual_information_shifts(
     middle = len(shifts_px) // 2
     enough = [counts for counts in joint if counts[middle, middle, 0].sum() >= MIN_BLOCK_PIXELS]
     by_block = np.array([_information(counts) for counts in enough]).reshape(-1, len(shifts_px), len(shifts_px))
-    total = np.sum(joint, axis=0)
-    return _information(total), by_block, int(total[middle, middle, 0].sum())
+    num_pixels = int(sum(counts[middle, middle, 0].sum() for counts in joint))
+    if not enough:
+        return _information(np.sum(joint, axis=0)), by_block, num_pixels
+    weights = [counts[middle, middle, 0].sum() for counts in enough]
+    return np.average(by_block, axis=0, weights=weights), by_block, num_pixels
 
 
 def _bin_edges(parts: Sequence[QuickLook]) -> np.ndarray:
@@ -281,15 +286,12 @@ def _joint_counts(
 
 
 def _information(counts: np.ndarray) -> np.ndarray:
-    """Mutual information in nat, mean over bands, from counts (..., C, BINS, K)."""
-    from sklearn.metrics import mutual_info_score
+    """Mutual information in nat, mean over bands, from counts (..., C, BINS, K): H(bin) + H(class) − H(bin, class)."""
+    from scipy.special import entr
 
-    flat = counts.reshape(-1, counts.shape[-3], *counts.shape[-2:])
-    values = [
-        np.mean([mutual_info_score(None, None, contingency=table) if table.any() else 0.0 for table in bands])
-        for bands in flat
-    ]
-    return np.array(values).reshape(counts.shape[:-3])
+    share = counts / np.maximum(counts.sum(axis=(-2, -1), keepdims=True), 1)
+    of_bins, of_classes = entr(share.sum(axis=-1)).sum(axis=-1), entr(share.sum(axis=-2)).sum(axis=-1)
+    return np.asarray((of_bins + of_classes - entr(share).sum(axis=(-2, -1))).mean(axis=-1))
 
 
 def _top(values: np.ndarray, best: int) -> float:

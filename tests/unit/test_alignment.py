@@ -95,6 +95,22 @@ def test_the_score_is_the_mutual_information_of_its_definition() -> None:
     np.testing.assert_allclose(scores[:, 1], scores[1, 1])
 
 
+def test_the_score_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import mutual_info_score
+
+    rng = np.random.default_rng(0)
+    slots = rng.integers(0, 5, (80, 80)).astype(np.uint8)
+    image = (slots * 20 + rng.integers(0, 60, slots.shape)).astype(np.uint8)
+    grid = Grid(CRS.from_epsg(3857), Affine.identity(), 80, 80)
+    part = QuickLook(image[None], np.ones(slots.shape, dtype=bool), slots, grid)
+    scores, _, _ = mutual_information_shifts([part], 5, (-2, -1, 0, 1, 2))
+    edges = np.quantile(image, np.arange(1, 32) / 32)
+    bins = np.searchsorted(edges, image[2:-2, 2:-2], side="right")
+    # Moved one to the right and two down, a pixel meets the class that lay one to its left and two above.
+    assert scores[4, 3] == pytest.approx(mutual_info_score(bins.ravel(), slots[0:-4, 1:-3].ravel()), abs=1e-9)
+    assert scores[2, 2] == pytest.approx(mutual_info_score(bins.ravel(), slots[2:-2, 2:-2].ravel()), abs=1e-9)
+
+
 def test_the_nearest_land_cover_is_that_of_each_pixels_centre(tmp_path: Path) -> None:
     params = archive(tmp_path)
     folders = chain.Folders(params)
