@@ -9,13 +9,16 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from geokr_assets import checks
+from geokr_assets import checks, metadata
 from geokr_assets.materialise import event_of, record_if_complete, take_scene, teaching
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile
 from geokr_core.config import Params
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+_LISTED = 50
+"""Scenes listed in the summary of a check."""
 
 _SHOWN = 5
 """Scenes named in the message of a run that failed; the log names all."""
@@ -25,7 +28,7 @@ def align_scenes(context: dg.AssetExecutionContext, params_file: ParamsFile) -> 
     """Make and judge what the run asks for, for each of its partitions.
 
     Yields:
-        Materialisations and check evaluations, one a scene and step, as they come.
+        Materialisations and check evaluations, one a scene and step, as they come; at the end each check over all scenes.
 
     Raises:
         dg.Failure: some scenes could not be made or failed a blocking check; all others were made.
@@ -34,15 +37,20 @@ def align_scenes(context: dg.AssetExecutionContext, params_file: ParamsFile) -> 
         params, usable = params_file.load(), params_file.usable_scenes()
     made = {key.to_user_string() for key in context.selected_asset_keys}
     refusals: dict[str, str] = {}
+    judged: dict[dg.AssetCheckKey, list[dg.AssetCheckEvaluation]] = {}
     for scene_id in context.partition_keys:
         try:
             for step in PARTITIONED:
                 if step in made:
                     yield event_of(take_scene(context, params_file, step, scene_id, usable), scene_id)
-                yield from _judge(context, params, step, scene_id)
+                for evaluation in _judge(context, params, step, scene_id):
+                    judged.setdefault(evaluation.asset_check_key, []).append(evaluation)
+                    yield evaluation
         except dg.Failure as failure:
             refusals[scene_id] = str(failure.description)
             context.log.error(f"{scene_id}: {failure.description}")  # noqa: TRY400  # the message teaches
+    for key, evaluations in judged.items():
+        yield _summed_up(key, evaluations)
     for step in PARTITIONED:
         if step in made:
             record_if_complete(context, params_file, step)
@@ -59,6 +67,21 @@ def _judge(
             yield evaluation
             if evaluation.blocking and not evaluation.passed:
                 raise dg.Failure(description=f"check {evaluation.check_name} of {step}: {evaluation.description}")
+
+
+def _summed_up(key: dg.AssetCheckKey, evaluations: list[dg.AssetCheckEvaluation]) -> dg.AssetCheckEvaluation:
+    """A check over all scenes of the run: the answer that the page of checks shows first."""
+    failed = [evaluation for evaluation in evaluations if not evaluation.passed]
+    rows = [{"scene": str(e.partition), "finding": str(e.description)} for e in failed[:_LISTED]]
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=not failed,
+        severity=evaluations[0].severity,
+        description=f"{len(evaluations) - len(failed)} of {len(evaluations)} scene(s) of the run pass.",
+        metadata=metadata.as_dagster({"failed": metadata.table(rows)}) if rows else {},
+        blocking=evaluations[0].blocking,
+    )
 
 
 def _said(refusals: dict[str, str], num_scenes: int) -> str:

@@ -1,6 +1,5 @@
 """Asset checks: the check list as Dagster shows and runs it."""
 
-import warnings
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import dagster as dg
 
 from geokr_assets import metadata
 from geokr_assets.check_list import CHECKS, IN_OWN_PROCESS, Check, of_step
-from geokr_assets.partitions import PARTITIONED, SCENES
+from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile
 from geokr_core.config import Params
 
@@ -21,21 +20,12 @@ MADE_WITH_STEP = (*IN_OWN_PROCESS, *PARTITIONED)
 
 def specs_of(step: str, params: Params) -> list[dg.AssetCheckSpec]:
     """Declarations for an asset that brings its own check results."""
-    if step not in MADE_WITH_STEP:
-        return []
-    with warnings.catch_warnings():
-        # Checks scene by scene are a preview in Dagster 1.13; there is no other way to tell which scene failed.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return [
-            dg.AssetCheckSpec(
-                check.name,
-                asset=step,
-                blocking=check.blocking,
-                description=check.description,
-                partitions_def=SCENES if step in PARTITIONED else None,
-            )
-            for check in of_step(step, params)
-        ]
+    # Evaluations name their scene, declarations do not: Dagster 1.13 shows an empty page for checks that are declared so.
+    return [
+        dg.AssetCheckSpec(check.name, asset=step, blocking=check.blocking, description=check.description)
+        for check in of_step(step, params)
+        if step in MADE_WITH_STEP
+    ]
 
 
 def result_of(check: Check, finding: "Finding") -> dg.AssetCheckResult:
