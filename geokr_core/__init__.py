@@ -6,7 +6,7 @@ Floors, lowest first; imports only run downwards:
    ``multihash``
 2. rasters: ``tiff_index``, ``raster_files``, ``checksums``; ``scene``, ``rpc``, ``rpc_files``, ``clouds``, ``scene_reader``,
    ``sensors``, ``scene_files``, ``scenes``; ``tile_index``, ``landcover``, ``coverage``, ``counting``; ``stretch``, ``quality``,
-   ``shards``, ``chips``, ``proportions``
+   ``shards``, ``chips``, ``proportions``; ``quicklook``, ``alignment``, ``quarantine``
 3. data set: ``catalogue``, ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
    ``pretrain``

@@ -337,8 +337,16 @@ def scene_ids(params: Params) -> list[str]:
     return list(usable_scenes(Folders(params)["scenes"]))
 
 
-def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter, *, force: bool = False) -> Outcome:
-    """Run ``chips`` or ``proportions`` for one scene; once every scene is current the whole step counts as run.
+def run_scene(
+    name: str,
+    scene_id: str,
+    params: Params,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    scenes: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Run ``chips`` or ``proportions`` for one scene. After the last one call `finish_scenes`.
 
     Args:
         name: ``chips`` or ``proportions``.
@@ -346,6 +354,7 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter, *, f
         params: the parameter file.
         reporter: who listens.
         force: run even if the scene is current.
+        scenes: `geokr_core.scenes.usable_scenes`, where many scenes are run and the inventory was read already.
 
     Returns:
         What was done, with the data version of this scene's files. A quarantined scene is an outcome, not an error.
@@ -358,7 +367,7 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter, *, f
     from geokr_core.scenes import usable_scenes
 
     folders = Folders(params)
-    scenes = usable_scenes(folders["scenes"])
+    scenes = usable_scenes(folders["scenes"]) if scenes is None else scenes
     if scene_id not in scenes:
         raise MissingInputError(
             f"scene {scene_id!r} is not among the {len(scenes)} usable scenes of the inventory; run `geokr scenes` and look at its quarantine."
@@ -376,9 +385,21 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter, *, f
     outcome = replace(scene_outcome(name, scene_id, params), was_current=was_current)
     for warning in outcome.summary.warnings:
         reporter.warning(f"quarantined: {warning}")
-    if is_complete(name, params):
-        run_step(name, params, reporter)
     return outcome
+
+
+def finish_scenes(name: str, params: Params, reporter: Reporter) -> bool:
+    """Count ``chips`` or ``proportions`` as run for the whole archive if every scene is current.
+
+    Looks at every scene: call it once after many scenes, not after each.
+
+    Returns:
+        Whether every scene is current.
+    """
+    if not is_complete(name, params):
+        return False
+    run_step(name, params, reporter)
+    return True
 
 
 def scene_outcome(name: str, scene_id: str, params: Params) -> Outcome:

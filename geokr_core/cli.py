@@ -157,6 +157,47 @@ for _name, _command, _purpose in (
 
 
 @app.command()
+def quarantine(params: ParamsFile = None, overrides: Overrides = None) -> None:
+    """List every scene that was set aside, with the step and the reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geokr_core.chain import Folders
+    from geokr_core.config import load_params
+    from geokr_core.quarantine import COLUMNS, quarantined
+
+    folders = Folders(load_params(params, overrides or ()))
+    table = Table(*COLUMNS)
+    for row in quarantined(folders["scenes"], folders["chips"], folders["proportions"]):
+        table.add_row(*(row[column] for column in COLUMNS))
+    Console().print(table)
+
+
+@app.command()
+def alignment(params: ParamsFile = None, overrides: Overrides = None) -> None:
+    """Measure how each scene and its land cover lie on each other, as CSV. Needs `geokr scenes` and `geokr land-cover`."""
+    import csv
+
+    from geokr_core.alignment import alignments
+    from geokr_core.chain import Folders
+    from geokr_core.config import load_params
+    from geokr_core.reporter import ConsoleReporter
+
+    checked = load_params(params, overrides or ())
+    folders = Folders(checked)
+    writer = None
+    for found in alignments(
+        checked.alignment, checked.chips.bands, checked.scenes.folder, folders["scenes"], checked.land_cover.folder,
+        folders["land_cover"], ConsoleReporter(),
+    ):  # fmt: skip
+        row = found.row(checked.alignment.tolerance_px)
+        if writer is None:
+            writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+
+
+@app.command()
 def download(
     reference: Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL/VERSION, e.g. geokr-resnet18@champion.")],
     to: Annotated[Path, typer.Option("--to", help="Folder that gets the bundle.")],

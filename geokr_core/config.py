@@ -241,6 +241,17 @@ class ProportionsConfig(Section):
     )
 
 
+class AlignmentConfig(Section):
+    """Whether image and land cover lie on each other. Labels do not depend on it: switching it on recounts nothing."""
+
+    check: bool = Field(False, description="ask every scene in Dagster; a scene that seems shifted gives a warning")
+    max_shift: int = Field(
+        3, ge=1, le=8, description="shifts tried in each direction, in image pixels or land-cover cells if larger"
+    )
+    tolerance_px: float = Field(1.0, ge=0, description="shifts up to this many image pixels count as none")
+    max_pixels: int = Field(1_000_000, ge=10_000, description="pixels of a scene that are looked at")
+
+
 class LevirKRConfig(Section):
     """Which chips enter the frozen data set, and how it is split."""
 
@@ -388,6 +399,7 @@ class Params(Section):
     land_cover: LandCoverConfig
     chips: ChipsConfig = ChipsConfig()
     proportions: ProportionsConfig = ProportionsConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     levir_kr: LevirKRConfig = LevirKRConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     backbone: BackboneConfig = BackboneConfig()

@@ -17,6 +17,7 @@ from geokr_core.catalogue import read_catalogue, write_catalogue
 from geokr_core.config import LevirKRConfig, as_plain
 from geokr_core.errors import DatasetError, MissingInputError
 from geokr_core.files import data_version, file_md5, read_json, whole_folder, write_json
+from geokr_core.grid import METRES_PER_DEGREE
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -244,7 +245,7 @@ def _channel_statistics(dataset: LevirKR) -> tuple[list[float], list[float]]:
 
 
 def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> Summary:
-    from geokr_core.pictures import chips_with_land_cover
+    from geokr_core.pictures import chips_with_land_cover, class_histogram, footprint_map
 
     train, validation = dataset.rows_of("train"), dataset.rows_of("validation")
     table = [
@@ -271,4 +272,21 @@ def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> 
         },
         table=table,
         picture_png=chips_with_land_cover(dataset, num_chips=24),
+        pictures={
+            "footprints": footprint_map(
+                catalogue["lon"].to_numpy(),
+                catalogue["lat"].to_numpy(),
+                float(catalogue["gsd_m"].median()) * dataset.chip_size_px / METRES_PER_DEGREE,
+                dataset.proportions,
+                catalogue["scene_id"].to_numpy(),
+                dataset.classes,
+                dataset.class_colours,
+            ),
+            "class histogram": class_histogram(
+                mean,
+                dataset.proportions[validation].mean(axis=0) if len(validation) else None,
+                dataset.classes,
+                dataset.class_colours,
+            ),
+        },
     )

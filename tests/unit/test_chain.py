@@ -96,8 +96,10 @@ def test_scene_by_scene_ends_where_the_whole_step_does(params: Params) -> None:
     assert chain.scene_ids(params) == ["a", "b"]
     for name in ("chips", "proportions"):
         chain.run_scene(name, "a", params, reporter)
-        assert not chain.is_complete(name, params)
+        assert not chain.finish_scenes(name, params, reporter)
         chain.run_scene(name, "b", params, reporter)
+        assert not chain.is_current(params, chain.STEPS[name])
+        assert chain.finish_scenes(name, params, reporter)
         assert chain.is_complete(name, params)
         assert chain.is_current(params, chain.STEPS[name])
     assert run(params, "chips", "proportions") == [True, True]
