@@ -70,7 +70,7 @@ def test_a_scene_that_fails_keeps_no_other_from_being_made(
 ) -> None:
     whole, bad = chips.cut_scene, four_scenes[1]
 
-    def cut(config, source, scenes, scene, out):  # type: ignore[no-untyped-def]
+    def cut(config, source, scenes, scene, out, **options):  # type: ignore[no-untyped-def]
         if scene.scene_id == bad:
             raise LandCoverError("the tile cannot be read; fetch it again")
         return whole(config, source, scenes, scene, out)
