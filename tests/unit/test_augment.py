@@ -6,11 +6,16 @@ import pytest
 import torch
 
 from geokr_core.augment import (
+    Draws,
+    Geometry,
     Normalisation,
     Strength,
+    cells_under,
     colour_view,
     draw,
+    geometry_of,
     orient,
+    seen,
 )
 
 RGB = ("red", "green", "blue")
@@ -238,7 +243,7 @@ def test_unknown_ground_is_missing_from_the_sum() -> None:
 def test_labels_turn_and_move_exactly_with_the_pixels(orientation: int, box: tuple[float, ...]) -> None:
     # A chip whose pixels name their class: what is seen, counted, must be what the label says.
     labels = torch.randint(0, 3, (8, 8), generator=_seeded(4))
-    chip = labels.repeat_interleave(8, 0).repeat_interleave(8, 1).to(torch.uint8)
+    chip = labels.repeat_interleave(16, 0).repeat_interleave(16, 1).to(torch.uint8)
     images = torch.stack([(chip == k) * 255 for k in range(3)], dim=-1).to(torch.uint8)[None]
     geometry = _box(*box, orientation)
     shown = seen(images, geometry) / 255.0
