@@ -84,8 +84,8 @@ class Recipe:
     gradient_clip_norm: float = 0.0
     dense_weight: float = 0.0
     correction: bool = False
-    correction_identity_weight: float = 0.1
-    correction_aggregation_weight: float = 0.05
+    correction_identity_weight: float = 0.05
+    correction_aggregation_weight: float = 0.1
     temperature: float = 0.2
     memory_bank_size: int = 4096
 

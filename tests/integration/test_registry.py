@@ -538,13 +538,12 @@ def test_what_a_run_kept_is_delivered_by_the_next_one(
     def lost(*_: object, **__: object) -> None:
         raise MlflowException("connection reset")
 
-    with monkeypatch.context() as away:
-        with registry.track_step("pretraining", {}, {}, RecordingReporter()) as run:
-            for name in ("log_batch", "log_artifact", "log_text", "set_terminated"):
-                away.setattr(MlflowClient, name, lost)
-            run.reporter.metrics({"loss": 2.0}, step=7)
-            run.reporter.picture("examples/a.png", b"a picture")
-            run.finish(Summary({"loss": 1.0}), "abc.dir")
+    with monkeypatch.context() as away, registry.track_step("pretraining", {}, {}, RecordingReporter()) as run:
+        for name in ("log_batch", "log_artifact", "log_text", "set_terminated"):
+            away.setattr(MlflowClient, name, lost)
+        run.reporter.metrics({"loss": 2.0}, step=7)
+        run.reporter.picture("examples/a.png", b"a picture")
+        run.finish(Summary({"loss": 1.0}), "abc.dir")
     assert server.get_run(run.run_id).info.status == "RUNNING"
     gone = tmp_path / "spool" / next((tmp_path / "spool").glob("*")).name / "0123456789abcdef0123456789abcdef"
     gone.mkdir()
