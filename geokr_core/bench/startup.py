@@ -9,6 +9,7 @@ from geokr_core.bench.measure import Measurement, seconds
 
 def bench_startup(folder: Path) -> Measurement:
     """Seconds of ``geokr --help``."""
+
     def help_text() -> None:
         subprocess.run([sys.executable, "-m", "geokr_core.cli", "--help"], check=True, capture_output=True, cwd=folder)
 
