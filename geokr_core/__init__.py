@@ -2,11 +2,12 @@
 
 Floors, lowest first; imports only run downwards:
 
-1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``
+1. values: ``errors``, ``files``, ``spool``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``
 2. rasters: ``raster_files``, ``scenes``, ``landcover``, ``coverage``, ``chips``, ``proportions``
 3. data set: ``levir_kr``
-4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
-   ``pretrain``
+4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``batches``, ``checkpoint``, ``distributed``,
+   ``runtime``, ``watch``; ``methods`` (the registry alone), ``presets``; what is in ``methods``; ``schedules``,
+   ``signs``, ``training``, ``pretrain``
 5. judging: ``bundle`` with its ``loader`` (what is judged is what is delivered), ``tasks``, ``probe``, ``finetune``,
    ``statistics``, ``evaluate``, ``charts``, ``report``
 6. delivering: ``promotion``, ``registry`` (the one module that knows MLflow)

@@ -328,8 +328,8 @@ def imagenet_weights(architecture: str) -> Path:
     _require_known(architecture)
     if architecture.startswith("vit"):
         raise BackboneError(f"torchvision has no weights for {architecture}; name a file in `initial_weights`.")
-    url = torchvision.models.get_model_weights(architecture).DEFAULT.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
+    path = Path(str(torch.hub.get_dir())) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         raise BackboneError(
             f"{path}: torchvision's ImageNet weights of {architecture} are not there, and nothing is downloaded. Put the "

@@ -179,9 +179,7 @@ class VariantConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
     method: Method = Field("geokr", description="see `pretraining.variants`")
-    settings: dict[str, Any] = Field(
-        {}, description="fields of `pretraining` that hold for this variant alone"
-    )
+    settings: dict[str, Any] = Field({}, description="fields of `pretraining` that hold for this variant alone")
 
 
 class PretrainingConfig(Section):

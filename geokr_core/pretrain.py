@@ -29,7 +29,8 @@ from geokr_core.reporter import Reporter
 from geokr_core.runtime import Runtime, runtime_of
 from geokr_core.signs import Judged
 from geokr_core.summary import Number, Summary
-from geokr_core.training import Clock, Run, State, delivered, judged, train
+from geokr_core.training import Run, State, delivered, judged, train
+from geokr_core.watch import Clock
 
 HISTORY_COLUMNS: Final = (
     "variant", "seed", "step", "loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl",

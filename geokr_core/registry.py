@@ -234,7 +234,7 @@ class _Delivery:
 
     def _try(self, record: Record, attached: Path | None) -> None:
         try:
-            _take(self.connection.client, self.run_id, record | ({"attached": str(attached)} if attached else {}))
+            _take(self.connection.client, self.run_id, {**record, "attached": str(attached)} if attached else record)
         except _AWAY as error:
             self.lost, self._tried = True, time.monotonic()
             self.reporter.warning(

@@ -6,7 +6,7 @@ a recipe in ``presets``.
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from geokr_core.methods.land_cover import LandCoverObjective, teacher_predicts
 from geokr_core.methods.network import Network, Outputs
 from geokr_core.methods.objective import Objective, Seen
 from geokr_core.presets import Recipe
-from geokr_core.reporter import Reporter
+from geokr_core.reporter import Advance, Reporter
 from geokr_core.runtime import Runtime as Runtime  # evaluation knows it by this module's name
 from geokr_core.signs import Judged, example_picture, judge
 from geokr_core.teacher import Teacher, released_update_steps, warmed_up_momentum
@@ -189,7 +189,7 @@ def begin(run: Run) -> State:
     if config.initial_weights is not None:
         load_initial_weights(student.backbone, config.initial_weights, config.architecture, run.data.bands)
     if run.world.size > 1 and device.type == "cuda":
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = recipe.anchor_weight > 0 or recipe.interpolation < 1
     start = copy.deepcopy(student.backbone).eval().requires_grad_(False) if held else None
@@ -316,7 +316,8 @@ def losses_of(run: Run, state: State, seen: Seen, step: int) -> Tensor:
 
     def teacher(images: Tensor) -> Outputs:
         with run.runtime.autocast():
-            return state.teacher(images)
+            said: Outputs = state.teacher(images)
+            return said
 
     losses = state.objective.losses(state.student, state.forward, teacher, seen, step)
     if run.recipe.anchor_weight == 0:
@@ -431,7 +432,13 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
 
 
 def _loop(
-    run: Run, state: State, batches: Iterator[Batch], watch: LossWatch, clock: Clock, reporter: Reporter, advance: Any
+    run: Run,
+    state: State,
+    batches: Iterator[Batch],
+    watch: LossWatch,
+    clock: Clock,
+    reporter: Reporter,
+    advance: Advance,
 ) -> None:
     config, normalisation = run.config, run.normalisation()
     points = schedules.log_points(config.steps, config.log_every)
@@ -456,12 +463,13 @@ def _loop(
                 save(run, state)
 
 
-def reading(run: Run) -> Any:
+def reading(run: Run) -> Callable[[int], Batch]:
     """The function that reads this process's chips of a step."""
     places = run.places().numpy()
 
     def rows_of(step: int) -> np.ndarray:
-        return batch_rows(run.train_rows, run.config.batch_size, run.seed, step)[places]
+        mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step)[places]
+        return mine
 
     wanted = run.label_rows if run.recipe.needs_cells else None
     return reader(run.data, rows_of, pinned=run.runtime.device.type == "cuda", label_rows=wanted)

@@ -114,6 +114,6 @@ class Clock:
         self.trained_s += seconds
         self.waited_s += self._waited
         rates = {"images_per_s": self._images / seconds, "data_wait_fraction": self._waited / seconds}
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_available():
             rates["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         return rates

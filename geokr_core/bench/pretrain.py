@@ -19,6 +19,7 @@ from geokr_core.batches import Batch, prefetched
 from geokr_core.bench.measure import Measurement
 from geokr_core.config import PretrainingConfig
 from geokr_core.levir_kr import LevirKR
+from geokr_core.methods.network import Network
 from geokr_core.methods.objective import Seen
 from geokr_core.pretrain import _runs
 from geokr_core.testing import make_levir_kr
@@ -144,8 +145,8 @@ class _ChipByChip(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
 
 def _first_loop(run: training.Run, workers: int) -> Callable[[], None]:
     device = run.runtime.device
-    student = training.Network("resnet18", len(run.data.bands), len(run.data.classes)).to(device)
-    teacher = training.Network("resnet18", len(run.data.bands), len(run.data.classes)).to(device).requires_grad_(False)
+    student = Network("resnet18", len(run.data.bands), len(run.data.classes)).to(device)
+    teacher = Network("resnet18", len(run.data.bands), len(run.data.classes)).to(device).requires_grad_(False)
     optimiser = torch.optim.AdamW(student.parameters(), lr=1e-3)
     chips = _ChipByChip(run.data, _BATCH * _STEPS * (_ROUNDS + 2))
     batches = iter(DataLoader(chips, _BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0))
@@ -177,7 +178,7 @@ def _flops(run: training.Run) -> float:
     work = _resident(quiet)
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops() / _STEPS
+    return float(counter.get_total_flops()) / _STEPS
 
 
 def _matrix_product_speed(run: training.Run) -> float:

@@ -26,7 +26,7 @@ class ContrastiveObjective(Objective):
             device: of the networks.
             distributed: also compare with the chips of the other processes.
         """
-        from lightly.loss import NTXentLoss
+        from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
 
         self._moco = recipe.objective == "moco"
         size = (recipe.memory_bank_size, PROJECTION_DIM) if self._moco else 0

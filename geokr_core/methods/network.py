@@ -69,7 +69,7 @@ class Network(nn.Module):
 
 
 def _projection(objective: str, width: int) -> nn.Module:
-    from lightly.models.modules.heads import MoCoProjectionHead, SimCLRProjectionHead
+    from lightly.models.modules.heads import MoCoProjectionHead, SimCLRProjectionHead  # type: ignore[import-untyped]
 
     kind = SimCLRProjectionHead if objective == "simclr" else MoCoProjectionHead
     head: nn.Module = kind(width, width, PROJECTION_DIM)
