@@ -7,7 +7,7 @@ a recipe in ``presets``.
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -110,22 +110,30 @@ class StudentPass:
         said: what was said of it.
     """
 
-    def __init__(self, module: nn.Module, runtime: Runtime) -> None:
-        """Wrap a network, which may be compiled or distributed."""
-        self._module, self._runtime = module, runtime
+    def __init__(self, student: Network, run: Run) -> None:
+        """Distribute and compile where that is asked for; the network itself stays as it is, for judging and saving."""
+        self._runtime = run.runtime
+        self._distributed: DistributedDataParallel | None = None
+        if run.world.size > 1:
+            devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
+            self._distributed = DistributedDataParallel(student, device_ids=devices)
+        module = self._distributed or student
+        on_gpu = run.runtime.device.type == "cuda"
+        compiled = run.config.compile == "on" or (run.config.compile == "auto" and on_gpu)
+        self._module: Callable[[Tensor], Outputs] = torch.compile(module) if compiled else module
         self.images: Tensor | None = None
         self.said: Outputs | None = None
 
     def __call__(self, images: Tensor) -> Outputs:
         """Outputs of normalised float32 images (B, C, H, W)."""
         with self._runtime.autocast():
-            said: Outputs = self._module(images)
+            said = self._module(images)
         self.images, self.said = images, said
         return said
 
-    def without_exchange(self) -> Any:
+    def without_exchange(self) -> AbstractContextManager[None]:
         """Context in which gradients stay with this process, for all but the last part of a batch."""
-        return self._module.no_sync() if isinstance(self._module, DistributedDataParallel) else nullcontext()
+        return nullcontext() if self._distributed is None else self._distributed.no_sync()
 
 
 @dataclass
@@ -203,20 +211,9 @@ def begin(run: Run) -> State:
         objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
     teacher = Teacher(student, recipe.batchnorm)
-    forward = StudentPass(_engaged(student, run), run.runtime)
+    forward = StudentPass(student, run)
     sums = torch.zeros(len(terms), device=device)
     return State(student, forward, teacher, objective, make_optimiser(student, recipe), start, steps, terms, sums)
-
-
-def _engaged(student: Network, run: Run) -> nn.Module:
-    """The student as it is called in training: distributed and compiled where that is asked for."""
-    module: nn.Module = student
-    if run.world.size > 1:
-        devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
-        module = DistributedDataParallel(module, device_ids=devices)
-    if run.config.compile == "on" or (run.config.compile == "auto" and run.runtime.device.type == "cuda"):
-        module.compile()  # in place: the keys of its state stay what they are
-    return module
 
 
 def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:

@@ -76,3 +76,23 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="no frozen Levir-KR"):
         open_levir_kr(tmp_path)
     assert dataset.manifest["num_chips"] == 30
+
+
+def test_land_cover_within_chips_is_read_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24, cells_per_side=8)
+    rows = np.array([7, 2, 2, 19])
+    cells = store.cells(rows)
+    assert cells is not None
+    assert (cells.dtype, cells.shape) == (np.uint8, (4, 8, 8, len(store.classes)))
+    np.testing.assert_allclose(cells.mean(axis=(1, 2)) / 255, store.proportions[rows], atol=0.01)
+    assert make_levir_kr(tmp_path / "without", num_chips=24, cells_per_side=0).cells(rows) is None
+
+
+def test_land_cover_within_chips_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24, cells_per_side=8)
+    np.save(store.folder / "cells.npy", np.zeros((23, 8, 8, len(store.classes)), np.uint8))
+    with pytest.raises(DatasetError, match=r"found uint8 of shape \(23, 8, 8.*expected uint8 of shape \(24"):
+        open_levir_kr(store.folder).cells(np.array([0]))
+    (store.folder / "cells.npy").unlink()
+    with pytest.raises(DatasetError, match="no such file, though the manifest names 8"):
+        open_levir_kr(store.folder).cells(np.array([0]))
