@@ -25,8 +25,8 @@ from geokr_core.pretrain import _runs
 from geokr_core.testing import make_levir_kr
 
 _SIZE_PX: Final = 64
-_BATCH: Final = 64
-_STEPS: Final = 4
+_BATCH: Final = 128
+_STEPS: Final = 2
 _ROUNDS: Final = 3
 
 
