@@ -326,7 +326,7 @@ def test_a_correction_starts_near_identity_and_its_rows_are_shares() -> None:
     matrix = correction.matrix()
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(10))
     torch.testing.assert_close(matrix.diagonal(), torch.full((10,), 0.95), atol=1e-4, rtol=0)
-    assert float(correction.identity_loss()) == pytest.approx(0.05, abs=1e-4)
+    assert float(correction.identity_loss().detach()) == pytest.approx(0.05, abs=1e-4)
     with torch.no_grad():
         correction.scores.copy_(torch.eye(10) * 50)
     shares = torch.softmax(torch.randn(3, 10), dim=1)
@@ -408,10 +408,11 @@ def test_contrastive_methods_read_no_land_cover(method: str, data: LevirKR) -> N
 
 
 def test_simclr_learns_to_tell_chips_apart(data: LevirKR, tmp_path: Path) -> None:
-    run = replace(_run(data, "simclr", steps=40, batch_size=16, log_every=10, warmup_steps=4), folder=tmp_path)
-    state, _ = training.train(run, RecordingReporter())
-    curve = [float(point["loss"] or 0) for point in state.history]
-    assert curve[-1] < 0.9 * curve[0]
+    settings = {"architecture": "resnet18", "crop_area_fraction": (0.5, 1.0), "learning_rate": 2e-3}
+    run = _run(data, "simclr", steps=60, batch_size=16, log_every=15, **settings)
+    state, _ = training.train(replace(run, folder=tmp_path), RecordingReporter())
+    guessing = np.log(2 * 16 - 1)  # which of the 31 other views is it
+    assert float(state.history[-1]["loss"] or 0) < guessing - 0.1
 
 
 def test_moco_compares_with_what_it_remembers(data: LevirKR) -> None:
