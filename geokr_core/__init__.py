@@ -3,13 +3,14 @@
 Floors, lowest first; imports only run downwards:
 
 1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``,
-   ``multihash``
+   ``multihash``, ``spool``
 2. rasters: ``tiff_index``, ``raster_files``, ``checksums``; ``scene``, ``rpc``, ``rpc_files``, ``clouds``, ``scene_reader``,
    ``sensors``, ``scene_files``, ``scenes``; ``tile_index``, ``landcover``, ``coverage``, ``counting``; ``stretch``, ``quality``,
    ``shards``, ``chips``, ``proportions``; ``quicklook``, ``alignment``, ``quarantine``
 3. data set: ``catalogue``, ``levir_kr``
-4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``presets``, ``batches``, ``checkpoint``, ``training``,
-   ``pretrain``
+4. learning: ``backbone``, ``teacher``, ``losses``, ``augment``, ``batches``, ``checkpoint``, ``distributed``,
+   ``runtime``, ``watch``; ``methods`` (the registry alone), ``presets``; what is in ``methods``; ``schedules``,
+   ``signs``, ``training``, ``pretrain``
 5. judging: ``bundle`` with its ``loader`` (what is judged is what is delivered), ``tasks``, ``probe``, ``finetune``,
    ``statistics``, ``evaluate``, ``charts``, ``report``
 6. delivering: ``promotion``, ``registry`` (the one module that knows MLflow)

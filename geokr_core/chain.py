@@ -4,6 +4,7 @@ This table is the one truth. The command line runs it, ``dvc.yaml`` and the Dags
 by tests. What a step does is written in the module that it calls; nothing of it is written here.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from geokr_core import __version__
 from geokr_core.config import Params, as_plain
 from geokr_core.errors import ConfigError, MissingInputError
 from geokr_core.files import data_version, file_md5, read_json, text_digest, write_json
-from geokr_core.reporter import Reporter
+from geokr_core.reporter import RecordingReporter, Reporter
 from geokr_core.summary import Summary, read_summary, write_summary
 
 
@@ -290,6 +291,8 @@ def run_step(
     if not force and (current := _recorded(folders, name, mark)) is not None:
         reporter.info(f"{name}: up to date ({out})")
         return Outcome(name, out, current["data_version"], read_summary(state), True, current["mlflow_url"])
+    if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
+        return _assist(step, params, folders, out)
     started = time.monotonic()
     with _tracked(step, params, reporter, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)
@@ -301,6 +304,13 @@ def run_step(
     write_json(state / "state.json", {"fingerprint": mark, "data_version": version, "mlflow_url": run.url})
     reporter.info(f"{name}: done in {seconds} s → {out}")
     return Outcome(name, out, version, summary, False, run.url)
+
+
+def _assist(step: Step, params: Params, folders: Folders, out: Path) -> Outcome:
+    if step.name != "pretraining":
+        raise ConfigError(f"torchrun: `{step.command}` runs in one process; only `geokr pretrain` can use several.")
+    summary = step.run(params, folders, out, RecordingReporter())
+    return Outcome(step.name, out, data_version(out), summary, False)
 
 
 @dataclass(frozen=True)

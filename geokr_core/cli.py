@@ -305,7 +305,7 @@ def stac(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="ingest, align, scale, startup, or all.")] = "all",
+    name: Annotated[str, typer.Argument(help="ingest, align, scale, loader, pretrain, startup, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, so that the figures hold on any machine."""

@@ -21,8 +21,12 @@ PARAMS_VARIABLE = "GEOKR_PARAMS"
 
 DEFAULT_PARAMS = Path("params.yaml")
 
-Architecture = Literal["resnet18", "resnet50", "vgg16_bn", "squeezenet1_1"]
-Variant = Literal["geokr", "shuffled"]
+Architecture = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn", "squeezenet1_1", "convnext_tiny", "swin_t",
+    "vit_small_patch16_224",
+]  # fmt: skip
+Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "simclr", "moco"]
+Share = Annotated[float, Field(gt=0, le=1)]
 LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
@@ -234,7 +238,7 @@ class ProportionsConfig(Section):
         description="straight pieces a chip edge is cut into before it is carried to another CRS",
     )
     cells_per_side: int = Field(
-        0,
+        8,
         ge=0,
         le=64,
         description="land cover is also kept for n x n squares of each chip, for labels that follow a crop; 0: not kept",
@@ -269,25 +273,54 @@ class LevirKRConfig(Section):
     seed: int = Field(0, ge=0)
 
 
-class PretrainingConfig(Section):
-    """How the student and the teacher are trained. A field left out takes the value of the preset."""
+class VariantConfig(Section):
+    """A pretraining that differs from the others by its method, or by single settings."""
 
-    preset: Literal["geokr", "paper"] = "geokr"
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
+    method: Method = Field("geokr", description="see `pretraining.variants`")
+    settings: dict[str, Any] = Field({}, description="fields of `pretraining` that hold for this variant alone")
+
+
+class PretrainingConfig(Section):
+    """How backbones are trained. A field left out takes the value of the preset and the method."""
+
+    preset: Literal["geokr", "paper"] = Field("geokr", description="recipe that every method but `paper` starts from")
     architecture: Architecture = "resnet18"
-    initial_weights: Path | None = Field(None, description="torchvision-keyed weights to start from; null: random")
+    initial_weights: Literal["imagenet"] | Path | None = Field(
+        None,
+        description="file of weights to start from, by the upstream's key names; `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
+    )
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="one pretraining a seed; the first one becomes the backbone"
     )
-    variants: tuple[Variant, ...] = Field(
+    variants: tuple[Method | VariantConfig, ...] = Field(
         ("geokr",),
         min_length=1,
-        description="`shuffled` permutes land cover between chips: the control that must fail",
+        description="methods to train, by name, or as `{name, method, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `simclr` and `moco` (contrastive, no land cover)",
     )
     steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
-    batch_size: int = Field(128, ge=2, description="chips a step")
-    learning_rate: float | None = Field(None, gt=0, description="peak; null, here and below: as the preset says")
+    batch_size: int = Field(128, ge=2, description="chips a step, over all processes and accumulated parts together")
+    accumulation_parts: int = Field(1, ge=1, description="parts that a process cuts its share of a batch into")
+    learning_rate: float | None = Field(None, gt=0, description="peak; null, here and below: as the recipe says")
     weight_decay: float | None = Field(None, ge=0, description="biases and normalisation weights are never decayed")
     warmup_steps: int | None = Field(None, ge=0, description="steps over which the learning rate rises linearly")
+    head_warmup_steps: int | None = Field(
+        None, ge=0, description="first steps in which the head alone learns, so that it does not wreck given weights"
+    )
+    backbone_learning_rate_factor: float | None = Field(
+        None, gt=0, le=1, description="learning rate of the backbone, as a factor of the head's"
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="factor of the learning rate from each stage to the one before it"
+    )
+    anchor: Literal["weights", "features"] | None = Field(
+        None, description="what `anchor_weight` holds to the start: the weights (L2-SP) or the pooled features"
+    )
+    anchor_weight: float | None = Field(None, ge=0, description="how strongly the backbone is held to its start")
+    interpolation: float | None = Field(
+        None, ge=0, le=1, description="delivered weights = start + this × (trained − start)"
+    )
+    gradient_clip_norm: float | None = Field(None, ge=0, description="gradients are scaled to this norm; 0: never")
     consistency: Literal["kl_teacher_student", "kl_student_teacher", "ce_student_teacher", "none"] | None = Field(
         None, description="what holds the student to the teacher; `ce_student_teacher` is the form first published"
     )
@@ -311,18 +344,67 @@ class PretrainingConfig(Section):
     label_weighting: bool | None = Field(
         None, description="weight samples by known fraction, voting cells and time gap"
     )
-    threads: int = Field(2, ge=1)
+    crop_area_fraction: tuple[Share, Share] | None = Field(
+        None, description="least and largest share of a chip that a random crop shows; [1, 1]: whole chips"
+    )
+    label_follows_crop: bool | None = Field(
+        None, description="hold a crop to the land cover of its own ground; needs a Levir-KR with `cells.npy`"
+    )
+    dense_weight: float | None = Field(
+        None, ge=0, description="weight of the land cover per feature-map cell; needs `cells.npy`"
+    )
+    correction: bool | None = Field(None, description="learn which classes the product confuses")
+    correction_identity_weight: float | None = Field(
+        None, ge=0, description="how much each share of a class that is confused costs"
+    )
+    correction_aggregation_weight: float | None = Field(
+        None, ge=0, description="how much mixed and ragged land cover within a chip costs"
+    )
+    temperature: float | None = Field(None, gt=0, description="of the contrastive methods")
+    memory_bank_size: int | None = Field(None, ge=1, description="chips that `moco` holds as negatives")
+    threads: int = Field(1, ge=1)
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints of a running training that are kept")
+    deliver: Literal["last", "best"] = Field(
+        "last", description="network of the last step, or of the least validation KL that was measured"
+    )
     log_every: int = Field(10, ge=1, description="steps between points of the curves")
+    examples_every: int = Field(200, ge=0, description="steps between pictures of example chips; 0: none")
     precision: Literal["bf16", "fp32"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "on", "off"] = Field("auto", description="`torch.compile`; auto: on a GPU only")
 
-    @field_validator("variants")
+    @field_validator("crop_area_fraction")
     @classmethod
-    def _geokr_first(cls, value: tuple[Variant, ...]) -> tuple[Variant, ...]:
-        if "geokr" not in value or len(set(value)) < len(value):
-            raise ValueError("`variants` must hold `geokr` and name each variant once")
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("`crop_area_fraction` must name the smaller share first")
         return value
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> Self:
+        names = [variant.name for variant in self.named_variants]
+        if "geokr" not in names or len(set(names)) < len(names):
+            raise ValueError("`variants` must hold `geokr` and name each variant once")
+        for variant in self.named_variants:
+            if "variants" in variant.settings or "seeds" in variant.settings:
+                raise ValueError(f"variants.{variant.name}.settings: `variants` and `seeds` hold for the whole section")
+            if variant.settings:
+                self.of_variant(variant)
+        return self
+
+    @property
+    def named_variants(self) -> tuple[VariantConfig, ...]:
+        """The variants, each with name, method and settings; one given by its method's name alone bears that name."""
+        return tuple(v if isinstance(v, VariantConfig) else VariantConfig(name=v, method=v) for v in self.variants)
+
+    def of_variant(self, variant: VariantConfig) -> "PretrainingConfig":
+        """This section as one variant has it, without its list of variants.
+
+        Raises:
+            ValidationError: the variant's settings hold an unknown field or a wrong value.
+        """
+        return PretrainingConfig.model_validate({**dict(self), **variant.settings, "variants": ("geokr",)})
 
 
 class BackboneConfig(Section):
@@ -418,7 +500,8 @@ class Params(Section):
         tasks = [t.name for t in self.evaluation.tasks]
         if self.champion.task not in tasks:
             raise ValueError(f"champion.task: {self.champion.task!r} is none of evaluation.tasks {tasks}")
-        if "shuffled" in self.evaluation.initialisations and "shuffled" not in self.pretraining.variants:
+        trained = [variant.name for variant in self.pretraining.named_variants]
+        if "shuffled" in self.evaluation.initialisations and "shuffled" not in trained:
             raise ValueError("evaluation.initialisations asks for `shuffled`: add it to pretraining.variants")
         return self
 

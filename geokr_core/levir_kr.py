@@ -128,6 +128,43 @@ class LevirKR:
             out[mine] = self._shards[shard][places[mine]]
         return out
 
+    @property
+    def cells_per_side(self) -> int:
+        """Sub-cells along each side of a chip in `cells`; 0 where the land cover is known for whole chips only."""
+        return int(self.manifest.get("cells_per_side", 0))
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        path = self.folder / "cells.npy"
+        if not path.is_file():
+            raise DatasetError(
+                f"{path}: no such file, though the manifest names {self.cells_per_side} sub-cells a side; run "
+                "`geokr levir-kr` again, or `dvc pull` where the data set is versioned elsewhere."
+            )
+        cells: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        expected = (len(self.catalogue), self.cells_per_side, self.cells_per_side, len(self.classes))
+        if cells.shape != expected or cells.dtype != np.uint8:
+            raise DatasetError(
+                f"{path}: found {cells.dtype} of shape {cells.shape}, expected uint8 of shape {expected}; run "
+                "`geokr levir-kr` again."
+            )
+        return cells
+
+    def cells(self, rows: np.ndarray) -> np.ndarray | None:
+        """Land cover within chips: which share of each of n x n equal parts is of which class.
+
+        Args:
+            rows: int (B,) row numbers of the catalogue, in any order.
+
+        Returns:
+            uint8 (B, n, n, K), fraction x 255, rows and columns as those of the pixels; what is missing to 255 is ground
+            of unknown class. None where the data set knows whole chips only.
+
+        Raises:
+            DatasetError: the file is missing or of another shape than the manifest says.
+        """
+        return np.ascontiguousarray(self._cells[rows]) if self.cells_per_side else None
+
 
 def open_levir_kr(folder: Path) -> LevirKR:
     """Open a frozen data set.

@@ -27,6 +27,8 @@ def make_levir_kr(
     seed: int = 0,
     num_scenes: int = 2,
     validation_fraction: float = 0.2,
+    cells_per_side: int = 8,
+    unknown_columns: int = 0,
 ) -> LevirKR:
     """Write a small learnable Levir-KR with its shards: every class has a colour and a texture of its own.
 
@@ -37,6 +39,8 @@ def make_levir_kr(
         seed: same seed, same bytes.
         num_scenes: shards to spread the chips over.
         validation_fraction: share of places held out.
+        cells_per_side: sub-cells along each side of a chip in ``cells.npy``; 0: no such file.
+        unknown_columns: columns of sub-cells at the left of every chip whose land cover ``cells.npy`` does not know.
 
     Returns:
         The opened data set, frozen into ``store / "levir_kr"``.
@@ -58,7 +62,22 @@ def make_levir_kr(
     )  # fmt: skip
     config = LevirKRConfig(validation_fraction=validation_fraction, place_size_deg=0.5)
     freeze(config, chips, proportions, store / "levir_kr", RecordingReporter())
+    if cells_per_side:
+        _write_cells(store / "levir_kr", cells_per_side, unknown_columns)
     return open_levir_kr(store / "levir_kr")
+
+
+def _write_cells(folder: Path, side: int, unknown_columns: int) -> None:
+    """Add ``cells.npy``: the vertical bands of `_write_scene`, as sub-cells see them."""
+    frozen = open_levir_kr(folder)
+    ends = np.cumsum(frozen.proportions.astype(np.float64), axis=1)
+    starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
+    edges = np.arange(side + 1) / side
+    shared = np.minimum(ends[:, None, :], edges[1:, None]) - np.maximum(starts[:, None, :], edges[:-1, None])
+    columns = np.floor(np.clip(shared, 0.0, None) * side * 255.0 + 1e-6).astype(np.uint8)
+    columns[:, :unknown_columns] = 0
+    np.save(folder / "cells.npy", np.repeat(columns[:, None], side, axis=1))
+    write_json(folder / "manifest.json", {**frozen.manifest, "cells_per_side": side})
 
 
 def _write_scene(
