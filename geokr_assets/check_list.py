@@ -7,7 +7,6 @@ This list does not load Dagster, because the training process reads it too; ``ch
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geokr_core.chain import Folders
@@ -21,7 +20,7 @@ IN_OWN_PROCESS = ("pretraining",)
 """Steps whose checks are made where the step runs, and come back through Pipes."""
 
 
-Arguments = tuple[Path | str, ...]
+Arguments = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Check:
         blocking: whether a failure stops everything that follows.
         description: what it guards against, in Markdown.
         arguments: what the function gets, from the parameters and, for partitioned assets, the scene.
+        wanted: whether the parameters switch it on.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Check:
     blocking: bool
     description: str
     arguments: Callable[[Params, Folders, str], Arguments]
+    wanted: Callable[[Params], bool] = lambda params: True
 
     @property
     def severity(self) -> Literal["ERROR", "WARN"]:
@@ -77,6 +78,16 @@ CHECKS = (
         lambda params, folders, scene: (folders["proportions"], folders["chips"], scene),
     ),
     Check(
+        "land_cover_lies_on_image", "proportions", False,
+        "Mutual information between the image and its land cover peaks where neither is shifted. Warns of a wrong datum, a "
+        "wrong pixel registration, a scene that was badly orthorectified. Switched on by `alignment.check: true`.",
+        lambda params, folders, scene: (
+            params.alignment, params.chips.bands, params.scenes.folder, folders["scenes"], params.land_cover.folder,
+            folders["land_cover"], folders["chips"], folders["proportions"], scene,
+        ),
+        wanted=lambda params: params.alignment.check,
+    ),
+    Check(
         "quarantined_scenes", "levir_kr", False,
         "At most a twentieth of the scenes is missing from Levir-KR, whether the inventory, the cutting or the counting "
         "set it aside.",
@@ -107,6 +118,6 @@ CHECKS = (
 )  # fmt: skip
 
 
-def of_step(step: str) -> list[Check]:
-    """The checks of an asset."""
-    return [check for check in CHECKS if check.step == step]
+def of_step(step: str, params: Params) -> list[Check]:
+    """The checks of an asset, but those that are switched off."""
+    return [check for check in CHECKS if check.step == step and check.wanted(params)]

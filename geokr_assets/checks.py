@@ -1,27 +1,30 @@
 """Asset checks: the check list as Dagster shows and runs it."""
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from geokr_assets import metadata
 from geokr_assets.check_list import CHECKS, IN_OWN_PROCESS, Check, of_step
-from geokr_assets.partitions import PARTITIONED, SCENES
+from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile
 from geokr_core.config import Params
 
 if TYPE_CHECKING:
     from geokr_core.checks import Finding
 
+MADE_WITH_STEP = (*IN_OWN_PROCESS, *PARTITIONED)
+"""Steps that judge what they made themselves: Dagster knows nothing of the scenes within a run."""
 
-def specs_of(step: str) -> list[dg.AssetCheckSpec]:
+
+def specs_of(step: str, params: Params) -> list[dg.AssetCheckSpec]:
     """Declarations for an asset that brings its own check results."""
+    # Evaluations name their scene, declarations do not: Dagster 1.13 shows an empty page for checks that are declared so.
     return [
         dg.AssetCheckSpec(check.name, asset=step, blocking=check.blocking, description=check.description)
-        for check in of_step(step)
-        if step in IN_OWN_PROCESS
+        for check in of_step(step, params)
+        if step in MADE_WITH_STEP
     ]
 
 
@@ -37,9 +40,23 @@ def result_of(check: Check, finding: "Finding") -> dg.AssetCheckResult:
     )
 
 
-def evaluations_of(step: str, params: Params, scene_id: str = "") -> Iterator[dg.AssetCheckEvaluation]:
-    """Judge a step and give events, for a materialisation that no asset's own step made."""
-    for check in of_step(step):
+def evaluations_of(
+    step: str, params: Params, scene_id: str = "", chosen: Container[str] | None = None
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Judge a step and give events, for a materialisation that Dagster does not judge by itself.
+
+    Args:
+        step: the asset.
+        params: the parameter file.
+        scene_id: which scene, where the step runs scene by scene.
+        chosen: names of the checks wanted; None means all.
+
+    Raises:
+        MissingInputError: the step has written nothing yet.
+    """
+    for check in of_step(step, params):
+        if chosen is not None and check.name not in chosen:
+            continue
         finding = check.judge(params, scene_id)
         yield dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(step),
@@ -54,25 +71,13 @@ def evaluations_of(step: str, params: Params, scene_id: str = "") -> Iterator[dg
 
 
 def build_checks() -> list[dg.AssetChecksDefinition]:
-    """Dagster's asset checks; each can also be run alone, from the asset's page."""
-    with warnings.catch_warnings():
-        # Checks scene by scene are a preview in Dagster 1.13; there is no other way to tell which scene failed.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return [_definition(check) for check in CHECKS if check.step not in IN_OWN_PROCESS]
+    """Dagster's asset checks, but those that the assets bring along; each can also be run alone, from the asset's page."""
+    return [_definition(check) for check in CHECKS if check.step not in MADE_WITH_STEP]
 
 
 def _definition(check: Check) -> dg.AssetChecksDefinition:
-    partitioned = check.step in PARTITIONED
-
-    @dg.asset_check(
-        asset=check.step,
-        name=check.name,
-        blocking=check.blocking,
-        description=check.description,
-        partitions_def=SCENES if partitioned else None,
-    )
-    def _judge(context: dg.AssetCheckExecutionContext, params_file: ParamsFile) -> dg.AssetCheckResult:
-        scene_id = context.partition_key if partitioned else ""
-        return result_of(check, check.judge(params_file.load(), scene_id))
+    @dg.asset_check(asset=check.step, name=check.name, blocking=check.blocking, description=check.description)
+    def _judge(params_file: ParamsFile) -> dg.AssetCheckResult:
+        return result_of(check, check.judge(params_file.load()))
 
     return _judge

@@ -10,7 +10,8 @@ import dagster as dg
 
 from geokr_assets.assets import build_assets
 from geokr_assets.checks import build_checks
-from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate
+from geokr_assets.executors import configured_executor
+from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate, take_inventory_again
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
 from geokr_assets.sensors import dvc_lock, scene_folder
@@ -21,7 +22,7 @@ def build_defs(
     *,
     params_file: str = "",
     resources: Mapping[str, object] | None = None,
-    executor: dg.ExecutorDefinition = dg.in_process_executor,
+    executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """The code location for one parameter file.
 
@@ -29,17 +30,16 @@ def build_defs(
         params_file: the parameter file; empty means ``$GEOKR_PARAMS``, and ``params.yaml`` where that is not set. It
             decides whether the graph begins with a generated world or with given data.
         resources: resources to put in place of ours, by key (``params_file``, ``pipes``).
-        executor: how the steps of a run are executed. The default keeps them in the run's own process: starting a
-            process for each costs more than most of them take, and training has one of its own anyway.
+        executor: how the steps of a run are executed; None means what ``$GEOKR_EXECUTOR`` asks for.
 
     Raises:
-        ConfigError: the parameter file is missing or wrong.
+        ConfigError: the parameter file is missing or wrong, or the executor is not to be had.
     """
     params = load_params(params_path(Path(params_file) if params_file else None))
     return dg.Definitions(
         assets=build_assets(params),
         asset_checks=build_checks(),
-        jobs=[build_whole_chain(params), align_scene, reevaluate],
+        jobs=[build_whole_chain(params), take_inventory_again, align_scene, reevaluate],
         schedules=[reevaluation],
         sensors=[scene_folder, dvc_lock],
         resources={
@@ -47,7 +47,7 @@ def build_defs(
             "pipes": dg.PipesSubprocessClient(),
             **(resources or {}),
         },
-        executor=executor,
+        executor=executor or configured_executor(),
     )
 
 

@@ -6,8 +6,11 @@
     step, which call the same functions as the assets and report the same materialisations (one a scene, where a step
     runs scene by scene) and checks. A blocking check that fails ends the run.
 ``align_scene``
-    Chips and proportions of one scene. Its page offers the backfill over all scenes, or over those that are missing;
-    each scene is a run of its own, so one bad scene spoils nothing. Afterwards materialise ``levir_kr`` and onwards.
+    Chips and proportions, scene by scene. Its page offers the backfill over all scenes, or over those that are missing.
+    A run takes up to ``$GEOKR_SCENES_PER_RUN`` scenes one after another, and one bad scene spoils nothing. Afterwards
+    materialise ``levir_kr`` and onwards.
+``take_inventory``
+    The asset ``scenes``, as the sensor starts it.
 ``reevaluate``
     Evaluation, report and promotion, as the schedule starts them.
 """
@@ -38,6 +41,12 @@ align_scene = dg.define_asset_job(
     "align_scene",
     selection=dg.AssetSelection.assets(*PARTITIONED),
     description="Cut one scene into chips and count the land cover under each. Backfill it for many scenes at once.",
+)
+
+take_inventory_again = dg.define_asset_job(
+    "take_inventory",
+    selection=dg.AssetSelection.assets("scenes"),
+    description="Look at every raw scene again; each usable one becomes a partition. Started by the sensor `scene_folder`.",
 )
 
 reevaluate = dg.define_asset_job(
@@ -89,8 +98,9 @@ def _materialise(
     context: dg.OpExecutionContext, params_file: ParamsFile, pipes: dg.PipesSubprocessClient, step: str, force: bool
 ) -> Iterator[dg.AssetMaterialization]:
     if step in PARTITIONED:
-        for scene_id in chain.scene_ids(params_file.load()):
-            yield event_of(take_scene(context, params_file, step, scene_id), scene_id)
+        usable = params_file.usable_scenes()
+        for scene_id in usable:
+            yield event_of(take_scene(context, params_file, step, scene_id, usable), scene_id)
         record_if_complete(context, params_file, step)
     elif step == "scenes":
         yield event_of(take_inventory(context, params_file, force=force))

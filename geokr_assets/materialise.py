@@ -6,8 +6,9 @@ step does is written in ``geokr_core``; what is shown of it, in ``metadata``.
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from geokr_core.config import Params
 from geokr_core.errors import GeoKRError, VersioningError
 
 if TYPE_CHECKING:
+    from geokr_core.scenes import Scene
+
     Materialised = dg.MaterializeResult[None]
 else:
     Materialised = (
@@ -57,7 +60,7 @@ def take_step(context: Context, params_file: ParamsFile, step: str, *, force: bo
     Raises:
         dg.Failure: the step refused; carries the step's own message, without a trace of our insides.
     """
-    with _teaching():
+    with teaching():
         params = params_file.load()
         outcome = chain.run_step(step, params, LogReporter(context.log), force=force, tags=run_tags(context, step))
     # A commit takes seconds; a step that had nothing to do and that DVC knows already needs none.
@@ -78,22 +81,52 @@ def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = F
     if new:
         context.instance.add_dynamic_partitions(SCENES_NAME, new)
         context.log.info(f"{len(new)} new scene(s): chips and proportions can be made of them now.")
-    return outcome
+    # The summary's own table lists the refused scenes too, with reasons cut off.
+    outcome = replace(outcome, summary=replace(outcome.summary, table=()))
+    return _with_quarantine(outcome, params_file.load())
 
 
-def take_scene(context: Context, params_file: ParamsFile, step: str, scene_id: str) -> Outcome:
+def _with_quarantine(outcome: Outcome, params: Params, *later: str) -> Outcome:
+    """What was set aside and why, looked up anew: the output of a later step does not change with the inventory."""
+    from geokr_core.quarantine import markdown, quarantined
+
+    folders = Folders(params)
+    rows = quarantined(folders["scenes"], *(folders[step] for step in later))
+    summary = replace(outcome.summary, texts={"quarantine": markdown(rows), **outcome.summary.texts})
+    return replace(outcome, summary=summary)
+
+
+def take_scene(
+    context: Context, params_file: ParamsFile, step: str, scene_id: str, usable: "Mapping[str, Scene]"
+) -> Outcome:
     """Run a step for one scene; a scene whose shard is up to date costs nothing.
 
     Raises:
         dg.Failure: as for `take_step`; not for a scene that is set aside, which is an outcome like any other.
     """
-    with _teaching():
-        return chain.run_scene(step, scene_id, params_file.load(), LogReporter(context.log))
+    with teaching():
+        params = params_file.load()
+        outcome = chain.run_scene(step, scene_id, params, LogReporter(context.log), scenes=usable)
+        if step != "proportions" or outcome.summary.warnings:
+            return outcome
+        return _with_picture(outcome, params, usable[scene_id])
+
+
+def _with_picture(outcome: Outcome, params: Params, scene: "Scene") -> Outcome:
+    """The scene with the land cover of its ground beside it: made where it is shown, and not kept."""
+    from geokr_core.quicklook import picture_of
+
+    index = Folders(params)["land_cover"]
+    picture = picture_of(params.scenes.folder, scene, params.chips.bands, params.land_cover.folder, index)
+    pictures = {"scene and land cover": picture, **outcome.summary.pictures}
+    return replace(outcome, summary=replace(outcome.summary, pictures=pictures))
 
 
 def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> None:
     """Record a step that runs scene by scene once its last scene is there: DVC knows only whole folders."""
-    if chain.is_complete(step, params_file.load()):
+    with teaching():
+        complete = chain.finish_scenes(step, params_file.load(), LogReporter(context.log))
+    if complete:
         record_in_dvc(context.log, params_file.file, step)
     else:
         context.log.info(f"Other scenes of {step} are still to do; DVC records the step with the last one.")
@@ -105,12 +138,12 @@ def take_levir_kr(context: Context, params_file: ParamsFile, *, force: bool = Fa
     Raises:
         dg.Failure: scenes are missing or out of date (the message names them), or as for `take_step`.
     """
-    with _teaching():
+    with teaching():
         params = params_file.load()
         for step in PARTITIONED:
             if not chain.is_complete(step, params):
                 raise dg.Failure(description=_missing_scenes(params, step), allow_retries=False)
-    return take_step(context, params_file, "levir_kr", force=force)
+    return _with_quarantine(take_step(context, params_file, "levir_kr", force=force), params, *PARTITIONED)
 
 
 def is_missing(params: Params, step: str, scene_id: str) -> bool:
@@ -191,7 +224,8 @@ def event_of(outcome: Outcome, scene_id: str | None = None) -> dg.AssetMateriali
 
 
 @contextmanager
-def _teaching() -> Iterator[None]:
+def teaching() -> Iterator[None]:
+    """Turn a refusal of the core into a `dg.Failure` with its message and without a trace of our insides."""
     try:
         yield
     except GeoKRError as error:

@@ -37,15 +37,19 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
         outcome: what the step did.
 
     Returns:
-        The picture, the table, each number by its name (Dagster plots numbers over time), warnings, the output's
+        The pictures, the tables, each number by its name (Dagster plots numbers over time), warnings, the output's
         path, its data version, and the link to the MLflow run if there is one.
     """
     summary = outcome.summary
     entries: dict[str, Entry] = {}
     if summary.picture_png is not None:
         entries["preview"] = _picture(summary.picture_png, str(outcome.folder))
+    for name, picture in summary.pictures.items():
+        entries[name] = _picture(picture, str(outcome.folder))
     if summary.table:
         entries["table"] = table(summary.table)
+    for name, markdown in summary.texts.items():
+        entries[name] = {"type": "md", "raw_value": markdown}
     entries |= numbers(summary.numbers)
     if "num_chips" in summary.numbers:
         entries["dagster/row_count"] = {"type": "int", "raw_value": int(summary.numbers["num_chips"])}
@@ -63,8 +67,10 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
 
 
 def of_finding(finding: "Finding") -> dict[str, Entry]:
-    """Metadata of a check: its numbers and its table."""
+    """Metadata of a check: its picture, its numbers and its table."""
     entries = numbers(finding.numbers)
+    if finding.picture_png is not None:
+        entries["picture"] = _picture(finding.picture_png, "the log")
     if finding.table:
         entries["table"] = table(finding.table)
     return entries

@@ -50,7 +50,7 @@ def _train(pipes: PipesContext, params_file: Path, force: bool) -> None:
         metadata={**metadata.of_outcome(outcome), **metadata.curves(reporter.points)},
         data_version=outcome.data_version,
     )
-    for check in of_step(STEP):
+    for check in of_step(STEP, params):
         finding = check.judge(params)
         # Pipes has no field for the sentence that says what was found.
         said: metadata.Entry = {"type": "text", "raw_value": finding.message}

@@ -51,3 +51,6 @@ class LogReporter:
             self._spoke_at = time.monotonic()
             measured = {name: value for name, value in values.items() if math.isfinite(value)}
             self._log.info(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in measured.items()))
+
+    def picture(self, name: str, content_png: bytes) -> None:
+        """Show nothing: a log has no place for it, and MLflow keeps it."""

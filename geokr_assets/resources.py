@@ -1,11 +1,17 @@
 """Resources and run configuration: the parameter file, and what one step can be told. Pipes is Dagster's own."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
+from geokr_core.chain import Folders
 from geokr_core.config import Params, load_params, params_path
+
+if TYPE_CHECKING:
+    from geokr_core.scenes import Scene
 
 
 class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster leaves its own parameter open
@@ -27,6 +33,18 @@ class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster 
             ConfigError: the file is missing or wrong; the message says where.
         """
         return load_params(self.file)
+
+    def usable_scenes(self) -> "Mapping[str, Scene]":
+        """The usable scenes of the inventory, by scene id.
+
+        Raises:
+            ConfigError: as for `load`.
+            MissingInputError: the inventory has not been taken.
+        """
+        # A raster library: not loaded with the definitions.
+        from geokr_core.scenes import usable_scenes
+
+        return usable_scenes(Folders(self.load())["scenes"])
 
 
 class StepConfig(dg.Config):

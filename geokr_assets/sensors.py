@@ -12,14 +12,15 @@ Both are running from the start, because neither begins anything that a person h
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dagster as dg
 
-from geokr_assets.jobs import align_scene
-from geokr_assets.materialise import DATA_VERSION_TAG, event_of, is_missing, record_in_dvc
+from geokr_assets.executors import scenes_per_run
+from geokr_assets.jobs import align_scene, take_inventory_again
+from geokr_assets.materialise import DATA_VERSION_TAG, event_of, is_missing
 from geokr_assets.partitions import PARTITIONED, SCENES, SCENES_NAME
-from geokr_assets.reporter import LogReporter
 from geokr_assets.resources import ParamsFile
 from geokr_core import chain, versioning
 from geokr_core.chain import Folders, Outcome
@@ -30,60 +31,121 @@ from geokr_core.summary import Summary, read_summary
 SETTLING_S = 5.0
 """A file written to more recently than this may still be on its way."""
 
+RUN_KEY_TAG = "dagster/run_key"
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+"""Tags by which Dagster knows which request a run came from, and which partitions it covers."""
+
 UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 @dg.sensor(
     name="scene_folder",
-    job=align_scene,
+    jobs=[take_inventory_again, align_scene],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="New files in the scene folder are taken into the inventory, and their scenes are cut and counted. Waits "
-    "until somebody has materialised `scenes` for the first time. Vanished scenes keep their partition and their history.",
+    description="New files in the scene folder are taken into the inventory by a run of `scenes`, and then their scenes are cut "
+    "and counted, many a run. Waits until somebody has materialised `scenes` for the first time. Vanished scenes keep their "
+    "partition and their history.",
 )
 def scene_folder(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:
-    """Watch the scene folder; the cursor is the digest of its listing."""
+    """Watch the scene folder. A tick reads no file: it looks at names, sizes and times, and asks for runs."""
     params = params_file.load()
-    folder = params.scenes.folder
+    folder, inventory = params.scenes.folder, Folders(params)["scenes"] / "inventory.parquet"
     if not folder.is_dir():
         return dg.SkipReason(f"{folder} does not exist yet.")
-    if not (Folders(params)["scenes"] / "inventory.parquet").exists():
+    if not inventory.exists():
         return dg.SkipReason("Nobody has taken the inventory yet: materialise `scenes`, then new files are noticed.")
+    seen = _Seen(**json.loads(context.cursor)) if context.cursor else None
+    if seen is not None and seen.awaited:
+        return _welcome_scenes(context, params, seen)
     listing = listing_digest(folder)
-    if listing == context.cursor:
+    if seen is not None and listing == seen.listing:
         return dg.SkipReason(f"No file came, went or changed below {folder}.")
-    if _is_settling(folder):
+    if seen is None and _newest(folder) <= inventory.stat().st_mtime:
+        return _adopt(context, params, listing)
+    if time.time() - _newest(folder) < SETTLING_S:
         return dg.SkipReason(f"A file below {folder} was written to within the last {SETTLING_S:.0f} s.")
     if _under_way(context.instance, {"world", "scenes"}):
         return dg.SkipReason("A run that makes the world or the inventory is under way.")
-    return _welcome_scenes(context, params, listing, params_file.file)
+    request = dg.RunRequest(run_key=f"scenes@{listing}", job_name=take_inventory_again.name)
+    known = context.instance.get_dynamic_partitions(SCENES_NAME)
+    return dg.SensorResult(run_requests=[request], cursor=_Seen(listing, request.run_key or "", len(known)).cursor)
 
 
-def _welcome_scenes(context: dg.SensorEvaluationContext, params: Params, listing: str, file: Path) -> dg.SensorResult:
-    outcome = chain.run_step("scenes", params, LogReporter(context.log))
-    record_in_dvc(context.log, file, "scenes")
-    scene_ids = chain.scene_ids(params)
+@dataclass(frozen=True)
+class _Seen:
+    """What the sensor remembers.
+
+    Attributes:
+        listing: digest of the scene folder's listing.
+        awaited: run key of the inventory that was asked for and has not been looked at, or empty.
+        num_known: partitions there were when it was asked for; those after them are new.
+    """
+
+    listing: str
+    awaited: str = ""
+    num_known: int = 0
+
+    @property
+    def cursor(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def _adopt(context: dg.SensorEvaluationContext, params: Params, listing: str) -> dg.SensorResult:
+    """The first tick after somebody took the inventory: every scene has its partition, and nothing is started."""
     known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
-    new = [scene_id for scene_id in scene_ids if scene_id not in known]
-    if vanished := sorted(known - set(scene_ids)):
+    new = [scene_id for scene_id in chain.scene_ids(params) if scene_id not in known]
+    return dg.SensorResult(
+        skip_reason=dg.SkipReason("The inventory is newer than every file; from now on new files are noticed."),
+        dynamic_partitions_requests=[SCENES.build_add_request(new)] if new else [],
+        cursor=_Seen(listing).cursor,
+    )
+
+
+def _welcome_scenes(
+    context: dg.SensorEvaluationContext, params: Params, seen: _Seen
+) -> dg.SensorResult | dg.SkipReason:
+    """Once the inventory is taken again, have new scenes cut and counted, as many a run as a backfill would take."""
+    runs = context.instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: seen.awaited}), limit=1)
+    if not runs or not runs[0].is_finished:
+        return dg.SkipReason("The inventory is being taken again.")
+    cursor = _Seen(seen.listing).cursor
+    if not runs[0].is_success:
+        text = f"Run {runs[0].run_id} of the inventory failed; mend what it says and materialise `scenes`."
+        return dg.SensorResult(skip_reason=dg.SkipReason(text), cursor=cursor)
+    known, usable = context.instance.get_dynamic_partitions(SCENES_NAME), set(chain.scene_ids(params))
+    if vanished := sorted(set(known) - usable):
         context.log.warning(
             f"{len(vanished)} scene(s) are gone or unusable now and will not enter Levir-KR; their partitions stay: "
             + ", ".join(vanished[:10])
         )
-    # Scenes that the command line has cut already need a partition, but no run.
-    to_do = [scene_id for scene_id in new if any(is_missing(params, step, scene_id) for step in PARTITIONED)]
+    # A range of partitions goes by their order, which is that of their arrival: new ones lie together.
+    new, size = list(known[seen.num_known :]), scenes_per_run()
+    chunks = [new[k : k + size] for k in range(0, len(new), size)]
+    # Scenes that the command line has cut already need no run.
+    to_do = [
+        chunk for chunk in chunks if any(is_missing(params, step, scene) for scene in chunk for step in PARTITIONED)
+    ]
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(run_key=f"{scene_id}@{listing}", partition_key=scene_id) for scene_id in to_do],
-        skip_reason=None if to_do else dg.SkipReason("The inventory was looked at again: no new usable scene to cut."),
-        dynamic_partitions_requests=[SCENES.build_add_request(new)] if new else [],
-        asset_events=[] if outcome.was_current else [event_of(outcome)],
-        cursor=listing,
+        run_requests=[_request(chunk, seen.listing) for chunk in to_do],
+        skip_reason=None if to_do else dg.SkipReason("The inventory was taken again: no new usable scene to cut."),
+        cursor=cursor,
     )
 
 
-def _is_settling(folder: Path) -> bool:
-    newest = max((p.stat().st_mtime for p in folder.rglob("*") if p.is_file()), default=0.0)
-    return time.time() - newest < SETTLING_S
+def _request(scenes: list[str], listing: str) -> dg.RunRequest:
+    run_key = f"{scenes[0]}…{scenes[-1]}@{listing}"
+    if len(scenes) == 1:
+        return dg.RunRequest(run_key=run_key, job_name=align_scene.name, partition_key=scenes[0])
+    tags = {RANGE_START_TAG: scenes[0], RANGE_END_TAG: scenes[-1]}
+    return dg.RunRequest(run_key=run_key, job_name=align_scene.name, tags=tags)
+
+
+def _newest(folder: Path) -> float:
+    """When a file below the folder was last written to, in seconds since 1970."""
+    stats = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return max((stat.st_mtime for stat in stats), default=0.0)
 
 
 def _under_way(instance: dg.DagsterInstance, steps: set[str]) -> bool:

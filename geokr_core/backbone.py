@@ -1,12 +1,13 @@
-"""Backbones: torchvision networks without their classifier, their stage maps, and their weights on disk.
+"""Backbones: torchvision and timm networks without their classifier, their stage maps, and their weights on disk.
 
-Key names are torchvision's own, so that the weights load elsewhere without this project. The head that predicts
-proportions lives in ``pretrain``; the bundle around the weights in ``bundle``.
+Key names are the upstream's own, so that the weights load elsewhere without this project. The heads on top live in
+``methods.network``; the bundle around the weights in ``bundle``.
 
 Input of every backbone: float32 (B, C, H, W), ``(x / 255 - mean) / std`` with the channel statistics of Levir-KR.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only to recognise it: nothing here unpickles objects
 from typing import Any, Final, Literal, get_args
@@ -27,37 +28,58 @@ Features = Literal["last", "multi"]
 
 STAGE_CHANNELS: Final[Mapping[str, tuple[int, int, int, int]]] = {
     "resnet18": (64, 128, 256, 512),
+    "resnet34": (64, 128, 256, 512),
     "resnet50": (256, 512, 1024, 2048),
+    "resnet101": (256, 512, 1024, 2048),
     "vgg16_bn": (128, 256, 512, 512),
     "squeezenet1_1": (128, 256, 384, 512),
+    "convnext_tiny": (96, 192, 384, 768),
+    "swin_t": (96, 192, 384, 768),
+    "vit_small_patch16_224": (384, 384, 384, 384),
 }
-"""Channels of the four stage maps of each architecture. Strides are 4, 8, 16, 32; SqueezeNet's last two are both 16."""
+"""Channels of the four stage maps of each architecture. Strides are 4, 8, 16, 32; SqueezeNet's last two are both 16, and
+all four of the vision transformer's, which are every third of its blocks."""
 
 _STAGE_ENDS: Final[Mapping[str, tuple[int, int, int, int]]] = {
     # Index into `features` of the last module of a stage. VGG: the 2nd to 5th max pooling, so that strides match
     # ResNet's. SqueezeNet has three poolings only: its stages end where the width or the resolution changes next.
     "VGG": (13, 23, 33, 43),
     "SqueezeNet": (4, 7, 10, 12),
+    "ConvNeXt": (1, 3, 5, 7),
+    "SwinTransformer": (1, 3, 5, 7),
 }
 
-_MIN_SIZE_PX: Final[Mapping[str, int]] = {"VGG": 32, "SqueezeNet": 17}
+_VIT_STAGE_BLOCKS: Final = (2, 5, 8, 11)
+
+_MIN_SIZE_PX: Final[Mapping[str, int]] = {
+    "VGG": 32, "SqueezeNet": 17, "ConvNeXt": 32, "SwinTransformer": 8, "VisionTransformer": 16,
+}  # fmt: skip
 """Smallest image that is more than nothing after the last pooling; ResNet pads and takes any."""
 
-_CLASSIFIER_PREFIXES: Final = ("fc.", "classifier.")
+_CLASSIFIER_PREFIXES: Final = ("fc.", "classifier.", "head.", "head_dist.")
+
+_FIRST_LAYER: Final[Mapping[str, str]] = {
+    "ResNet": "conv1", "VGG": "features.0", "SqueezeNet": "features.0", "ConvNeXt": "features.0.0",
+    "SwinTransformer": "features.0.0", "VisionTransformer": "patch_embed.proj",
+}  # fmt: skip
+
+_WEIGHTS_BANDS: Final = ("red", "green", "blue")
+"""Order of the input channels of weights trained on photographs."""
 
 
 def build(architecture: str, in_channels: int = 3) -> nn.Module:
-    """A freshly initialised torchvision network whose classifier is gone.
+    """A freshly initialised network whose classifier is gone.
 
     Called on images, it returns the pooled last stage, float (B, D) with D = ``feature_dim(architecture)``.
 
     Args:
-        architecture: one of ``resnet18``, ``resnet50``, ``vgg16_bn``, ``squeezenet1_1``.
+        architecture: a key of `STAGE_CHANNELS`. ``vit_small_patch16_224`` is timm's, with patches of 16 px and position
+            embeddings that are interpolated to the size of the image; all others are torchvision's.
         in_channels: bands of the input. Other than 3, the first convolution is made anew, initialised as
-            torchvision initialises it; its key keeps its name.
+            torchvision initialises its convolutions; its key keeps its name.
 
     Returns:
-        The network, in train mode. Its state has torchvision's keys less ``fc.*`` or ``classifier.*``.
+        The network, in train mode. Its state has the upstream's keys less ``fc.*``, ``classifier.*`` or ``head.*``.
 
     Raises:
         BackboneError: the architecture is not known, or there is no band.
@@ -65,19 +87,38 @@ def build(architecture: str, in_channels: int = 3) -> nn.Module:
     _require_known(architecture)
     if in_channels < 1:
         raise BackboneError(f"A backbone needs at least one input band, found in_channels={in_channels}.")
+    module = _vision_transformer() if architecture.startswith("vit") else _torchvision_network(architecture)
+    if in_channels != 3:
+        name = _FIRST_LAYER[type(module).__name__]
+        module.set_submodule(name, _first_convolution(module.get_submodule(name), in_channels))
+    return module
+
+
+def _torchvision_network(architecture: str) -> nn.Module:
     module: nn.Module = getattr(torchvision.models, architecture)(weights=None)
     if isinstance(module, torchvision.models.ResNet):
         module.fc = nn.Identity()
-        if in_channels != 3:
-            module.conv1 = _first_convolution(module.conv1, in_channels)
     elif isinstance(module, torchvision.models.VGG):
         # torchvision pools VGG to 7x7 for its classifier; without it, a vector is wanted, at any image size.
         module.avgpool = nn.AdaptiveAvgPool2d(1)
         module.classifier = nn.Identity()
+    elif isinstance(module, torchvision.models.ConvNeXt):
+        module.classifier = nn.Flatten(1)
+    elif isinstance(module, torchvision.models.SwinTransformer):
+        module.head = nn.Identity()
     else:
         module.classifier = nn.AdaptiveAvgPool2d(1)
-    if in_channels != 3 and isinstance(features := getattr(module, "features", None), nn.Sequential):
-        features[0] = _first_convolution(features[0], in_channels)
+    return module
+
+
+def _vision_transformer() -> nn.Module:
+    import timm
+
+    # Mean of the patch tokens: land cover is what the whole image shows. `fc_norm=False` keeps the norm's upstream key.
+    module: nn.Module = timm.create_model(
+        "vit_small_patch16_224", pretrained=False, num_classes=0, global_pool="avg", fc_norm=False,
+        dynamic_img_size=True, dynamic_img_pad=True,
+    )  # fmt: skip
     return module
 
 
@@ -89,6 +130,29 @@ def _first_convolution(old: nn.Module, in_channels: int) -> nn.Conv2d:
     if new.bias is not None:
         nn.init.zeros_(new.bias)
     return new
+
+
+def depth_of(architecture: str, key: str) -> int:
+    """Which stage of a backbone a parameter belongs to: 0 the first layer, 1 to 4 the stages (a norm after them: 4).
+
+    Args:
+        architecture: a key of `STAGE_CHANNELS`.
+        key: name of the parameter in the backbone.
+
+    Raises:
+        BackboneError: the architecture is not known.
+    """
+    _require_known(architecture)
+    number = int(found.group(1)) if (found := re.search(r"(?:layer|features\.|blocks\.)(\d+)", key)) else None
+    if architecture.startswith("resnet"):
+        return number if number is not None and key.startswith("layer") else 0
+    if architecture.startswith("vit"):
+        after = 4 if key.startswith("norm") else 0
+        return after if number is None else 1 + sum(number > end for end in _VIT_STAGE_BLOCKS)
+    if number is None:
+        return 4
+    kinds = {"vgg16_bn": "VGG", "squeezenet1_1": "SqueezeNet", "convnext_tiny": "ConvNeXt", "swin_t": "SwinTransformer"}
+    return 0 if number == 0 else min(4, 1 + sum(number > end for end in _STAGE_ENDS[kinds[architecture]]))
 
 
 def stages(module: nn.Module, images: Tensor) -> list[Tensor]:
@@ -117,6 +181,11 @@ def stages(module: nn.Module, images: Tensor) -> list[Tensor]:
             x = layer(x)
             maps.append(x)
         return maps
+    if type(module).__name__ == "VisionTransformer":
+        found: list[Tensor] = module.forward_intermediates(  # type: ignore[operator]
+            images, indices=list(_VIT_STAGE_BLOCKS), norm=True, intermediates_only=True
+        )
+        return found
     ends = _STAGE_ENDS.get(type(module).__name__)
     features = getattr(module, "features", None)
     if ends is None or not isinstance(features, nn.Sequential):
@@ -127,6 +196,9 @@ def stages(module: nn.Module, images: Tensor) -> list[Tensor]:
         x = layer(x)
         if index in ends:
             maps.append(x)
+    if isinstance(module, torchvision.models.SwinTransformer):
+        maps[-1] = module.norm(maps[-1])
+        maps = [x.permute(0, 3, 1, 2) for x in maps]
     return maps
 
 
@@ -193,7 +265,7 @@ def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False
         module: the module to fill.
         path: a ``.safetensors`` file; also ``.pth`` or ``.pt`` as torchvision keeps them, read with torch's
             restricted unpickler (tensors only, nothing is executed).
-        drop_classifier: leave out ``fc.*`` and ``classifier.*``, as files of ImageNet weights hold them.
+        drop_classifier: leave out ``fc.*``, ``classifier.*`` and ``head.*``, as files of ImageNet weights hold them.
 
     Raises:
         BackboneError: the file is missing or unreadable, or does not fit; the message says where they differ.
@@ -201,13 +273,69 @@ def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False
     state = _read_state(path)
     if drop_classifier:
         state = {key: value for key, value in state.items() if not key.startswith(_CLASSIFIER_PREFIXES)}
+    _require_fit(module, state, path)
+    module.load_state_dict(state, strict=True)
+
+
+def _require_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     complaints = _differences(module.state_dict(), state)
     if complaints:
         raise BackboneError(
             f"{path} does not fit {type(module).__name__}: {'; '.join(complaints)}. "
-            "Weights must have torchvision's key names for the very architecture and number of bands."
+            "Weights must have the upstream's key names for the very architecture and number of bands."
         )
+
+
+def load_initial_weights(
+    module: nn.Module, weights: Path | Literal["imagenet"], architecture: str, bands: Sequence[str]
+) -> None:
+    """Start a backbone from given weights, whatever bands the data has.
+
+    The rule for the first layer, where the file is for red, green and blue and the data is not exactly that: a band of
+    the same name keeps its filters, every other band gets the mean of the three, and where the number of bands differs
+    all are scaled by 3 / C, so that the sum over the bands stays as large as the later layers expect.
+
+    Args:
+        module: what `build` returned.
+        weights: a file as for `load_weights`, a classifier in it is left out; ``imagenet``: see `imagenet_weights`.
+        architecture: of the module.
+        bands: common names of the data's bands.
+
+    Raises:
+        BackboneError: the weights are missing or unreadable, or do not fit.
+    """
+    path = imagenet_weights(architecture) if weights == "imagenet" else weights
+    state = {k: v for k, v in _read_state(path).items() if not k.startswith(_CLASSIFIER_PREFIXES)}
+    key = _FIRST_LAYER[type(module).__name__] + ".weight"
+    if key in state and state[key].ndim == 4 and state[key].shape[1] == len(_WEIGHTS_BANDS):
+        state[key] = _filters_for(bands, state[key])
+    _require_fit(module, state, path)
     module.load_state_dict(state, strict=True)
+
+
+def _filters_for(bands: Sequence[str], filters: Tensor) -> Tensor:
+    mean = filters.mean(dim=1)
+    chosen = [filters[:, _WEIGHTS_BANDS.index(band)] if band in _WEIGHTS_BANDS else mean for band in bands]
+    return torch.stack(chosen, dim=1) * (len(_WEIGHTS_BANDS) / len(bands))
+
+
+def imagenet_weights(architecture: str) -> Path:
+    """The file of torchvision's ImageNet weights in its cache. Nothing is downloaded.
+
+    Raises:
+        BackboneError: torchvision has none for the architecture, or they are not in the cache.
+    """
+    _require_known(architecture)
+    if architecture.startswith("vit"):
+        raise BackboneError(f"torchvision has no weights for {architecture}; name a file in `initial_weights`.")
+    url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
+    path = Path(str(torch.hub.get_dir())) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        raise BackboneError(
+            f"{path}: torchvision's ImageNet weights of {architecture} are not there, and nothing is downloaded. Put the "
+            "file there, set TORCH_HOME to where it is, or name a file in `initial_weights`."
+        )
+    return path
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

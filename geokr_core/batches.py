@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,12 +25,14 @@ class Batch:
         step: the step, counted from 1.
         rows: int64 (B,) row numbers in Levir-KR's catalogue.
         images: uint8 (B, H, W, C) on the CPU, pinned if asked for.
+        cells: uint8 (B, n, n, K), land cover of each chip's parts, likewise; None where it is not asked for.
         wait_s: seconds that the training loop stood still for it.
     """
 
     step: int
     rows: np.ndarray
     images: Tensor
+    cells: Tensor | None
     wait_s: float
 
 
@@ -63,25 +65,32 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def reader(
-    data: LevirKR, train_rows: np.ndarray, batch_size: int, seed: int, *, pinned: bool
+    data: LevirKR,
+    rows_of: Callable[[int], np.ndarray],
+    *,
+    pinned: bool = False,
+    label_rows: np.ndarray | None = None,
 ) -> Callable[[int], Batch]:
     """A function that reads the batch of a step.
 
     Args:
         data: the frozen data set.
-        train_rows: int64 (N,) rows to draw from.
-        batch_size: chips a batch.
-        seed: of the run.
+        rows_of: rows of a step's chips, see `batch_rows`.
         pinned: put images into page-locked memory, from which a GPU can fetch them beside its work.
+        label_rows: int64 (N,), for each chip of the catalogue the one whose land cover it gets; None: read no cells.
 
     Returns:
         Step (from 1) → batch, with ``wait_s`` 0.
     """
 
     def read(step: int) -> Batch:
-        rows = batch_rows(train_rows, batch_size, seed, step)
+        rows = rows_of(step)
         images = torch.from_numpy(data.images(rows))
-        return Batch(step, rows, images.pin_memory() if pinned else images, 0.0)
+        parts = None if label_rows is None else data.cells(label_rows[rows])
+        cells = None if parts is None else torch.from_numpy(parts)
+        if pinned:
+            images, cells = images.pin_memory(), None if cells is None else cells.pin_memory()
+        return Batch(step, rows, images, cells, 0.0)
 
     return read
 
@@ -111,6 +120,6 @@ def prefetched(read: Callable[[int], Batch], first: int, last: int) -> Iterator[
                 wait_s = time.perf_counter() - asked
                 if step < last:
                     coming = thread.submit(read, step + 1)
-                yield Batch(batch.step, batch.rows, batch.images, wait_s)
+                yield replace(batch, wait_s=wait_s)
 
         yield batches()

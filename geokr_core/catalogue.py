@@ -186,3 +186,22 @@ def read_catalogue(path: Path) -> pd.DataFrame:
     repeated = [name for name in _REPEATED if name in names]
     table: pd.DataFrame = pq.read_table(path, columns=columns, read_dictionary=repeated).to_pandas()
     return table
+
+
+def scenes_of(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Scene after scene of a catalogue with all columns, geometry as WKB; one row group in memory.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+    """
+    rest = pd.DataFrame()
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            rows = pd.concat([rest, file.read_row_group(group).to_pandas()], ignore_index=True)
+            # The last scene may go on in the next group.
+            is_last = rows["scene_id"] == rows["scene_id"].iloc[-1]
+            rest = rows[is_last]
+            for scene_id, of_scene in rows[~is_last].groupby("scene_id", sort=False):
+                yield str(scene_id), of_scene
+    if len(rest):
+        yield str(rest["scene_id"].iloc[0]), rest

@@ -4,6 +4,7 @@ This table is the one truth. The command line runs it, ``dvc.yaml`` and the Dags
 by tests. What a step does is written in the module that it calls; nothing of it is written here.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from geokr_core import __version__
 from geokr_core.config import Params, as_plain
 from geokr_core.errors import ConfigError, MissingInputError
 from geokr_core.files import data_version, file_md5, read_json, text_digest, write_json
-from geokr_core.reporter import Reporter
+from geokr_core.reporter import RecordingReporter, Reporter
 from geokr_core.summary import Summary, read_summary, write_summary
 
 
@@ -290,6 +291,8 @@ def run_step(
     if not force and (current := _recorded(folders, name, mark)) is not None:
         reporter.info(f"{name}: up to date ({out})")
         return Outcome(name, out, current["data_version"], read_summary(state), True, current["mlflow_url"])
+    if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
+        return _assist(step, params, folders, out)
     started = time.monotonic()
     with _tracked(step, params, reporter, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)
@@ -301,6 +304,13 @@ def run_step(
     write_json(state / "state.json", {"fingerprint": mark, "data_version": version, "mlflow_url": run.url})
     reporter.info(f"{name}: done in {seconds} s → {out}")
     return Outcome(name, out, version, summary, False, run.url)
+
+
+def _assist(step: Step, params: Params, folders: Folders, out: Path) -> Outcome:
+    if step.name != "pretraining":
+        raise ConfigError(f"torchrun: `{step.command}` runs in one process; only `geokr pretrain` can use several.")
+    summary = step.run(params, folders, out, RecordingReporter())
+    return Outcome(step.name, out, data_version(out), summary, False)
 
 
 @dataclass(frozen=True)
@@ -337,14 +347,24 @@ def scene_ids(params: Params) -> list[str]:
     return list(usable_scenes(Folders(params)["scenes"]))
 
 
-def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> Outcome:
-    """Run ``chips`` or ``proportions`` for one scene; once every scene is current the whole step counts as run.
+def run_scene(
+    name: str,
+    scene_id: str,
+    params: Params,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    scenes: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Run ``chips`` or ``proportions`` for one scene. After the last one call `finish_scenes`.
 
     Args:
         name: ``chips`` or ``proportions``.
         scene_id: which scene.
         params: the parameter file.
         reporter: who listens.
+        force: run even if the scene is current.
+        scenes: `geokr_core.scenes.usable_scenes`, where many scenes are run and the inventory was read already.
 
     Returns:
         What was done, with the data version of this scene's files. A quarantined scene is an outcome, not an error.
@@ -357,24 +377,39 @@ def run_scene(name: str, scene_id: str, params: Params, reporter: Reporter) -> O
     from geokr_core.scenes import usable_scenes
 
     folders = Folders(params)
-    scenes = usable_scenes(folders["scenes"])
+    scenes = usable_scenes(folders["scenes"]) if scenes is None else scenes
     if scene_id not in scenes:
         raise MissingInputError(
             f"scene {scene_id!r} is not among the {len(scenes)} usable scenes of the inventory; run `geokr scenes` and look at its quarantine."
         )
+    out, was_current = folders[name], False
     if name == "chips":
-        chips.cut_scene(params.chips, params.scenes.folder, folders["scenes"], scenes[scene_id], folders[name])
+        scene = scenes[scene_id]
+        was_current = not force and chips.is_scene_current(params.chips, scene, out)
+        chips.cut_scene(params.chips, params.scenes.folder, folders["scenes"], scene, out, force=force)
     elif (folders["chips"] / f"{scene_id}.parquet").exists():
-        index = folders["land_cover"]
-        proportions.count_scene(
-            params.proportions, params.land_cover.folder, index, folders["chips"], scene_id, folders[name]
-        )
-    outcome = scene_outcome(name, scene_id, params)
+        index, shards = folders["land_cover"], folders["chips"]
+        was_current = not force and proportions.is_scene_current(params.proportions, index, shards, scene_id, out)
+        source = params.land_cover.folder
+        proportions.count_scene(params.proportions, source, index, shards, scene_id, out, force=force)
+    outcome = replace(scene_outcome(name, scene_id, params), was_current=was_current)
     for warning in outcome.summary.warnings:
         reporter.warning(f"quarantined: {warning}")
-    if is_complete(name, params):
-        run_step(name, params, reporter)
     return outcome
+
+
+def finish_scenes(name: str, params: Params, reporter: Reporter) -> bool:
+    """Count ``chips`` or ``proportions`` as run for the whole archive if every scene is current.
+
+    Looks at every scene: call it once after many scenes, not after each.
+
+    Returns:
+        Whether every scene is current.
+    """
+    if not is_complete(name, params):
+        return False
+    run_step(name, params, reporter)
+    return True
 
 
 def scene_outcome(name: str, scene_id: str, params: Params) -> Outcome:

@@ -1,7 +1,8 @@
 """Checkpoints of half-done training: one safetensors file, with everything that is no tensor as JSON in its header.
 
-One file and not two, so that tensors and scalars can never come from different steps; no pickle. Which tensors and
-scalars make up a run is known to ``pretrain``.
+One file and not two, so that tensors and scalars can never come from different steps; no pickle. The newest few are
+kept, so that a damaged one costs some steps and not the run. Which tensors and scalars make up a run is known to
+``training``.
 """
 
 import json
@@ -29,7 +30,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, fingerprint: str, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all; an earlier one is replaced.
+    """Write a checkpoint, whole or not at all; an earlier one of that name is replaced.
 
     Args:
         path: the file.
@@ -72,3 +73,19 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
             f"{_FORMAT}: its parameters or its data differ. Restore them to go on with it, or delete it."
         )
     return Checkpoint(tensors, json.loads(header["scalars"]))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The checkpoint after a step."""
+    return folder / f"checkpoint_{step:08d}.safetensors"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first."""
+    return sorted(folder.glob("checkpoint_*.safetensors"), reverse=True)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all checkpoints of a run but the newest ``keep``."""
+    for path in newest_first(folder)[keep:]:
+        path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geokr_core.config import AlignmentConfig
 from geokr_core.errors import MissingInputError, SceneRefusedError
 from geokr_core.files import read_json
 from geokr_core.summary import Number
@@ -35,12 +36,14 @@ class Finding:
         message: one sentence: what was found, and what to do where it does not hold.
         numbers: figures behind the verdict.
         table: the worst cases, at most some 20 rows, all with the same keys.
+        picture_png: what a person wants to see of it, as PNG bytes of at most 200 kB, or None.
     """
 
     passed: bool
     message: str
     numbers: Mapping[str, Number] = field(default_factory=dict)
     table: Sequence[Mapping[str, Number]] = ()
+    picture_png: bytes | None = None
 
 
 def quarantine_of(scene_id: str, *folders: Path) -> str | None:
@@ -153,6 +156,73 @@ def chips_show_their_ground(
         "show the same ground, or the scene changed after it was cut. Run `geokr scenes` and `geokr chips` again.",
         numbers={"num_chips_read_again": len(chosen), "num_differing": len(differing)},
         table=differing[:20],
+    )
+
+
+def land_cover_lies_on_image(
+    config: AlignmentConfig, bands: tuple[str, ...], scene_folder: Path, scenes: Path, source: Path, land_cover: Path,
+    chips: Path, proportions: Path, scene_id: str,
+) -> Finding:  # fmt: skip
+    """Whether mutual information between a scene and its land cover peaks where neither is shifted.
+
+    A scene whose ground does not tell (one class, cloud, a map of another decade) passes, and the message says so.
+
+    Args:
+        config: shifts, tolerance and number of pixels.
+        bands: bands to look at.
+        scene_folder: folder of the raw scenes.
+        scenes: folder of the inventory.
+        source: folder of the land-cover tiles.
+        land_cover: folder of their index.
+        chips: folder of shards; a scene that was set aside there is not looked at.
+        proportions: folder of proportions; likewise.
+        scene_id: the scene.
+
+    Raises:
+        MissingInputError: the inventory or the index is missing.
+    """
+    from geokr_core.alignment import align_scene
+    from geokr_core.landcover import open_land_cover
+    from geokr_core.pictures import shift_map
+    from geokr_core.scenes import usable_scenes
+
+    if reason := quarantine_of(scene_id, chips, proportions):
+        return Finding(True, f"Set aside, nothing to check: {reason}")
+    scene = usable_scenes(scenes).get(scene_id)
+    if scene is None:
+        return Finding(
+            False, f"Scene {scene_id} is no usable scene any more; run `geokr scenes` and `geokr chips` again."
+        )
+    index = open_land_cover(land_cover)
+    product = index.products[scene.land_cover]
+    try:
+        found = align_scene(config, scene_folder, scene, bands, source, product, len(index.legend.classes))
+    except SceneRefusedError as error:
+        return Finding(False, f"The scene cannot be looked at: {error}")
+    verdict = found.verdict(config.tolerance_px)
+    right, down = found.refined_px
+    said = {
+        "aligned": f"Image and land cover fit best within the tolerance, at {found.peak_px} px (right, down).",
+        "shifted": f"The land cover fits best when moved {right:+.1f} px to the right and {down:+.1f} px down: labels are not "
+        "those of the ground in the chips. Compare CRS, datum and pixel registration of the scene and of the product.",
+        "unclear": "The ground does not tell whether image and land cover lie on each other: too uniform, too little of it "
+        "known, or image and map are of different years.",
+    }[verdict]
+    return Finding(
+        passed=verdict != "shifted",
+        message=said,
+        numbers=found.row(config.tolerance_px),
+        table=[
+            {
+                "right_px": found.shifts_px[x],
+                "down_px": found.shifts_px[y],
+                "mutual_information_nat": float(found.scores[y, x]),
+            }
+            for y, x in zip(
+                *np.unravel_index(np.argsort(-found.scores, axis=None)[:9], found.scores.shape), strict=True
+            )
+        ],
+        picture_png=shift_map(found.scores, found.shifts_px, found.peak_px),
     )
 
 

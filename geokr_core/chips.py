@@ -1,94 +1,75 @@
 """Cut scenes into chips: one scene in, one shard out.
 
 A chip is a square window of the scene's own grid, never resampled; the transform in its row is that of exactly the
-pixels in the shard. The shard's table is written last and is the mark that the shard is whole.
+pixels in the shard. A scene is read once from top to bottom in pieces of a few lines, and written as it is read. How a
+shard comes to lie on the disk is in ``shards``, the way to 8 bits in ``stretch``, what makes a chip unfit in ``quality``.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-import shapely
+import rasterio
+from rasterio.errors import RasterioError
 
 from geokr_core.config import ChipsConfig, as_plain
-from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
-from geokr_core.files import read_json, text_digest, whole_file, write_json
-from geokr_core.grid import METRES_PER_DEGREE, unwrap_lon
+from geokr_core.errors import MissingInputError, SceneRefusedError
+from geokr_core.files import read_json, text_digest, write_json
+from geokr_core.grid import METRES_PER_DEGREE, Grid, unwrap_lon
+from geokr_core.quality import NUM_SUMS, ChipColumns, chip_sums, failures, fractions, max_group_lines
+from geokr_core.raster_files import open_raster
 from geokr_core.reporter import Reporter
 from geokr_core.scenes import Scene, SceneReader, open_scene, usable_scenes
+from geokr_core.shards import ShardWriter, new_shard, only_one, remove_shard, shard_record, staging
+from geokr_core.stretch import Stretch, choose_stretch
 from geokr_core.summary import Summary
 
-_STRETCH_PIXELS = 1_000_000
-"""Pixels of a scene from which the stretch is measured, at most."""
+_PIECE_VALUES = 2_000_000
+"""Values (pixels times bands) that are read at a time: small enough for the cache, large enough to spare calls."""
 
-_SATURATED = 250
-"""8-bit value from which a pixel counts as saturated if it holds in every band."""
+_BLOCK_CACHE_BYTES = 160_000_000
+"""GDAL's cache of decoded blocks: a row of 512-pixel tiles of a scene 30 000 pixels wide with four 16-bit bands fits."""
 
-_DARK = 20
-"""Mean 8-bit brightness below which a pixel counts as dark: shadow or water. Recorded, never a reason to drop."""
+_ROWS_A_BATCH = 1024
+"""Rows of the table that are described and written at a time."""
 
-_MARK = b"geokr_inputs"
+_MAX_WORKERS = 8
+"""Threads beyond these only hold memory: reading takes turns."""
 
-
-@dataclass(frozen=True)
-class Stretch:
-    """How a scene's values became 8 bits: ``(value - low) / (high - low)``, clipped to 0–1, times 255, rounded.
-
-    Attributes:
-        low: value of each band that became 0.
-        high: value of each band that became 255.
-    """
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    def apply(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Stretch pixels.
-
-        Args:
-            pixels: any numeric (C, H, W) as stored.
-            valid: bool (H, W); pixels without data become 0.
-
-        Returns:
-            uint8 (H, W, C).
-        """
-        out = np.empty((*pixels.shape[1:], pixels.shape[0]), dtype=np.uint8)
-        for band, values in enumerate(pixels):
-            out[..., band] = self._to_bytes(values, band)
-        out[~valid] = 0
-        return out
-
-    def _to_bytes(self, values: np.ndarray, band: int) -> np.ndarray:
-        if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
-            # Every value that 8 or 16 bits can hold is stretched once; looking it up is several times faster.
-            lowest = np.iinfo(values.dtype).min
-            table = self._scale(np.arange(lowest, np.iinfo(values.dtype).max + 1), band)
-            return np.asarray(table[values.astype(np.int32) - lowest if lowest else values])
-        # Pixels without data may be NaN, which no integer can hold; the caller overwrites them.
-        return self._scale(np.nan_to_num(values), band)
-
-    def _scale(self, values: np.ndarray, band: int) -> np.ndarray:
-        low = np.float32(self.low[band])
-        unit = (values.astype(np.float32) - low) / (np.float32(self.high[band]) - low)
-        return np.asarray(np.rint(unit.clip(0.0, 1.0) * 255.0).astype(np.uint8))
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
 class SceneCut:
-    """What became of one scene: its chips, or the reason why there are none."""
+    """What became of one scene: its chips, or the reason why there are none.
+
+    Attributes:
+        scene_id: which scene.
+        num_chips: chips in its shard.
+        reason: why it is quarantined; empty otherwise.
+        dropped: windows that gave no chip, by the threshold that they failed.
+    """
 
     scene_id: str
     num_chips: int
     reason: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
-def cut_chips(config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter) -> Summary:
+def cut_chips(
+    config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter, *, force: bool = False
+) -> Summary:
     """Cut every usable scene. Scenes whose shard is current are passed over, so a killed run goes on where it was.
 
     Args:
@@ -97,9 +78,10 @@ def cut_chips(config: ChipsConfig, source: Path, scenes: Path, out: Path, report
         scenes: the inventory's folder.
         out: folder of shards.
         reporter: hears each scene that is quarantined.
+        force: cut current scenes too.
 
     Returns:
-        Counts, and a table of quarantined scenes.
+        Counts, and a table of scenes: chips, windows dropped by reason, quarantine.
 
     Raises:
         MissingInputError: no inventory.
@@ -110,7 +92,7 @@ def cut_chips(config: ChipsConfig, source: Path, scenes: Path, out: Path, report
     cuts = []
     with reporter.progress("chips", len(usable)) as advance:
         for scene in usable.values():
-            cuts.append(cut_scene(config, source, scenes, scene, out))
+            cuts.append(cut_scene(config, source, scenes, scene, out, force=force))
             if cuts[-1].reason:
                 reporter.warning(f"scene {scene.scene_id} quarantined: {cuts[-1].reason}")
             advance(1)
@@ -125,16 +107,28 @@ def cut_chips(config: ChipsConfig, source: Path, scenes: Path, out: Path, report
             "num_chips": num_chips,
             "num_shards": len(cuts) - len(quarantined),
             "num_quarantined": len(quarantined),
+            "num_dropped": sum(sum(cut.dropped.values()) for cut in cuts),
             "megabytes": round(num_chips * config.size_px**2 * len(config.bands) / 1e6, 2),
         },
-        table=[{"scene": cut.scene_id, "chips": cut.num_chips, "quarantined": cut.reason} for cut in cuts[:50]],
+        table=[_table_row(cut, cuts) for cut in cuts[:50]],
         picture_png=_preview(out, cuts, config),
         warnings=[f"{cut.scene_id}: {cut.reason}" for cut in quarantined],
     )
 
 
-def cut_scene(config: ChipsConfig, source: Path, scenes: Path, scene: Scene, out: Path) -> SceneCut:
+def _table_row(cut: SceneCut, cuts: list[SceneCut]) -> dict[str, Any]:
+    """One scene of the summary; a column for each threshold that any scene's windows failed."""
+    failed = sorted({name for other in cuts for name in other.dropped})
+    dropped = {f"dropped_by_{name}": cut.dropped.get(name, 0) for name in failed}
+    return {"scene": cut.scene_id, "chips": cut.num_chips, **dropped, "quarantined": cut.reason}
+
+
+def cut_scene(
+    config: ChipsConfig, source: Path, scenes: Path, scene: Scene, out: Path, *, force: bool = False
+) -> SceneCut:
     """Cut one scene into its shard, or write down why that cannot be.
+
+    Safe to call from several processes at once: one cuts, the others wait and find the shard current.
 
     Args:
         config: how to cut.
@@ -142,6 +136,7 @@ def cut_scene(config: ChipsConfig, source: Path, scenes: Path, scene: Scene, out
         scenes: the inventory's folder.
         scene: from the inventory.
         out: folder of shards; gets ``<scene_id>.npy`` and ``<scene_id>.parquet``, or ``<scene_id>.quarantine.json``.
+        force: cut even if the shard is current.
 
     Returns:
         The number of chips, or the reason of the quarantine.
@@ -152,31 +147,23 @@ def cut_scene(config: ChipsConfig, source: Path, scenes: Path, scene: Scene, out
     """
     _write_cut(config, scenes, out)
     mark = _mark(config, scene)
-    if (done := _current(out, scene.scene_id, mark)) is not None:
+    if not force and (done := _current(out, scene.scene_id, mark)) is not None:
         return done
-    refusal = out / f"{scene.scene_id}.quarantine.json"
-    try:
-        with open_scene(source, scene, config.bands) as reader:
-            stretch = _measure_stretch(config, scene, reader)
-            images, rows = _cut(config, scene, reader, stretch)
-    except SceneRefusedError as error:
-        (out / f"{scene.scene_id}.parquet").unlink(missing_ok=True)
-        (out / f"{scene.scene_id}.npy").unlink(missing_ok=True)
-        write_json(refusal, {"scene_id": scene.scene_id, "reason": str(error), "inputs": mark})
-        return SceneCut(scene.scene_id, 0, str(error))
-    # The old table goes first: never a table beside pixels that it does not describe.
-    (out / f"{scene.scene_id}.parquet").unlink(missing_ok=True)
-    with whole_file(out / f"{scene.scene_id}.npy") as partial, partial.open("wb") as stream:
-        np.save(stream, images, allow_pickle=False)
-    table = pa.Table.from_pandas(rows, preserve_index=False)
-    with whole_file(out / f"{scene.scene_id}.parquet") as partial:
-        pq.write_table(
-            table.replace_schema_metadata({**(table.schema.metadata or {}), _MARK: mark.encode()}),
-            partial,
-            compression="zstd",
-        )
-    refusal.unlink(missing_ok=True)
-    return SceneCut(scene.scene_id, len(rows))
+    with only_one(out, scene.scene_id):
+        # Whoever held the lock before may have done it.
+        if not force and (done := _current(out, scene.scene_id, mark)) is not None:
+            return done
+        refusal = out / f"{scene.scene_id}.quarantine.json"
+        try:
+            cut = _cut(config, source, scene, out, mark)
+        except SceneRefusedError as error:
+            remove_shard(out, scene.scene_id)
+            write_json(
+                refusal, {"scene_id": scene.scene_id, "reason": str(error), "inputs": mark}, staging=staging(out)
+            )
+            return SceneCut(scene.scene_id, 0, str(error))
+        refusal.unlink(missing_ok=True)
+        return cut
 
 
 def is_scene_current(config: ChipsConfig, scene: Scene, out: Path) -> bool:
@@ -184,19 +171,22 @@ def is_scene_current(config: ChipsConfig, scene: Scene, out: Path) -> bool:
     return _current(out, scene.scene_id, _mark(config, scene)) is not None
 
 
+def _plain(config: ChipsConfig) -> dict[str, Any]:
+    """The configuration without what does not bear on the result."""
+    return {name: value for name, value in as_plain(config).items() if name != "workers"}
+
+
 def _mark(config: ChipsConfig, scene: Scene) -> str:
-    return text_digest([scene.md5, as_plain(config), scene.bands, scene.nodata, scene.max_abs_latitude_deg])
+    return text_digest([scene.md5, _plain(config), scene.bands, scene.nodata, scene.max_abs_latitude_deg])
 
 
 def _current(out: Path, scene_id: str, mark: str) -> SceneCut | None:
-    refusal, table = out / f"{scene_id}.quarantine.json", out / f"{scene_id}.parquet"
+    refusal = out / f"{scene_id}.quarantine.json"
     if refusal.exists():
         record = read_json(refusal)
         return SceneCut(scene_id, 0, record["reason"]) if record["inputs"] == mark else None
-    if not table.exists() or not (out / f"{scene_id}.npy").exists():
-        return None
-    header = pq.read_metadata(table)
-    return SceneCut(scene_id, header.num_rows) if (header.metadata or {}).get(_MARK) == mark.encode() else None
+    shard = shard_record(out, scene_id)
+    return SceneCut(scene_id, shard[1], dropped=shard[2]) if shard is not None and shard[0] == mark else None
 
 
 def _write_cut(config: ChipsConfig, scenes: Path, out: Path) -> None:
@@ -205,11 +195,11 @@ def _write_cut(config: ChipsConfig, scenes: Path, out: Path) -> None:
     content = {
         "bands": list(config.bands),
         "size_px": config.size_px,
-        "config": as_plain(config),
+        "config": _plain(config),
         "generated_world": generated,
     }
     if not path.exists() or read_json(path) != content:
-        write_json(path, content)
+        write_json(path, content, staging=staging(out))
 
 
 def _drop_vanished(out: Path, scene_ids: set[str]) -> None:
@@ -217,129 +207,294 @@ def _drop_vanished(out: Path, scene_ids: set[str]) -> None:
         name = path.name.removesuffix(".quarantine.json")
         stem = name if name != path.name else path.stem
         if path.name != "cut.json" and stem not in scene_ids:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
-def _measure_stretch(config: ChipsConfig, scene: Scene, reader: SceneReader) -> Stretch:
-    decimation = max(1, int(np.ceil(np.sqrt(scene.grid.height * scene.grid.width / _STRETCH_PIXELS))))
-    pixels, valid = reader.read(0, scene.grid.height, decimation=decimation)
-    if not valid.any():
-        raise SceneRefusedError("no pixel holds data")
-    num_bands = len(config.bands)
-    if config.stretch == "none":
-        if pixels.dtype != np.uint8:
-            raise ConfigError(
-                f"scene {scene.scene_id}: stored as {pixels.dtype}; `chips.stretch: none` needs uint8. Choose `percentile`."
-            )
-        return Stretch((0.0,) * num_bands, (255.0,) * num_bands)
-    values = pixels[:, valid].astype(np.float64)
-    axis = None if config.stretch == "joint_percentile" else 1
-    low, high = np.percentile(values, [config.stretch_low, config.stretch_high], axis=axis)
-    low, high = np.broadcast_to(low, num_bands), np.broadcast_to(high, num_bands)
-    if (high <= low).any():
-        flat = config.bands[int(np.argmax(high <= low))]
-        raise SceneRefusedError(
-            f"band {flat} has no contrast: percentiles {config.stretch_low} and {config.stretch_high} are both {float(low.min()):g}"
-        )
-    return Stretch(tuple(float(v) for v in low), tuple(float(v) for v in high))
+@dataclass(frozen=True)
+class _Windows:
+    """Where chips may lie in a scene, and in which pieces it is read for them.
+
+    Attributes:
+        size_px: side of a chip.
+        tops: first line of each line of chips, int (R,).
+        columns: first column of each chip of a line, int (N,).
+        group_lines: lines over which quality is summed at once; divides every top and ``size_px``.
+        pieces: first line and number of lines of each piece; each line that a chip needs is in exactly one.
+    """
+
+    size_px: int
+    tops: np.ndarray
+    columns: np.ndarray
+    group_lines: int
+    pieces: tuple[tuple[int, int], ...]
 
 
-def _cut(config: ChipsConfig, scene: Scene, reader: SceneReader, stretch: Stretch) -> tuple[np.ndarray, pd.DataFrame]:
-    size, stride, grid = config.size_px, config.stride_px, scene.grid
+def _windows(config: ChipsConfig, grid: Grid) -> _Windows:
+    size = config.size_px
     if grid.height < size or grid.width < size:
         raise SceneRefusedError(f"{grid.height} x {grid.width} pixels: smaller than one chip of {size} x {size}")
-    columns = np.arange(0, grid.width - size + 1, stride)
-    images: list[np.ndarray] = []
-    kept: list[pd.DataFrame] = []
-    # Line by line: windows in scan order are read more than ten times faster than windows at random.
-    for row in range(0, grid.height - size + 1, stride):
-        pixels, valid = reader.read(row, size)
-        line = stretch.apply(pixels, valid)
-        quality = _quality(line, valid, columns, size)
-        good = quality["valid_fraction"] >= config.min_valid_fraction
-        good &= quality["saturated_fraction"] <= config.max_saturated_fraction
-        images += [line[:, col : col + size] for col in columns[good]]
-        kept.append(pd.DataFrame({"pixel_row": row, "pixel_col": columns, **quality})[good])
-    if not images:
-        raise SceneRefusedError(
-            f"no chip of {size} x {size} pixels passes: too little data (min_valid_fraction {config.min_valid_fraction}) or saturated everywhere"
-        )
-    rows = _describe(config, scene, stretch, pd.concat(kept, ignore_index=True))
-    near = rows["lat"].abs().to_numpy() <= scene.max_abs_latitude_deg
-    if not near.any():
-        raise SceneRefusedError(
-            f"all chips lie beyond {scene.max_abs_latitude_deg} degrees of latitude (max_abs_latitude_deg)"
-        )
-    rows = rows[near].reset_index(drop=True)
-    return np.stack(images)[near], rows.assign(row=np.arange(len(rows)))
+    tops, columns = _starts(config, grid.height), _starts(config, grid.width)
+    most = max(1, _PIECE_VALUES // (grid.width * len(config.bands)))
+    step = int(np.gcd.reduce(np.append(tops, size)))
+    group = max(
+        lines for lines in range(1, min(most, step, max_group_lines(len(config.bands))) + 1) if step % lines == 0
+    )
+    lines = group * (most // group)
+    pieces: list[tuple[int, int]] = []
+    end = 0
+    for top in tops.tolist():
+        begin, end = max(end, top), top + size
+        if pieces and sum(pieces[-1]) == begin:
+            begin = pieces.pop()[0]
+        pieces += [(row, min(lines, end - row)) for row in range(begin, end, lines)]
+    return _Windows(size, tops, columns, group, tuple(pieces))
 
 
-def _quality(line: np.ndarray, valid: np.ndarray, columns: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """Fractions and contrast of all chips of a line at once, by running sums.
+def _starts(config: ChipsConfig, length: int) -> np.ndarray:
+    """First pixel of each window along an edge of ``length`` pixels."""
+    starts = np.arange(0, length - config.size_px + 1, config.stride_px)
+    left_over = length - config.size_px
+    if config.edge == "shift" and starts[-1] < left_over:
+        starts = np.append(starts, left_over)
+    return starts
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some lines of a scene: stretched pixels, uint8 (h, W, C), and quality sums, int64 (6, h / group, N)."""
+
+    row: int
+    lines: np.ndarray
+    sums: np.ndarray
+    has_cloud_mask: bool
+
+
+def _cut(config: ChipsConfig, source: Path, scene: Scene, out: Path, mark: str) -> SceneCut:
+    windows = _windows(config, scene.grid)
+    workers = min(_MAX_WORKERS, config.workers or len(os.sched_getaffinity(0)))
+    _keep_freed_memory()
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE_BYTES, GDAL_NUM_THREADS=_decoding_threads(source, scene, workers)),
+        open_scene(source, scene, config.bands) as reader,
+    ):
+        stretch = choose_stretch(config, scene, reader)
+        pieces = in_order(_stretcher(reader, stretch, windows), windows.pieces, workers)
+        num_bands = len(config.bands)
+        with (
+            closing(pieces),
+            new_shard(out, scene.scene_id, mark, size_px=config.size_px, num_bands=num_bands) as shard,
+        ):
+            writer = _SceneWriter(config, scene, stretch, shard, windows.columns)
+            for top, line, sums, has_cloud_mask in _lines_of_chips(pieces, windows, scene.grid.width, num_bands):
+                writer.add_line(top, line, fractions(sums, config.size_px, num_bands, has_cloud_mask=has_cloud_mask))
+            writer.finish()
+    return SceneCut(scene.scene_id, shard.num_chips, dropped=writer.dropped)
+
+
+def _decoding_threads(source: Path, scene: Scene, workers: int) -> int:
+    """Threads in which GDAL decodes blocks: all for compressed or tiled files, one for plain lines.
+
+    Plain lines are too little work to be handed to a thread: two threads take twice as long as one.
+    """
+    try:
+        with open_raster(source / scene.files[0]) as dataset:
+            plain_lines = dataset.compression is None and dataset.block_shapes[0][1] == dataset.width
+    except RasterioError as error:
+        raise SceneRefusedError(f"cannot be opened: {error}") from error
+    return 1 if plain_lines else workers
+
+
+def _keep_freed_memory() -> None:
+    # The C library returns large blocks to the system when they are freed and gets them back page by page, which takes
+    # as long as reading. Freeing one untouched block of 31 MiB teaches it to keep blocks of up to that size.
+    del_me = np.empty(31 << 20, dtype=np.uint8)
+    del del_me
+
+
+def _stretcher(reader: SceneReader, stretch: Stretch, windows: _Windows) -> Callable[[tuple[int, int]], _Piece]:
+    """What is done with a piece, in any thread: read it, one thread at a time, then stretch it and sum up its quality."""
+    turn = threading.Lock()
+    columns = ChipColumns(windows.columns, windows.size_px)
+
+    def stretch_piece(piece: tuple[int, int]) -> _Piece:
+        with turn:
+            pixels, valid = reader.read(*piece)
+            cloud = reader.read_cloud(*piece)
+        mask = None if valid.all() else valid
+        planes = stretch.planes(pixels, mask)
+        sums = chip_sums(planes, mask, cloud, columns, windows.group_lines)
+        return _Piece(piece[0], np.stack(planes, axis=-1), sums, cloud is not None)
+
+    return stretch_piece
+
+
+def in_order(work: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Generator[_Out]:
+    """Work on items in threads and give the results in the items' order, at most ``workers`` of them ahead.
 
     Args:
-        line: uint8 (size, W, C), stretched.
-        valid: bool (size, W).
-        columns: int (N,), first column of each chip.
-        size: side of a chip in pixels.
-
-    Returns:
-        float64 (N,) each; those but ``valid_fraction`` are of the valid pixels.
+        work: done with each item; must be safe in threads.
+        items: what to work on.
+        workers: threads; with one, everything happens in the calling thread.
     """
-    # Band by band: numpy reduces a last axis of three or four ten times slower.
-    bands = [line[..., band] for band in range(line.shape[-1])]
-    brightness = np.asarray(np.add.reduce([band.astype(np.float32) for band in bands]) / np.float32(len(bands)))
-    saturated = np.asarray(np.minimum.reduce(bands) >= _SATURATED)
+    if workers == 1:
+        yield from map(work, items)
+        return
+    ahead: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
 
-    def total(values: np.ndarray) -> np.ndarray:
-        running = np.concatenate([[0.0], np.cumsum(np.where(valid, values, 0).sum(axis=0, dtype=np.float64))])
-        return np.asarray(running[columns + size] - running[columns])
 
-    number = np.maximum(total(np.ones_like(valid)), 1.0)
-    mean = total(brightness) / number
-    return {
-        "valid_fraction": total(np.ones_like(valid)) / size**2,
-        "dark_fraction": total(brightness < _DARK) / number,
-        "saturated_fraction": total(saturated) / number,
-        "contrast": np.sqrt(np.maximum(total(brightness**2) / number - mean**2, 0.0)).round(6),
+def _lines_of_chips(
+    pieces: Iterable[_Piece], windows: _Windows, width: int, num_bands: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, bool]]:
+    """Put pieces together to lines of chips: first line, pixels (size, W, C), sums (6, N), and if there is a cloud mask.
+
+    The pixels are overwritten when the next line of chips is asked for.
+    """
+    size, group = windows.size_px, windows.group_lines
+    most = max(height for _, height in windows.pieces)
+    held = np.empty((size + most, width, num_bands), dtype=np.uint8)
+    sums = np.zeros((NUM_SUMS, 0, len(windows.columns)), dtype=np.int64)
+    first = count = 0
+    tops = deque(windows.tops.tolist())
+    for piece in pieces:
+        if piece.row != first + count:
+            first, count, sums = piece.row, 0, sums[:, :0]
+        held[count : count + len(piece.lines)] = piece.lines
+        count += len(piece.lines)
+        sums = np.concatenate([sums, piece.sums], axis=1)
+        while tops and tops[0] + size <= first + count:
+            top = tops.popleft()
+            at = top - first
+            in_chip = sums[:, at // group : (at + size) // group].sum(axis=1)
+            yield top, held[at : at + size], in_chip, piece.has_cloud_mask
+        done = min(tops[0] - first, count) if tops else count
+        held[: count - done] = held[done:count]
+        first, count, sums = first + done, count - done, sums[:, done // group :]
+
+
+class _SceneWriter:
+    """Chips of one scene on their way into its shard: which are kept, and the rows that describe them."""
+
+    def __init__(
+        self, config: ChipsConfig, scene: Scene, stretch: Stretch, shard: ShardWriter, columns: np.ndarray
+    ) -> None:
+        self._config, self._scene, self._stretch, self._shard, self._columns = config, scene, stretch, shard, columns
+        self._waiting: list[dict[str, np.ndarray]] = []
+        self._num_described = 0
+        self.dropped: dict[str, int] = {}
+
+    def add_line(self, top: int, line: np.ndarray, quality: dict[str, np.ndarray]) -> None:
+        """Keep the chips of a line that pass, and count the others by the first threshold that they fail."""
+        keep = np.ones(len(self._columns), dtype=bool)
+        failing = failures(self._config, quality)
+        if self._scene.max_abs_latitude_deg < 90.0:
+            outlines = self._outlines(np.full(len(self._columns), top), self._columns)
+            failing["max_abs_latitude_deg"] = np.abs(_centres(outlines)[:, 1]) > self._scene.max_abs_latitude_deg
+        for name, fails in failing.items():
+            if number := int((fails & keep).sum()):
+                self.dropped[name] = self.dropped.get(name, 0) + number
+            keep &= ~fails
+        columns = self._columns[keep]
+        self._shard.add_pixels(line, columns)
+        rows = {"pixel_row": np.full(len(columns), top), "pixel_col": columns}
+        self._waiting.append(rows | {name: values[keep] for name, values in quality.items()})
+        if self._shard.num_chips - self._num_described >= _ROWS_A_BATCH:
+            self._describe_waiting()
+
+    def finish(self) -> None:
+        """Write the last rows; refuse the scene if there is not one chip."""
+        if not self._shard.num_chips:
+            limits = {**as_plain(self._config), "max_abs_latitude_deg": self._scene.max_abs_latitude_deg}
+            counts = ", ".join(f"{number} fail {name} {limits[name]:g}" for name, number in self.dropped.items())
+            size = self._config.size_px
+            raise SceneRefusedError(f"no chip of {size} x {size} pixels passes: {counts}")
+        self._describe_waiting()
+        self._shard.finish(self.dropped)
+
+    def _describe_waiting(self) -> None:
+        if not self._waiting:
+            return
+        kept = {name: np.concatenate([rows[name] for rows in self._waiting]) for name in self._waiting[0]}
+        self._waiting.clear()
+        number = len(kept["pixel_row"])
+        rows = np.arange(self._num_described, self._num_described + number)
+        outlines = self._outlines(kept["pixel_row"], kept["pixel_col"])
+        self._shard.add_rows(_describe(self._config, self._scene, self._stretch, kept, outlines) | {"row": rows})
+        self._num_described += number
+
+    def _outlines(self, top: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """Closed outlines of chips in lon/lat, float64 (N, 5, 2), unwrapped around their first corner."""
+        grid = self._scene.grid
+        outlines = grid.lonlat(grid.outlines_xy(top, left, self._config.size_px, segments=1))
+        if not np.isfinite(outlines).all():
+            raise SceneRefusedError(
+                "some chips have no place on Earth: their corners do not map to longitude and latitude"
+            )
+        outlines[..., 0] = unwrap_lon(outlines[..., 0], outlines[:, :1, 0])
+        return outlines
+
+
+def _centres(outlines: np.ndarray) -> np.ndarray:
+    return np.asarray(outlines[:, :4].mean(axis=1))
+
+
+def _describe(
+    config: ChipsConfig, scene: Scene, stretch: Stretch, kept: dict[str, np.ndarray], outlines: np.ndarray
+) -> dict[str, Any]:
+    """Columns of the chips kept: where each lies, and how its pixels came to be."""
+    top, left, number = kept["pixel_row"], kept["pixel_col"], len(outlines)
+    a, b, c, d, e, f = tuple(scene.grid.transform)[:6]
+    transforms = np.empty((number, 6))
+    transforms[:] = [a, b, c, d, e, f]
+    transforms[:, 2] += a * left + b * top
+    transforms[:, 5] += d * left + e * top
+    centre = _centres(outlines)
+    return kept | {
+        "chip_id": [f"{scene.scene_id}-r{r:06d}c{k:06d}" for r, k in zip(top.tolist(), left.tolist(), strict=True)],
+        "scene_id": pa.repeat(scene.scene_id, number),
+        "shard": pa.repeat(f"{scene.scene_id}.npy", number),
+        "size_px": np.full(number, config.size_px),
+        "crs_wkt": pa.repeat(scene.grid.wkt, number),
+        "transform": _lists(transforms.ravel(), number),
+        "gsd_m": _gsd_m(outlines, config.size_px),
+        "acquired": pa.repeat(scene.acquired, number),
+        "sensor": pa.repeat(scene.sensor, number),
+        "bands": pa.repeat(pa.scalar(list(config.bands)), number),
+        "stretch_low": _lists(np.tile(stretch.low, number), number),
+        "stretch_high": _lists(np.tile(stretch.high, number), number),
+        "land_cover": pa.repeat(scene.land_cover, number),
+        "lon": unwrap_lon(centre[:, 0], 0.0),
+        "lat": centre[:, 1],
+        "footprint": _polygons_wkb(outlines),
     }
 
 
-def _describe(config: ChipsConfig, scene: Scene, stretch: Stretch, kept: pd.DataFrame) -> pd.DataFrame:
-    """Catalogue rows of the chips kept: where each lies, and how its pixels came to be."""
-    grid, size = scene.grid, config.size_px
-    top, left = kept["pixel_row"].to_numpy(), kept["pixel_col"].to_numpy()
-    outlines = grid.lonlat(grid.outlines_xy(top, left, size, segments=1))
-    if not np.isfinite(outlines).all():
-        raise SceneRefusedError("some chips have no place on Earth: their corners do not map to longitude and latitude")
-    outlines[..., 0] = unwrap_lon(outlines[..., 0], outlines[:, :1, 0])
-    centre = outlines[:, :4].mean(axis=1)
-    a, b, c, d, e, f = tuple(grid.transform)[:6]
-    transforms = np.stack(
-        [np.full(len(kept), v) for v in (a, b)]
-        + [a * left + b * top + c]
-        + [np.full(len(kept), v) for v in (d, e)]
-        + [d * left + e * top + f],
-        axis=1,
+def _polygons_wkb(outlines: np.ndarray) -> pa.Array:
+    """Polygons of one ring, float64 (N, P, 2), as well-known binary, little-endian: ten times faster than by objects."""
+    number, points = outlines.shape[:2]
+    layout = np.dtype(
+        [("head", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (points, 2))]
     )
-    return kept.assign(
-        chip_id=[f"{scene.scene_id}-r{r:06d}c{k:06d}" for r, k in zip(top, left, strict=True)],
-        scene_id=scene.scene_id,
-        shard=f"{scene.scene_id}.npy",
-        size_px=size,
-        crs_wkt=grid.wkt,
-        transform=list(transforms),
-        gsd_m=_gsd_m(outlines, size),
-        acquired=scene.acquired,
-        sensor=scene.sensor,
-        bands=pd.Series([list(config.bands)] * len(kept)),
-        stretch_low=pd.Series([list(stretch.low)] * len(kept)),
-        stretch_high=pd.Series([list(stretch.high)] * len(kept)),
-        land_cover=scene.land_cover,
-        lon=unwrap_lon(centre[:, 0], 0.0),
-        lat=centre[:, 1],
-        footprint=shapely.to_wkb(shapely.polygons(outlines)),
-    )
+    polygons = np.zeros(number, dtype=layout)
+    polygons["head"], polygons["kind"], polygons["rings"], polygons["points"] = 1, 3, 1, points
+    polygons["xy"] = outlines
+    ends = np.arange(number + 1, dtype=np.int32) * layout.itemsize
+    return pa.Array.from_buffers(pa.binary(), number, [None, pa.py_buffer(ends), pa.py_buffer(polygons)])
+
+
+def _lists(values: np.ndarray, number: int) -> pa.Array:
+    """``number`` lists of equal length from their values in a row."""
+    return pa.ListArray.from_arrays(np.arange(number + 1, dtype=np.int32) * (len(values) // number), values)
 
 
 def _gsd_m(outlines: np.ndarray, size_px: int) -> np.ndarray:
@@ -410,6 +565,8 @@ def scene_summary(chips: Path, scene_id: str) -> Summary:
     from geokr_core.pictures import as_rgb, mosaic, png
 
     rows = read_rows(chips, scene_id)
+    record = shard_record(chips, scene_id)
+    dropped = record[2] if record is not None else {}
     images = np.load(chips / f"{scene_id}.npy", mmap_mode="r", allow_pickle=False)
     chosen = np.linspace(0, len(images) - 1, min(24, len(images))).astype(int)
     return Summary(
@@ -418,7 +575,9 @@ def scene_summary(chips: Path, scene_id: str) -> Summary:
             "gsd_m": float(rows["gsd_m"].median()),
             "valid_fraction": round(float(rows["valid_fraction"].mean()), 4),
             "contrast": round(float(rows["contrast"].mean()), 2),
+            "num_dropped": sum(dropped.values()),
         },
+        table=[{"threshold": name, "dropped": number} for name, number in sorted(dropped.items())],
         picture_png=png(mosaic(as_rgb(images[chosen], tuple(rows["bands"].iloc[0])), columns=8)),
     )
 

@@ -157,6 +157,47 @@ for _name, _command, _purpose in (
 
 
 @app.command()
+def quarantine(params: ParamsFile = None, overrides: Overrides = None) -> None:
+    """List every scene that was set aside, with the step and the reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geokr_core.chain import Folders
+    from geokr_core.config import load_params
+    from geokr_core.quarantine import COLUMNS, quarantined
+
+    folders = Folders(load_params(params, overrides or ()))
+    table = Table(*COLUMNS)
+    for row in quarantined(folders["scenes"], folders["chips"], folders["proportions"]):
+        table.add_row(*(row[column] for column in COLUMNS))
+    Console().print(table)
+
+
+@app.command()
+def alignment(params: ParamsFile = None, overrides: Overrides = None) -> None:
+    """Measure how each scene and its land cover lie on each other, as CSV. Needs `geokr scenes` and `geokr land-cover`."""
+    import csv
+
+    from geokr_core.alignment import alignments
+    from geokr_core.chain import Folders
+    from geokr_core.config import load_params
+    from geokr_core.reporter import ConsoleReporter
+
+    checked = load_params(params, overrides or ())
+    folders = Folders(checked)
+    writer = None
+    for found in alignments(
+        checked.alignment, checked.chips.bands, checked.scenes.folder, folders["scenes"], checked.land_cover.folder,
+        folders["land_cover"], ConsoleReporter(),
+    ):  # fmt: skip
+        row = found.row(checked.alignment.tolerance_px)
+        if writer is None:
+            writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+
+
+@app.command()
 def download(
     reference: Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL/VERSION, e.g. geokr-resnet18@champion.")],
     to: Annotated[Path, typer.Option("--to", help="Folder that gets the bundle.")],
@@ -204,13 +245,111 @@ def compare(
     for row in summary.table:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
-    typer.echo(f"By the rule of promotion, {first} would {'' if summary.numbers['would_be_promoted'] else 'not '}replace "
-               f"{second}: {summary.numbers['reason']}.")
+    typer.echo(
+        f"By the rule of promotion, {first} would {'' if summary.numbers['would_be_promoted'] else 'not '}replace "
+        f"{second}: {summary.numbers['reason']}."
+    )
+
+
+@app.command()
+def fetch(
+    catalogues: Annotated[
+        Path, typer.Option("--catalogues", "-c", help="File of catalogues, see params/catalogues.yaml.")
+    ],
+    collection: Annotated[list[str], typer.Option("--collection", help="Collection name in that file (repeatable).")],
+    bbox: Annotated[str, typer.Option("--bbox", help="west,south,east,north in degrees; west > east crosses 180.")],
+    dates: Annotated[str, typer.Option("--dates", help="First and last day: 2021-06-01/2021-08-31, or one day.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets the files; finished ones are kept.")],
+    max_cloud: Annotated[float, typer.Option("--max-cloud", help="Percent; cloudier scenes stay out.")] = 100.0,
+    max_items: Annotated[int, typer.Option("--max-items", help="Scenes a collection, least cloudy first.")] = 10,
+    max_gb: Annotated[float, typer.Option("--max-gb", help="Refuse larger plans.")] = 10.0,
+    connections: Annotated[int, typer.Option("--connections", help="Files read at the same time (1-8).")] = 2,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out items that cannot be read.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before reading.")] = False,
+) -> None:
+    """Fetch scenes and the land cover of the same ground from a STAC catalogue.
+
+    Searches the catalogue, reads the headers, shows what would be read and how large it is, asks, and reads only the
+    pixels of the box, as they are. Run the same command again after an interruption: finished files are kept.
+
+    geokr fetch -c params/catalogues.yaml --collection sentinel2_l2a --bbox=-112.9,37.1,-112.7,37.3
+    --dates 2021-06-01/2021-08-31 --max-cloud 10 --out data/zion --dry-run
+
+    The land cover named for the collection comes with it. The file params-snippet.yaml in the folder holds the
+    sections `scenes` and `land_cover` for a parameter file. Access keys come from environment variables that the
+    file of catalogues names; docs/acquisition.md tells more.
+    """
+    from geokr_core.acquisition import FetchConfig, fetch, load_catalogues
+    from geokr_core.acquisition.catalogues import parse_request
+    from geokr_core.reporter import ConsoleReporter
+
+    limits = {
+        "max_cloud_cover_percent": max_cloud, "max_items": max_items, "max_gb": max_gb, "connections": connections,
+        "skip_broken": skip_broken,
+    }  # fmt: skip
+    config: FetchConfig = parse_request(load_catalogues(catalogues), collection, bbox, dates, limits)
+    summary = fetch(config, out, ConsoleReporter(), confirm=lambda plan: _agree(plan, dry_run=dry_run, yes=yes))
+    if not dry_run:
+        _show(summary.numbers)
+        typer.echo(f"→ {out}; put the sections of {out / 'params-snippet.yaml'} into a parameter file.")
+
+
+def _agree(plan: Any, *, dry_run: bool, yes: bool) -> bool:
+    """Show what would be fetched and ask."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geokr_core.errors import AcquisitionError
+
+    rows = plan.table()
+    table = Table(*rows[0]) if rows else Table()
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+    typer.echo(
+        f"About {plan.estimated_bytes / 1e6:.1f} MB to transfer for {len(plan.files)} files, "
+        f"at most {plan.num_bytes / 1e6:.1f} MB of pixels."
+    )
+    for name, reason in plan.broken.items():
+        typer.echo(f"cannot be read: {name}: {reason}", err=True)
+    if dry_run:
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise AcquisitionError(
+            "Nobody is there to say yes to this plan: pass --yes to read it, --dry-run to only see it."
+        )
+    return typer.confirm("Read it?", abort=True)
+
+
+@app.command()
+def stac(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets the collection; replaced as a whole.")],
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    levir_kr: Annotated[
+        Path | None, typer.Option("--levir-kr", help="The frozen data set (default: <store>/levir_kr).")
+    ] = None,
+    licence: Annotated[str, typer.Option("--licence", help="SPDX name, or `other`.")] = "other",
+) -> None:
+    """Export the frozen Levir-KR as a STAC collection: one item a scene, its chips and proportions as GeoParquet."""
+    from geokr_core.chain import Folders
+    from geokr_core.config import load_params
+    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.stac_export import export_stac
+
+    folder = levir_kr or Folders(load_params(params, overrides or ()))["levir_kr"]
+    _show(export_stac(folder, out, ConsoleReporter(), licence=licence).numbers)
+    typer.echo(f"→ {out / 'collection.json'}")
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="ingest, align, scale, startup, or all.")] = "all",
+    name: Annotated[
+        str, typer.Argument(help="ingest, align, scale, loader, pretrain, evaluate, startup, or all.")
+    ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, so that the figures hold on any machine."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -21,12 +21,19 @@ PARAMS_VARIABLE = "GEOKR_PARAMS"
 
 DEFAULT_PARAMS = Path("params.yaml")
 
-Architecture = Literal["resnet18", "resnet50", "vgg16_bn", "squeezenet1_1"]
-Variant = Literal["geokr", "shuffled"]
-Initialisation = Variant | Literal["random", "imagenet", "colour_histogram"]
 LabelShare = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9](\.[0-9]+)?)%$")]
 LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"] | LabelShare
 TaskKind = Literal["scene_classification", "segmentation", "detection", "cloud_snow"]
+Initialisation = str
+"""A variant of pretraining by name, or one of `UNTRAINED`."""
+UNTRAINED = ("random", "imagenet", "colour_histogram")
+"""Initialisations that need no pretraining: what every variant is compared with."""
+Architecture = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn", "squeezenet1_1", "convnext_tiny", "swin_t",
+    "vit_small_patch16_224",
+]  # fmt: skip
+Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "simclr", "moco"]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
@@ -54,11 +61,16 @@ class SceneCollection(Section):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     files: str = Field(
-        description="glob relative to the folder; `{band}` stands for the band where each band is a file"
+        description="glob relative to the folder: rasters, or the metadata files of products of many files (`MTD_MSI*.xml`, "
+        "`*_MTL.*`); `{band}` stands for the band where each band is a file"
+    )
+    product: Literal["auto", "generic", "gaofen", "sentinel2", "landsat_c2", "naip"] = Field(
+        "auto", description="family of products; `auto`: by name and metadata, `generic`: nothing but the raster itself"
     )
     bands: tuple[str, ...] | None = Field(
         None,
-        description="common band names in file order (or in order of `band_files`); null: from colour interpretation",
+        description="common band names in file order (or in order of `band_files`); which bands to offer, for `sentinel2` "
+        "and `landsat_c2`; null: as the product has them, else from colour interpretation",
     )
     band_files: tuple[str, ...] | None = Field(None, description="what `{band}` becomes, one entry a band")
     land_cover: str = Field(description="name of the product under `land_cover.products` that covers this ground")
@@ -69,6 +81,16 @@ class SceneCollection(Section):
     max_abs_latitude_deg: float = Field(
         90.0, gt=0, le=90, description="chips centred further from the equator are not cut"
     )
+    rpc_height_m: float | None = Field(
+        None,
+        ge=-500,
+        le=9000,
+        description="raw scenes with RPCs are orthorectified with this height above the ellipsoid; null: they are refused",
+    )
+    dem: Path | None = Field(
+        None,
+        description="raster of heights above the ellipsoid to orthorectify raw scenes with, relative to the working directory",
+    )
 
     @model_validator(mode="after")
     def _band_files_match(self) -> Self:
@@ -76,6 +98,10 @@ class SceneCollection(Section):
             raise ValueError("`files` holds `{band}` exactly when `band_files` lists what it stands for")
         if self.band_files is not None and (self.bands is None or len(self.bands) != len(self.band_files)):
             raise ValueError("`bands` and `band_files` must list the same bands, one entry each")
+        if self.band_files is not None and self.product in ("sentinel2", "landsat_c2"):
+            raise ValueError(f"`product: {self.product}` finds its band files itself; leave `band_files` out")
+        if self.rpc_height_m is not None and self.dem is not None:
+            raise ValueError("`rpc_height_m` and `dem` both give the height of the ground; keep one")
         return self
 
 
@@ -95,20 +121,32 @@ class ScenesConfig(Section):
 
 
 class ProductConfig(Section):
-    """One land-cover product: its tiles, its legend, its edition."""
+    """One land-cover product: its tiles, its legend, its editions."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    files: str = Field(description="glob relative to `land_cover.folder`")
+    files: str = Field(description="glob relative to `land_cover.folder`; one product may hold tiles of several years")
     legend: str = Field(
-        description="a built-in legend (globeland30, worldcover, nlcd, mcd12_igbp) or the path of a legend file"
+        description="a built-in legend (docs/land-cover.md lists them) or the path of a legend file, YAML or CSV"
     )
-    year: int = Field(ge=1980, le=2100, description="edition: the year the map describes")
+    year: int | None = Field(
+        None,
+        ge=1900,
+        le=2100,
+        description="edition, the year the map describes; null: as the files' names or bands say",
+    )
+    band: int | None = Field(
+        None, ge=1, description="band that holds the codes, where files have others beside it; null: the only one"
+    )
     crs: str | None = Field(None, description="CRS to use instead of the file's, where the file's is known to be wrong")
 
-    @property
-    def epoch(self) -> date:
-        """Middle of the edition year, from which the time gap to an image is counted."""
-        return date(self.year, 7, 1)
+    @field_validator("files")
+    @classmethod
+    def _below_the_folder(cls, value: str) -> str:
+        if not value or value.startswith("/") or ".." in value.split("/"):
+            raise ValueError(
+                "`files` must be a pattern of paths below `land_cover.folder`, without a leading / or `..`"
+            )
+        return value
 
 
 class LandCoverConfig(Section):
@@ -116,7 +154,10 @@ class LandCoverConfig(Section):
 
     folder: Path
     products: tuple[ProductConfig, ...] = Field(min_length=1)
-    legend: Literal["globeland30", "geokr8"] = Field("globeland30", description="common legend of the proportions")
+    legend: Literal["globeland30", "geokr8", "own"] = Field(
+        "globeland30",
+        description="classes chips are described in: a preset that products are mapped to, or the product's own",
+    )
 
     @field_validator("products")
     @classmethod
@@ -127,18 +168,38 @@ class LandCoverConfig(Section):
         return value
 
 
+class FixedStretch(Section):
+    """Values of the scene that become 0 and 255: one for all bands, or one a band."""
+
+    low: tuple[float, ...] = Field(min_length=1, description="values that become 0")
+    high: tuple[float, ...] = Field(min_length=1, description="values that become 255")
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if len(self.low) != len(self.high) or any(h <= low for low, h in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"`low` {self.low} and `high` {self.high} must be of one length, each high above its low")
+        return self
+
+
 class ChipsConfig(Section):
     """How chips are cut from scenes."""
 
     size_px: int = Field(64, ge=8, le=2048)
     stride_px: int = Field(64, ge=1, le=2048)
+    edge: Literal["drop", "shift"] = Field(
+        "drop",
+        description="what a scene's right and lower edge leave over: dropped, or covered by a last window moved inwards",
+    )
     bands: tuple[str, ...] = Field(("red", "green", "blue"), min_length=1, description="bands kept, in this order")
-    stretch: Literal["percentile", "joint_percentile", "none"] = Field(
+    stretch: Literal["percentile", "joint_percentile", "fixed", "none"] = Field(
         "percentile",
-        description="to 8 bits per scene: percentiles a band, percentiles over all bands, or as stored (uint8 only)",
+        description="to 8 bits per scene: percentiles a band, percentiles over all bands, the scale of `stretch_fixed`, or as stored (uint8 only)",
     )
     stretch_low: float = Field(2.0, ge=0, lt=50, description="lower percentile")
     stretch_high: float = Field(98.0, gt=50, le=100, description="upper percentile")
+    stretch_fixed: FixedStretch | None = Field(
+        None, description="`{low: [...], high: [...]}` in the scene's units, one value for all bands or one a band"
+    )
     min_valid_fraction: float = Field(0.98, ge=0, le=1, description="chips with fewer valid pixels are not cut")
     max_saturated_fraction: float = Field(
         0.5,
@@ -146,6 +207,31 @@ class ChipsConfig(Section):
         le=1,
         description="chips with more pixels at 250 or above in every band are dropped (cloud)",
     )
+    max_cloud_fraction: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="chips with more cloud by the product's own mask are dropped; products without a mask lose none",
+    )
+    max_dark_fraction: float = Field(
+        1.0, ge=0, le=1, description="chips with more pixels darker than 20 are dropped; below 1, deep water goes"
+    )
+    min_contrast: float = Field(
+        0.0, ge=0, description="chips whose brightness deviates less (standard deviation, 8-bit steps) are dropped"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="threads that cut a scene; null: one a usable core. The result is the same"
+    )
+
+    @model_validator(mode="after")
+    def _scale_is_given(self) -> Self:
+        if (self.stretch == "fixed") != (self.stretch_fixed is not None):
+            raise ValueError("`stretch: fixed` and `stretch_fixed` go together: give both or neither")
+        if self.stretch_fixed is not None and len(self.stretch_fixed.low) not in (1, len(self.bands)):
+            raise ValueError(
+                f"`stretch_fixed` has {len(self.stretch_fixed.low)} values a limit, expected 1 or {len(self.bands)} (one a band)"
+            )
+        return self
 
 
 class ProportionsConfig(Section):
@@ -158,11 +244,22 @@ class ProportionsConfig(Section):
         description="straight pieces a chip edge is cut into before it is carried to another CRS",
     )
     cells_per_side: int = Field(
-        0,
+        8,
         ge=0,
         le=64,
         description="land cover is also kept for n x n squares of each chip, for labels that follow a crop; 0: not kept",
     )
+
+
+class AlignmentConfig(Section):
+    """Whether image and land cover lie on each other. Labels do not depend on it: switching it on recounts nothing."""
+
+    check: bool = Field(False, description="ask every scene in Dagster; a scene that seems shifted gives a warning")
+    max_shift: int = Field(
+        3, ge=1, le=8, description="shifts tried in each direction, in image pixels or land-cover cells if larger"
+    )
+    tolerance_px: float = Field(1.0, ge=0, description="shifts up to this many image pixels count as none")
+    max_pixels: int = Field(1_000_000, ge=10_000, description="pixels of a scene that are looked at")
 
 
 class LevirKRConfig(Section):
@@ -182,25 +279,54 @@ class LevirKRConfig(Section):
     seed: int = Field(0, ge=0)
 
 
-class PretrainingConfig(Section):
-    """How the student and the teacher are trained. A field left out takes the value of the preset."""
+class VariantConfig(Section):
+    """A pretraining that differs from the others by its method, or by single settings."""
 
-    preset: Literal["geokr", "paper"] = "geokr"
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
+    method: Method = Field("geokr", description="see `pretraining.variants`")
+    settings: dict[str, Any] = Field({}, description="fields of `pretraining` that hold for this variant alone")
+
+
+class PretrainingConfig(Section):
+    """How backbones are trained. A field left out takes the value of the preset and the method."""
+
+    preset: Literal["geokr", "paper"] = Field("geokr", description="recipe that every method but `paper` starts from")
     architecture: Architecture = "resnet18"
-    initial_weights: Path | None = Field(None, description="torchvision-keyed weights to start from; null: random")
+    initial_weights: Literal["imagenet"] | Path | None = Field(
+        None,
+        description="file of weights to start from, by the upstream's key names; `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
+    )
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="one pretraining a seed; the first one becomes the backbone"
     )
-    variants: tuple[Variant, ...] = Field(
+    variants: tuple[Method | VariantConfig, ...] = Field(
         ("geokr",),
         min_length=1,
-        description="`shuffled` permutes land cover between chips: the control that must fail",
+        description="methods to train, by name, or as `{name, method, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `simclr` and `moco` (contrastive, no land cover)",
     )
     steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
-    batch_size: int = Field(128, ge=2, description="chips a step")
-    learning_rate: float | None = Field(None, gt=0, description="peak; null, here and below: as the preset says")
+    batch_size: int = Field(128, ge=2, description="chips a step, over all processes and accumulated parts together")
+    accumulation_parts: int = Field(1, ge=1, description="parts that a process cuts its share of a batch into")
+    learning_rate: float | None = Field(None, gt=0, description="peak; null, here and below: as the recipe says")
     weight_decay: float | None = Field(None, ge=0, description="biases and normalisation weights are never decayed")
     warmup_steps: int | None = Field(None, ge=0, description="steps over which the learning rate rises linearly")
+    head_warmup_steps: int | None = Field(
+        None, ge=0, description="first steps in which the head alone learns, so that it does not wreck given weights"
+    )
+    backbone_learning_rate_factor: float | None = Field(
+        None, gt=0, le=1, description="learning rate of the backbone, as a factor of the head's"
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="factor of the learning rate from each stage to the one before it"
+    )
+    anchor: Literal["weights", "features"] | None = Field(
+        None, description="what `anchor_weight` holds to the start: the weights (L2-SP) or the pooled features"
+    )
+    anchor_weight: float | None = Field(None, ge=0, description="how strongly the backbone is held to its start")
+    interpolation: float | None = Field(
+        None, ge=0, le=1, description="delivered weights = start + this × (trained − start)"
+    )
+    gradient_clip_norm: float | None = Field(None, ge=0, description="gradients are scaled to this norm; 0: never")
     consistency: Literal["kl_teacher_student", "kl_student_teacher", "ce_student_teacher", "none"] | None = Field(
         None, description="what holds the student to the teacher; `ce_student_teacher` is the form first published"
     )
@@ -224,18 +350,67 @@ class PretrainingConfig(Section):
     label_weighting: bool | None = Field(
         None, description="weight samples by known fraction, voting cells and time gap"
     )
-    threads: int = Field(2, ge=1)
+    crop_area_fraction: tuple[Share, Share] | None = Field(
+        None, description="least and largest share of a chip that a random crop shows; [1, 1]: whole chips"
+    )
+    label_follows_crop: bool | None = Field(
+        None, description="hold a crop to the land cover of its own ground; needs a Levir-KR with `cells.npy`"
+    )
+    dense_weight: float | None = Field(
+        None, ge=0, description="weight of the land cover per feature-map cell; needs `cells.npy`"
+    )
+    correction: bool | None = Field(None, description="learn which classes the product confuses")
+    correction_identity_weight: float | None = Field(
+        None, ge=0, description="how much each share of a class that is confused costs"
+    )
+    correction_aggregation_weight: float | None = Field(
+        None, ge=0, description="how much mixed and ragged land cover within a chip costs"
+    )
+    temperature: float | None = Field(None, gt=0, description="of the contrastive methods")
+    memory_bank_size: int | None = Field(None, ge=1, description="chips that `moco` holds as negatives")
+    threads: int = Field(1, ge=1)
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints of a running training that are kept")
+    deliver: Literal["last", "best"] = Field(
+        "last", description="network of the last step, or of the least validation KL that was measured"
+    )
     log_every: int = Field(10, ge=1, description="steps between points of the curves")
+    examples_every: int = Field(200, ge=0, description="steps between pictures of example chips; 0: none")
     precision: Literal["bf16", "fp32"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "on", "off"] = Field("auto", description="`torch.compile`; auto: on a GPU only")
 
-    @field_validator("variants")
+    @field_validator("crop_area_fraction")
     @classmethod
-    def _geokr_first(cls, value: tuple[Variant, ...]) -> tuple[Variant, ...]:
-        if "geokr" not in value or len(set(value)) < len(value):
-            raise ValueError("`variants` must hold `geokr` and name each variant once")
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("`crop_area_fraction` must name the smaller share first")
         return value
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> Self:
+        names = [variant.name for variant in self.named_variants]
+        if "geokr" not in names or len(set(names)) < len(names):
+            raise ValueError("`variants` must hold `geokr` and name each variant once")
+        for variant in self.named_variants:
+            if "variants" in variant.settings or "seeds" in variant.settings:
+                raise ValueError(f"variants.{variant.name}.settings: `variants` and `seeds` hold for the whole section")
+            if variant.settings:
+                self.of_variant(variant)
+        return self
+
+    @property
+    def named_variants(self) -> tuple[VariantConfig, ...]:
+        """The variants, each with name, method and settings; one given by its method's name alone bears that name."""
+        return tuple(v if isinstance(v, VariantConfig) else VariantConfig(name=v, method=v) for v in self.variants)
+
+    def of_variant(self, variant: VariantConfig) -> "PretrainingConfig":
+        """This section as one variant has it, without its list of variants.
+
+        Raises:
+            ValidationError: the variant's settings hold an unknown field or a wrong value.
+        """
+        return PretrainingConfig.model_validate({**dict(self), **variant.settings, "variants": ("geokr",)})
 
 
 class BackboneConfig(Section):
@@ -430,6 +605,7 @@ class Params(Section):
     land_cover: LandCoverConfig
     chips: ChipsConfig = ChipsConfig()
     proportions: ProportionsConfig = ProportionsConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     levir_kr: LevirKRConfig = LevirKRConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     backbone: BackboneConfig = BackboneConfig()
@@ -449,9 +625,13 @@ class Params(Section):
         for criterion in self.champion.criteria:
             if criterion.task not in tasks:
                 raise ValueError(f"champion: task {criterion.task!r} is none of evaluation.tasks {tasks}")
-        for name in get_args(Variant):
-            if name in self.evaluation.initialisations and name not in self.pretraining.variants:
-                raise ValueError(f"evaluation.initialisations asks for `{name}`: add it to pretraining.variants")
+        trained = [variant.name for variant in self.pretraining.named_variants]
+        for name in self.evaluation.initialisations:
+            if name not in (*UNTRAINED, *trained):
+                raise ValueError(
+                    f"evaluation.initialisations asks for {name!r}: expected one of {', '.join(UNTRAINED)}, or a variant of "
+                    f"pretraining ({', '.join(trained)}); add it to pretraining.variants"
+                )
         return self
 
     @property

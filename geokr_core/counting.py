@@ -8,7 +8,7 @@ is resampled; cells weigh by their true area where rows lie on parallels (degree
 The arithmetic of areas is in ``coverage``; files of proportions are the business of ``proportions``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,6 @@ import pandas as pd
 import pyproj
 import shapely
 from affine import Affine
-from rasterio.errors import RasterioError
 from rasterio.features import shapes
 from rasterio.windows import Window
 
@@ -31,13 +30,14 @@ from geokr_core.coverage import (
     signed_areas,
     widest_cells,
 )
-from geokr_core.errors import LandCoverError
 from geokr_core.grid import Grid, reproject, same_crs, unit_ring, unwrap_lon
-from geokr_core.landcover import EXCLUDED, SEA, UNKNOWN, Product, Tile, slots_of
-from geokr_core.raster_files import open_raster
+from geokr_core.landcover import EXCLUDED, SEA, UNKNOWN, Product, Tile, read_slots
 
 _COVERED = 1.0 - 1e-9
 """Share of a window from which it counts as wholly known."""
+
+_CELLS_AHEAD = 256
+"""Cells read on each side of those that are asked for, when tiles are asked window by window."""
 
 _CELLS_PER_BLOCK = 4_000_000
 """Land-cover cells held in memory at a time, each in up to a few words of 8 bytes."""
@@ -72,7 +72,7 @@ class Windows:
             rows["lat"].to_numpy(),
         )
 
-    def __getitem__(self, part: slice) -> "Windows":
+    def __getitem__(self, part: slice | np.ndarray) -> "Windows":
         """Some of the windows."""
         return Windows(self.crs_wkt, self.transforms[part], self.size_px, self.lon[part], self.lat[part])
 
@@ -144,6 +144,21 @@ def look_up(
     return _Count(windows, product, tiles, source, num_classes, edge_segments).run()
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Cells of a tile, from (row, col) on."""
+
+    row: int
+    col: int
+    slots: np.ndarray
+
+    def holds(self, row: int, col: int, height: int, width: int) -> bool:
+        rows, cols = self.slots.shape
+        return (
+            self.row <= row and self.col <= col and row + height <= self.row + rows and col + width <= self.col + cols
+        )
+
+
 class _Count:
     """Counting windows of one scene over tiles of one edition; see `look_up`.
 
@@ -167,7 +182,10 @@ class _Count:
         self._slot[[EXCLUDED, SEA, UNKNOWN]] = np.arange(num_classes, num_classes + 3)
         num = len(windows.lon)
         self._known = np.zeros((num, self._silent))
-        self._cells, self._covered = np.zeros(num), np.zeros(num)
+        self._cells = np.zeros(num)
+        # The largest share of a window that lies within one tile, and how many tiles it touches.
+        self._covered, self._num_tiles = np.zeros(num), np.zeros(num, dtype=np.int64)
+        self._peeked: dict[int, _Part] = {}
 
     def run(self) -> Ground:
         """Ask the tiles in order until everything is known or all are asked."""
@@ -179,8 +197,10 @@ class _Count:
         # Line integrals cancel to zero only within rounding: a share below a billionth is none.
         known = np.where(self._known < 1e-9, 0.0, self._known)
         silent_or_outside = (1.0 - known.sum(axis=1)).clip(0.0, 1.0)
-        outside = np.minimum((1.0 - self._covered).clip(0.0, 1.0), silent_or_outside)
-        outside[outside < 1e-9] = 0.0
+        outside = (1.0 - self._covered).clip(0.0, 1.0)
+        for chip in np.flatnonzero((self._num_tiles > 1) & (outside > 1e-9) & (silent_or_outside > 1e-9)):
+            outside[chip] = self._outside_all(int(chip))
+        outside = np.where(outside < 1e-9, 0.0, np.minimum(outside, silent_or_outside))
         k = self._num_classes
         return Ground(known[:, :k], known[:, k], known[:, k + 1], silent_or_outside - outside, outside, self._cells)
 
@@ -200,12 +220,12 @@ class _Count:
         finite = np.isfinite(rings).all(axis=(1, 2))
         rings, chips = rings[finite], chips[finite]
         box = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
-        fresh = self._covered[chips] == 0
+        unheard = self._known[chips].sum(axis=1) == 0
         for shift in _shifts(tile):
             moved = box + np.array([shift, 0.0, shift, 0.0])
             touching = _touching(moved, tile.grid)
-            # Windows that no tile has covered yet are asked about as a whole, which is many times faster.
-            for some, earlier in ((touching[fresh[touching]], order[:, :0]), (touching[~fresh[touching]], order)):
+            # Windows on which no tile has said anything are asked about as a whole, which is many times faster.
+            for some, earlier in ((touching[unheard[touching]], order[:, :0]), (touching[~unheard[touching]], order)):
                 for block in _blocks(moved, some, tile.grid):
                     self._vote(tile, rings[block] + np.array([shift, 0.0]), moved[block], chips[block], earlier, shift)
 
@@ -214,89 +234,115 @@ class _Count:
         windows = self._windows
         # Straight lines stay straight in the same CRS; elsewhere they bend and are followed piece by piece.
         segments = 1 if same_crs(windows.crs_wkt, tile.grid.wkt) else self._segments
-        return _to_pixels(windows.outlines(segments)[chips], windows.crs_wkt, tile, windows.lon[chips])
+        return _to_pixels(windows[chips].outlines(segments), windows.crs_wkt, tile, windows.lon[chips])
 
     def _vote(
         self, tile: Tile, rings: np.ndarray, boxes: np.ndarray, chips: np.ndarray, order: np.ndarray, shift: float
     ) -> None:
         row0, col0, height, width = _bounds(boxes, tile.grid)
-        slots = self._read(tile, row0, col0, height, width)
         origin = np.array([col0, row0])
-        local, boxes = rings - origin, boxes - np.tile(origin, 2)
-        counts = RunningCounts(slots, self._num_slots, min(width, widest_cells(boxes[:, 0], boxes[:, 2])))
+        local = rings - origin
+        edges = edges_of_rings(local)
+        if order.shape[1]:
+            left = [self._still_open(tile, r, c, order[c], shift) for r, c in zip(rings, chips, strict=True)]
+            edges = edges_of_polygons([shapely.transform(shape, lambda xy: xy - origin) for shape in left])
+        boxed = not order.shape[1] and _are_boxes(local)
         by_area = row_weights(tile.grid, row0, height)
         weights = np.ones((height, 1)) if by_area is None else np.stack([np.ones(height), by_area], axis=1)
-        if order.shape[1]:
-            left = [
-                self._still_open(tile, ring, chip, order[chip], shift) for ring, chip in zip(rings, chips, strict=True)
-            ]
-            edges = edges_of_polygons([shapely.transform(shape, lambda xy: xy - origin) for shape, _ in left])
-            areas = polygon_areas(counts, edges, weights)
-            fresh = np.array([share for _, share in left])
-        else:
-            boxed = _are_boxes(local)
-            areas = (
-                rectangle_areas(counts, boxes, weights)
+        widest = min(width, widest_cells(boxes[:, 0], boxes[:, 2]))
+        areas = np.zeros((weights.shape[1], len(chips), self._num_slots))
+        # Areas of strips add up, so that even a window as large as a tile is counted within bounded memory.
+        for top, strip in _strips(height, width):
+            counts = RunningCounts(self._read(tile, row0 + top, col0, strip, width), self._num_slots, widest)
+            down = np.array([0.0, top])
+            areas += (
+                rectangle_areas(counts, boxes - np.tile(origin + down, 2), weights[top : top + strip])
                 if boxed
-                else polygon_areas(counts, edges_of_rings(local), weights)
+                else polygon_areas(counts, edges.moved(-down), weights[top : top + strip])
             )
-            fresh = None
         cells, weighted = areas[0].sum(axis=1), areas[-1]
         total = weighted.sum(axis=1, keepdims=True)
         mix = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)[:, : self._silent]
-        share = cells / np.abs(signed_areas(local))
+        whole = np.abs(signed_areas(local))
+        share = cells / whole
         # `np.add.at` is not needed: a window appears once in a block.
         self._known[chips] += mix * share[:, None]
         self._cells[chips] += mix[:, : self._num_classes].sum(axis=1) * cells
-        self._covered[chips] += share if fresh is None else fresh
+        within = share if not order.shape[1] else _within(rings, tile.grid) / whole
+        self._covered[chips] = np.maximum(self._covered[chips], within)
+        self._num_tiles[chips] += 1
 
     def _still_open(
         self, tile: Tile, ring: np.ndarray, chip: int, earlier: np.ndarray, shift: float
-    ) -> tuple[shapely.Geometry, float]:
-        """Ground of a window that earlier tiles said nothing about, and the share of the window that this tile adds.
+    ) -> shapely.Geometry:
+        """Ground of a window that earlier tiles said nothing about, in this tile's (col, row)."""
+        known = []
+        for index in earlier:
+            other, theirs = self._tiles[index], self._rings(self._tiles[index], np.array([chip]))[0]
+            for turn in _shifts(other) if np.isfinite(theirs).all() else ():
+                parts = self._spoke(int(index), theirs + np.array([turn, 0.0]))
+                known += [self._carry(part, other, tile, chip, turn, shift, self._step(theirs)) for part in parts]
+        return shapely.Polygon(ring).difference(shapely.union_all(known))
 
-        Returns:
-            The ground in this tile's (col, row), and the share of the window inside this tile and no earlier one.
-        """
-        whole = shapely.Polygon(ring)
-        seen, known = [], []
-        for other in (self._tiles[index] for index in earlier):
+    def _outside_all(self, chip: int) -> float:
+        """Share of a window that lies in no tile, where several have a part of it."""
+        frame = self._tiles[0]
+        ring = self._rings(frame, np.array([chip]))[0]
+        inside = []
+        for other in self._tiles:
             theirs = self._rings(other, np.array([chip]))[0]
             for turn in _shifts(other) if np.isfinite(theirs).all() else ():
-                window, spoke = self._spoke(other, theirs + np.array([turn, 0.0]))
-                near = self._windows.lon[[chip]]
-                seen += [_carry(part, other, tile, near, turn, shift, self._step(theirs)) for part in window]
-                known += [_carry(part, other, tile, near, turn, shift, self._step(theirs)) for part in spoke]
-        inside = shapely.box(0, 0, tile.grid.width, tile.grid.height)
-        fresh = whole.intersection(inside).difference(shapely.union_all(seen)).area / whole.area
-        return whole.difference(shapely.union_all(known)), fresh
+                if (around := _cells_around(theirs + np.array([turn, 0.0]), other.grid)) is not None:
+                    row, col, height, width = around
+                    box = shapely.box(col, row, col + width, row + height)
+                    inside.append(self._carry(box, other, frame, chip, turn, 0.0, self._step(theirs)))
+        whole = shapely.Polygon(ring)
+        return float(whole.difference(shapely.union_all(inside)).area / whole.area)
 
     def _step(self, ring: np.ndarray) -> float:
         return float(np.ptp(ring, axis=0).max()) / self._segments
 
-    def _spoke(self, tile: Tile, ring: np.ndarray) -> tuple[list[shapely.Geometry], list[shapely.Geometry]]:
-        """The part of a tile around a window, and where in it the tile holds data, in the tile's (col, row)."""
-        box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])[None]
-        if not len(_touching(box, tile.grid)):
-            return [], []
-        row, col, height, width = _bounds(box, tile.grid)
-        window = shapely.box(col, row, col + width, row + height)
-        spoke = self._read(tile, row, col, height, width) != self._silent
+    def _carry(
+        self, shape: shapely.Geometry, source: Tile, target: Tile, chip: int, turn: float, shift: float, step: float
+    ) -> shapely.Geometry:
+        """A shape of one tile's (col, row), moved by ``turn``, in another's, moved by ``shift``; edges cut to ``step``."""
+        a, b, c, d, e, f = tuple(source.grid.transform)[:6]
+        near_lon = self._windows.lon[[chip]]
+
+        def move(points: np.ndarray) -> np.ndarray:
+            col, row = points[:, 0] - turn, points[:, 1]
+            xy = np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
+            return np.asarray(_to_pixels(xy[None], source.grid.wkt, target, near_lon)[0] + np.array([shift, 0.0]))
+
+        return shapely.transform(shapely.segmentize(shape, step), move)
+
+    def _spoke(self, index: int, ring: np.ndarray) -> list[shapely.Geometry]:
+        """Where a tile holds data around a window, in the tile's (col, row)."""
+        around = _cells_around(ring, self._tiles[index].grid)
+        if around is None:
+            return []
+        row, col, height, width = around
+        spoke = self._peek(index, row, col, height, width) != self._silent
         if spoke.all():
-            return [window], [window]
+            return [shapely.box(col, row, col + width, row + height)]
         found = shapes(spoke.astype(np.uint8), mask=spoke, transform=Affine.translation(col, row))
-        return [window], [shapely.geometry.shape(geometry) for geometry, _ in found]
+        return [shapely.geometry.shape(geometry) for geometry, _ in found]
+
+    def _peek(self, index: int, row: int, col: int, height: int, width: int) -> np.ndarray:
+        """A few cells of a tile; those around them are kept, since the next window lies beside this one."""
+        part = self._peeked.get(index)
+        if part is None or not part.holds(row, col, height, width):
+            grid = self._tiles[index].grid
+            top, left = max(row - _CELLS_AHEAD, 0), max(col - _CELLS_AHEAD, 0)
+            bottom = min(row + height + _CELLS_AHEAD, grid.height)
+            right = min(col + width + _CELLS_AHEAD, grid.width)
+            part = _Part(top, left, self._read(self._tiles[index], top, left, bottom - top, right - left))
+            self._peeked[index] = part
+        return part.slots[row - part.row : row - part.row + height, col - part.col : col - part.col + width]
 
     def _read(self, tile: Tile, row: int, col: int, height: int, width: int) -> np.ndarray:
-        path = self._source / tile.file
-        try:
-            with open_raster(path) as source:
-                codes = source.read(1, window=Window(col, row, width, height))
-        except RasterioError as error:
-            raise LandCoverError(
-                f"{path}: unreadable at lines {row}–{row + height - 1}: {error}. Fetch the tile again."
-            ) from error
-        return np.asarray(self._slot[slots_of(codes, tile, self._product.lookup)])
+        window = Window(col, row, width, height)
+        return np.asarray(self._slot[read_slots(self._source, tile, self._product, window)])
 
 
 def _are_boxes(rings: np.ndarray) -> bool:
@@ -338,20 +384,6 @@ def _shifts(tile: Tile) -> tuple[float, ...]:
     return (0.0, turn, -turn)
 
 
-def _carry(
-    shape: shapely.Geometry, source: Tile, target: Tile, near_lon: np.ndarray, turn: float, shift: float, step: float
-) -> shapely.Geometry:
-    """A shape of one tile's (col, row), moved by ``turn``, in another's, moved by ``shift``; edges cut to ``step``."""
-    a, b, c, d, e, f = tuple(source.grid.transform)[:6]
-
-    def move(points: np.ndarray) -> np.ndarray:
-        col, row = points[:, 0] - turn, points[:, 1]
-        xy = np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
-        return np.asarray(_to_pixels(xy[None], source.grid.wkt, target, near_lon)[0] + np.array([shift, 0.0]))
-
-    return shapely.transform(shapely.segmentize(shape, step), move)
-
-
 def _near(footprint: shapely.Polygon, lon: np.ndarray, lat: np.ndarray, margin_deg: float = 5.0) -> bool:
     west, south, east, north = footprint.bounds
     middle = (west + east) / 2
@@ -379,6 +411,26 @@ def _bounds(boxes: np.ndarray, grid: Grid) -> tuple[int, int, int, int]:
     low = np.floor(boxes[:, :2].min(axis=0)).astype(int).clip(0, [grid.width - 1, grid.height - 1])
     high = np.ceil(boxes[:, 2:].max(axis=0)).astype(int).clip(1, [grid.width, grid.height])
     return int(low[1]), int(low[0]), int(max(high[1] - low[1], 1)), int(max(high[0] - low[0], 1))
+
+
+def _cells_around(ring: np.ndarray, grid: Grid) -> tuple[int, int, int, int] | None:
+    """First row, first column, height and width of the cells that a ring touches; None if it touches none."""
+    box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])[None]
+    return _bounds(box, grid) if len(_touching(box, grid)) else None
+
+
+def _within(rings: np.ndarray, grid: Grid) -> np.ndarray:
+    """Area of each ring within a grid, in cells."""
+    return np.asarray(
+        shapely.area(shapely.intersection(shapely.polygons(rings), shapely.box(0, 0, grid.width, grid.height)))
+    )
+
+
+def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of strips of bounded size."""
+    rows = max(1, _CELLS_PER_BLOCK // width)
+    for top in range(0, height, rows):
+        yield top, min(rows, height - top)
 
 
 def _blocks(boxes: np.ndarray, touching: np.ndarray, grid: Grid) -> list[np.ndarray]:

@@ -36,6 +36,10 @@ class Edges:
     end: np.ndarray
     num_polygons: int
 
+    def moved(self, by: np.ndarray) -> "Edges":
+        """The same outlines, moved by (col, row)."""
+        return Edges(self.polygon, self.start + by, self.end + by, self.num_polygons) if by.any() else self
+
 
 def edges_of_rings(rings: np.ndarray) -> Edges:
     """Edges of closed rings that all have the same number of points.

@@ -29,6 +29,10 @@ class UnknownLegendCodeError(LandCoverError):
     """A land-cover raster holds a code that its legend does not list."""
 
 
+class AcquisitionError(GeoKRError, RuntimeError):
+    """A catalogue or an asset cannot be had as asked: no item, no answer, no raster, another checksum, too large."""
+
+
 class DatasetError(GeoKRError, ValueError):
     """Levir-KR cannot be frozen or read: no chip survived, a shard is missing or changed."""
 

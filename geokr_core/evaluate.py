@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import pandas as pd
 
 from geokr_core import __version__
 from geokr_core.bundle import WEIGHTS, Bundle, open_bundle
 from geokr_core.charts import comparison_chart, labels_name
-from geokr_core.config import Criterion, EvaluationConfig, Initialisation, TaskConfig, Variant, as_plain
+from geokr_core.config import UNTRAINED, Criterion, EvaluationConfig, Initialisation, TaskConfig, as_plain
 from geokr_core.errors import EvaluationError
 from geokr_core.files import read_json, text_digest, whole_file, whole_folder, write_json
 from geokr_core.promotion import CriterionScore, Scorecard
@@ -36,7 +36,6 @@ from geokr_core.statistics import (
     labels_order,
     sort_rows,
     summarise,
-    t_interval,
 )
 from geokr_core.summary import Number, Summary
 from geokr_core.tasks import KINDS, Cell, DownstreamTask, Features, Measurement, Score, Start, open_task
@@ -202,7 +201,9 @@ def _criterion_score(
                 "correct `metric` in section `champion`."
             )
         per_seed[str(cell.seed)] = values[criterion.metric]
-    settings = text_digest([criterion.model_dump(mode="json"), [dict(task.settings(cell)) for cell in plan], __version__])
+    settings = text_digest(
+        [criterion.model_dump(mode="json"), [dict(task.settings(cell)) for cell in plan], __version__]
+    )
     return CriterionScore(per_seed, task.data_version, settings)
 
 
@@ -273,7 +274,7 @@ class _Starts:
         weights = None
         if initialisation == "imagenet":
             weights = self._imagenet_file()
-        elif initialisation in get_args(Variant):
+        elif initialisation not in UNTRAINED:
             runs = self._of_variant(initialisation)
             weights = self._folder / str(runs[seed % len(runs)]["folder"]) / "backbone.safetensors"
             if not weights.is_file():
@@ -333,8 +334,8 @@ class _Starts:
         """A warning for each variant that has fewer pretrainings than the evaluation has seeds."""
         warnings = []
         seeds = list(dict.fromkeys(config.seeds))
-        for variant in get_args(Variant):
-            if variant not in config.initialisations:
+        for variant in dict.fromkeys(config.initialisations):
+            if variant in UNTRAINED:
                 continue
             num_runs = len({seed % len(self._of_variant(variant)) for seed in seeds})
             if num_runs < len(seeds):

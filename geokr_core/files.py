@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ _CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and move it into place only if the block succeeds.
+def whole_file(path: Path, staging: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path and move it into place only if the block succeeds.
 
     Args:
         path: the final file. Its folder is made if it is missing; an existing file is replaced.
+        staging: folder of the temporary path, on the same file system; made if it is missing. By default it lies
+            beside ``path``, where a killed process leaves it and others may see it.
 
     Yields:
         The path to write to.
@@ -30,14 +33,29 @@ def whole_file(path: Path) -> Iterator[Path]:
         OSError: the file system refused (full disk, no permission); the earlier file is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path if staging is None else staging / path.name)
+    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    # Threads of one process may write the same file, as processes may.
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @contextmanager
@@ -54,8 +72,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         OSError: the file system refused; the earlier folder is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    partial = _partial(path)
+    replaced = partial.with_suffix(".replaced")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -68,15 +86,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as sorted, indented JSON, whole or not at all.
+def write_json(path: Path, value: Any, staging: Path | None = None) -> None:
+    """Write ``value`` as sorted, indented JSON, whole or not at all; ``staging`` as in `whole_file`.
 
     Raises:
         OSError: the file system refused.
         TypeError: ``value`` holds something JSON has no word for.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    with whole_file(path) as partial:
+    with whole_file(path, staging) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

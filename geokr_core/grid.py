@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import pyproj
+import pyproj.network
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
@@ -19,6 +20,12 @@ EARTH_RADIUS_M = 6_371_007.1809
 
 METRES_PER_DEGREE = math.pi * EARTH_RADIUS_M / 180.0
 
+GSD_RANGE_M = (0.001, 1_000_000.0)
+"""Ground sampling distances that are believed: from microdrones to maps of the world of a few hundred cells, with room."""
+
+MAX_PIXEL_STRETCH = 100.0
+"""Longest over shortest extent of a pixel that is believed: far beyond what is delivered, short of a damaged number."""
+
 
 @lru_cache(maxsize=256)
 def transformer(source_wkt: str, target_wkt: str) -> pyproj.Transformer:
@@ -27,6 +34,8 @@ def transformer(source_wkt: str, target_wkt: str) -> pyproj.Transformer:
     Raises:
         pyproj.exceptions.ProjError: there is no way from one CRS to the other.
     """
+    # A CRS comes from a file and may name grids by URL. Asked for here because the setting is one of each thread.
+    pyproj.network.set_network_enabled(active=False)  # type: ignore[attr-defined]
     return pyproj.Transformer.from_crs(source_wkt, target_wkt, always_xy=True)
 
 
@@ -110,6 +119,35 @@ class Grid:
         lonlat[:, 0] = np.unwrap(lonlat[:, 0], period=360.0)
         return shapely.Polygon(lonlat)
 
+    def fault(self) -> str:
+        """Why this grid has no usable place on Earth; empty where it has one.
+
+        A place that is wrong but possible cannot be told from a right one. What can be told: numbers that are not
+        finite, a CRS that is neither geographic nor projected or not of this planet, corners beyond the poles or more
+        than one and a half turns away, and pixels of a size or shape that no sensor has.
+        """
+        numbers = tuple(self.transform)[:6]
+        if not all(math.isfinite(v) for v in numbers) or self.transform.is_degenerate:
+            return f"its geotransform {numbers} spans no area or is not finite; georeference it again"
+        widths = np.linalg.svd(np.array([numbers[:2], numbers[3:5]]), compute_uv=False)
+        if widths[0] > MAX_PIXEL_STRETCH * widths[1]:
+            return f"its geotransform {numbers} draws pixels over {MAX_PIXEL_STRETCH:g} times as long as wide; georeference it again"
+        if not (self.crs.is_geographic or self.crs.is_projected):
+            return "its CRS is neither geographic nor projected; warp it to a map grid first"
+        try:
+            lonlat = self.lonlat(self.outline_xy(16))
+            gsd_m = self.gsd_m
+        except pyproj.exceptions.ProjError as error:
+            return f"its CRS cannot be carried to longitude and latitude ({error}); assign the right one, e.g. with gdal_edit"
+        if not np.isfinite(lonlat).all() or (np.abs(lonlat).max(axis=0) > [540.0, 90.0 + 1e-6]).any():
+            return "its grid has no place on Earth: corners do not map to longitude and latitude; check CRS and geotransform"
+        if not GSD_RANGE_M[0] <= gsd_m <= GSD_RANGE_M[1]:
+            return (
+                f"its pixels measure {gsd_m:g} m on the ground, expected {GSD_RANGE_M[0]:g} to {GSD_RANGE_M[1]:g} m; "
+                "check the units of CRS and geotransform (degrees or metres?)"
+            )
+        return ""
+
     @property
     def gsd_m(self) -> float:
         """Ground sampling distance in metres: the square root of the true ground area of the central pixel.
@@ -118,10 +156,11 @@ class Grid:
         """
         centre = self.transform @ Affine.translation(self.width / 2 - 0.5, self.height / 2 - 0.5)
         xy = np.array([centre @ corner for corner in ((0, 0), (1, 0), (1, 1), (0, 1))], dtype=np.float64)
-        lon, lat = self.lonlat(xy).T
-        x = (unwrap_lon(lon, lon[0]) - lon[0]) * METRES_PER_DEGREE * np.cos(np.radians(lat.mean()))
-        y = (lat - lat[0]) * METRES_PER_DEGREE
-        area = 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+        lon, lat = np.radians(self.lonlat(xy)).T
+        # As points in space: longitude differences say nothing where the pixel touches a pole.
+        corners = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+        diagonals = corners[2:] - corners[:2]
+        area = 0.5 * float(np.linalg.norm(np.cross(diagonals[0], diagonals[1]))) * EARTH_RADIUS_M**2
         return math.sqrt(area)
 
 

@@ -1,48 +1,57 @@
-"""Land-cover products: which tiles there are, where they really lie, and what their codes mean.
+"""Land-cover products: which tiles there are, where they really lie, of which year, and what their codes mean.
 
-Tiles are known by their footprint, never by their file name. The index is made once and looked up for every scene.
-Counting classes under chips is the business of ``proportions``.
+Tiles are known by their footprint, never by their file name. The index is made once, by ``tile_index``, and looked up for
+every scene. Where tiles of one year overlap, each piece of ground votes once: the tile whose centre is
+nearest to the chip's centre speaks first, the next one only for the ground that is left. Counting classes under chips is
+the business of ``proportions``, which follows that rule. Of files on exactly the same grid in the same year, whose centres
+are the same, the first by name speaks first, and the index says so.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.windows import Window
 
-from geokr_core.config import LandCoverConfig, ProductConfig, as_plain
+from geokr_core.config import ProductConfig
 from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, UnknownLegendCodeError
-from geokr_core.files import file_md5, read_json, whole_folder, write_json
+from geokr_core.files import read_json
 from geokr_core.grid import Grid
-from geokr_core.legend import COMMON_LEGENDS, EXCLUDED, SEA, UNKNOWN, UNLISTED, CommonLegend, load_legend
-from geokr_core.raster_files import open_raster
-from geokr_core.reporter import Reporter
-from geokr_core.summary import Summary
+from geokr_core.legend import EXCLUDED, SEA, UNKNOWN, UNLISTED, CommonLegend, ProductLegend, load_legend
+from geokr_core.raster_files import RASTER_ERRORS, cause_of, open_raster
+from geokr_core.tile_index import CODE_TYPES, index_products
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One land-cover raster.
+    """One land-cover raster in one year.
 
     Attributes:
         product: name of its product.
         file: path relative to the land-cover folder.
+        band: band that holds the codes, from 1.
+        year: edition, the year that the codes describe.
         grid: where its cells lie, with the product's CRS override applied.
-        footprint: outline in longitude and latitude.
+        footprint: outline in longitude and latitude; longitudes run on beyond 180° where it crosses the antimeridian.
         nodata: the file's declared nodata code, or None.
+        masked: whether the file marks cells without data by a mask or an alpha band.
     """
 
     product: str
     file: str
+    band: int
+    year: int
     grid: Grid
     footprint: shapely.Polygon
     nodata: int | None
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,47 @@ class Product:
     """A product ready to be looked up.
 
     Attributes:
-        config: edition, legend and CRS override.
-        tiles: its tiles.
-        lookup: uint8 (256,), from code to slot of the common legend.
+        config: files, legend and CRS override.
+        legend: what its codes mean.
+        tiles: its tiles of all years, in the order of year and file.
+        slots: from code to index of the common class, or `UNKNOWN`, `SEA`, `EXCLUDED`.
     """
 
     config: ProductConfig
+    legend: ProductLegend
     tiles: tuple[Tile, ...]
-    lookup: np.ndarray
+    slots: Mapping[int, int]
+
+    @property
+    def years(self) -> tuple[int, ...]:
+        """Editions that there are tiles of, ascending."""
+        return tuple(self._by_year)
+
+    @cached_property
+    def _by_year(self) -> Mapping[int, tuple[Tile, ...]]:
+        years = sorted({tile.year for tile in self.tiles})
+        return {year: tuple(tile for tile in self.tiles if tile.year == year) for year in years}
+
+    def tiles_in(self, year: int) -> tuple[Tile, ...]:
+        """Tiles of an edition; empty if there is no such edition."""
+        return self._by_year.get(year, ())
+
+    def edition(self, acquired: str) -> int:
+        """The edition for an image: the one whose epoch, the middle of its year, is nearest to the acquisition.
+
+        Args:
+            acquired: ISO date, or empty.
+
+        Returns:
+            A year of `years`; of two at the same distance the earlier, without a date the latest.
+        """
+        if not acquired:
+            return self.years[-1]
+        return min(self.years, key=lambda year: (abs(self.gap_days(acquired, year)), year))
+
+    def gap_days(self, acquired: str, year: int) -> float:
+        """Days from the middle of an edition's year (1 July) to the acquisition; NaN without a date."""
+        return float((date.fromisoformat(acquired) - date(year, 7, 1)).days) if acquired else float("nan")
 
 
 @dataclass(frozen=True)
@@ -73,102 +115,6 @@ class LandCover:
     products: Mapping[str, Product]
 
 
-def index_products(config: LandCoverConfig, out: Path, reporter: Reporter) -> Summary:
-    """Index the tiles of every product by their real footprint, and check that their legends can be read.
-
-    Args:
-        config: products and common legend.
-        out: folder to write ``tiles.parquet`` (GeoParquet) and ``products.json`` into.
-        reporter: shows progress.
-
-    Returns:
-        Counts, and a table of the products.
-
-    Raises:
-        MissingInputError: no folder, or a product without files.
-        ConfigError: a legend that cannot be read, a CRS that does not exist.
-        LandCoverError: a tile that cannot be used: unreadable, no CRS, not one band of 8-bit codes.
-    """
-    if not config.folder.is_dir():
-        raise MissingInputError(f"{config.folder}: no such land-cover folder; point `land_cover.folder` at your tiles.")
-    rows: list[dict[str, Any]] = []
-    legends: dict[str, str] = {}
-    for product in config.products:
-        legends[product.name] = load_legend(product.legend).digest
-        files = sorted(
-            p.relative_to(config.folder).as_posix() for p in config.folder.glob(product.files) if p.is_file()
-        )
-        if not files:
-            raise MissingInputError(
-                f"{config.folder}: no file matches `{product.files}` of product {product.name!r}; mend `land_cover.products`."
-            )
-        with reporter.progress(f"land cover {product.name}", len(files)) as advance:
-            for file in files:
-                rows.append(_tile_row(config.folder, product, file))
-                advance(1)
-    with whole_folder(out) as folder:
-        _write_tiles(rows, folder / "tiles.parquet")
-        # The folder is named here so that proportions read the very files that were indexed.
-        content = {
-            "legend": config.legend,
-            "products": [{**as_plain(p), "legend_digest": legends[p.name]} for p in config.products],
-        }
-        write_json(folder / "products.json", content)
-    table = [
-        {"product": p.name, "year": p.year, "legend": p.legend, "tiles": sum(row["product"] == p.name for row in rows)}
-        for p in config.products
-    ]
-    return Summary(numbers={"num_products": len(config.products), "num_tiles": len(rows)}, table=table)
-
-
-def _tile_row(folder: Path, product: ProductConfig, file: str) -> dict[str, Any]:
-    try:
-        with open_raster(folder / file) as source:
-            crs = _crs(product, source.crs, file)
-            if source.count != 1 or source.dtypes[0] != "uint8":
-                raise LandCoverError(
-                    f"{file}: {source.count} band(s) of {source.dtypes[0]} found, expected one band of uint8 codes."
-                )
-            if source.transform.is_degenerate or source.transform == Affine.identity():
-                raise LandCoverError(
-                    f"{file}: no usable geotransform {tuple(source.transform)[:6]}; georeference the tile."
-                )
-            grid = Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
-            nodata = source.nodata
-    except RasterioError as error:
-        raise LandCoverError(f"{file}: cannot be opened: {error}") from error
-    if grid.crs.is_geographic and (grid.transform.b or grid.transform.d):
-        raise LandCoverError(f"{file}: a rotated grid in degrees; warp it to a north-up grid first.")
-    return {
-        "product": product.name,
-        "file": file,
-        "md5": file_md5(folder / file),
-        "crs_wkt": grid.wkt,
-        "transform": list(tuple(grid.transform)[:6]),
-        "height": grid.height,
-        "width": grid.width,
-        "nodata": -1 if nodata is None else int(nodata),
-        "geometry": grid.footprint(),
-    }
-
-
-def _crs(product: ProductConfig, found: CRS | None, file: str) -> CRS:
-    if product.crs is not None:
-        try:
-            return CRS.from_user_input(product.crs)
-        except CRSError as error:
-            raise ConfigError(f"land_cover.products.{product.name}.crs: {product.crs!r} is no CRS: {error}") from error
-    if found is None:
-        raise LandCoverError(f"{file}: no CRS found; give `crs` for product {product.name!r}.")
-    return CRS.from_wkt(found.to_wkt())
-
-
-def _write_tiles(rows: list[dict[str, Any]], path: Path) -> None:
-    import geopandas as gpd
-
-    gpd.GeoDataFrame(rows, geometry="geometry", crs="EPSG:4326").to_parquet(path, index=False, compression="zstd")
-
-
 def open_land_cover(folder: Path) -> LandCover:
     """Read an index back.
 
@@ -179,8 +125,9 @@ def open_land_cover(folder: Path) -> LandCover:
     if not (folder / "products.json").is_file():
         raise MissingInputError(f"{folder}: no index of land-cover tiles; run `geokr land-cover` first.")
     content = read_json(folder / "products.json")
-    legend = COMMON_LEGENDS[content["legend"]]
-    table = pd.read_parquet(folder / "tiles.parquet")
+    common = content["legend"]
+    legend = CommonLegend(common["name"], tuple(common["classes"]), tuple(common["colours"]), common["is_own"])
+    tiles = _tiles(pd.read_parquet(folder / "tiles.parquet"))
     products = {}
     for entry in content["products"]:
         digest = entry.pop("legend_digest")
@@ -190,53 +137,119 @@ def open_land_cover(folder: Path) -> LandCover:
             raise ConfigError(
                 f"legend {config.legend!r} changed since the tiles were indexed; run `geokr land-cover` again."
             )
-        tiles = tuple(_tile_of(row) for row in table[table["product"] == config.name].to_dict("records"))
-        products[config.name] = Product(config, tiles, own.lookup(legend))
+        mine = tuple(tile for tile in tiles if tile.product == config.name)
+        products[config.name] = Product(config, own, mine, own.slots(legend))
     return LandCover(legend, products)
 
 
-def _tile_of(row: Mapping[Any, Any]) -> Tile:
-    return Tile(
-        product=row["product"],
-        file=row["file"],
-        grid=Grid(CRS.from_wkt(row["crs_wkt"]), Affine(*row["transform"]), int(row["height"]), int(row["width"])),
-        footprint=shapely.from_wkb(row["geometry"]),
-        nodata=None if row["nodata"] < 0 else int(row["nodata"]),
-    )
+def _tiles(table: pd.DataFrame) -> list[Tile]:
+    crs = {wkt: CRS.from_wkt(wkt) for wkt in table["crs_wkt"].unique()}
+    footprints = shapely.from_wkb(table["geometry"].to_numpy())
+    columns = ("product", "file", "band", "year", "crs_wkt", "transform", "height", "width", "nodata", "masked")
+    return [
+        Tile(
+            product=product,
+            file=file,
+            band=int(band),
+            year=int(year),
+            grid=Grid(crs[wkt], Affine(*transform), int(height), int(width)),
+            footprint=footprint,
+            nodata=None if pd.isna(nodata) else int(nodata),
+            masked=bool(masked),
+        )
+        for footprint, (product, file, band, year, wkt, transform, height, width, nodata, masked) in zip(
+            footprints, zip(*(table[name] for name in columns), strict=True), strict=True
+        )
+    ]
 
 
-def slots_of(codes: np.ndarray, tile: Tile, lookup: np.ndarray) -> np.ndarray:
+def read_slots(folder: Path, tile: Tile, product: Product, window: Window) -> np.ndarray:
+    """Read a part of a tile as slots of the common legend.
+
+    Args:
+        folder: the land-cover folder.
+        tile: which tile.
+        product: the tile's product.
+        window: cells to read, within the tile.
+
+    Returns:
+        uint8 (H, W): class index, `UNKNOWN`, `SEA` or `EXCLUDED`.
+
+    Raises:
+        UnknownLegendCodeError: a code that the legend does not list.
+        LandCoverError: the file cannot be read there.
+    """
+    try:
+        with open_raster(folder / tile.file) as source:
+            codes = source.read(tile.band, window=window)
+            valid = source.read_masks(tile.band, window=window) > 0 if tile.masked else None
+    except RASTER_ERRORS as error:
+        first = int(window.row_off)
+        raise LandCoverError(
+            f"{folder / tile.file}: unreadable at lines {first}–{first + int(window.height) - 1}: {cause_of(error)}. Fetch the tile again."
+        ) from error
+    return slots_of(codes, tile, product, valid)
+
+
+def slots_of(codes: np.ndarray, tile: Tile, product: Product, valid: np.ndarray | None = None) -> np.ndarray:
     """Translate a tile's codes to slots of the common legend.
 
     Args:
-        codes: uint8 (H, W).
-        tile: whose codes they are.
-        lookup: uint8 (256,) of the product.
+        codes: any integer type of at most 32 bits, (H, W).
+        tile: whose codes they are; its declared nodata code is no data, unless the legend knows it as sea.
+        product: the tile's product.
+        valid: bool (H, W), False where the file's mask says no data; None: valid everywhere.
 
     Returns:
-        uint8 (H, W): class index, `UNKNOWN` or `EXCLUDED`.
+        uint8 (H, W): class index, `UNKNOWN`, `SEA` or `EXCLUDED`.
 
     Raises:
+        LandCoverError: codes that are not whole numbers.
         UnknownLegendCodeError: a code that the legend does not list; names file, codes and counts.
     """
-    table = lookup
-    if tile.nodata is not None and table[tile.nodata] == UNLISTED:
-        # The file may declare a filler of its own that no legend knows.
-        table = table.copy()
-        table[tile.nodata] = UNKNOWN
-    slots = table[codes]
-    if (slots == UNLISTED).any():
-        counts = np.bincount(codes[slots == UNLISTED], minlength=1)
-        found = ", ".join(f"{code} ({counts[code]} cells)" for code in np.flatnonzero(counts)[:8])
-        listed = ", ".join(str(code) for code in np.flatnonzero(lookup != UNLISTED))
+    if codes.dtype.name not in CODE_TYPES:
+        raise LandCoverError(f"{tile.file}: codes of {codes.dtype} found, expected one of {', '.join(CODE_TYPES)}.")
+    listed = dict(product.slots)
+    # The file may declare a filler that no legend knows, or one that hides a class: no label is better than a wrong one.
+    if tile.nodata is not None and listed.get(tile.nodata) != SEA:
+        listed[tile.nodata] = UNKNOWN
+    slots = _by_table(codes, listed) if codes.dtype.itemsize <= 2 else _by_search(codes, listed)
+    if valid is not None:
+        slots[~valid] = UNKNOWN
+    if (unlisted := slots == UNLISTED).any():
+        found, counts = np.unique(codes[unlisted], return_counts=True)
+        shown = ", ".join(f"{code} ({count} cells)" for code, count in zip(found[:8], counts[:8], strict=True))
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise UnknownLegendCodeError(
-            f"{tile.file}: code(s) {found} are not in the legend of product {tile.product!r} (listed: {listed}). "
-            "Add them to the legend: as a class, with `common: null` to leave them out, or under `nodata`."
+            f"{tile.file}: code(s) {shown}{more} are not in the legend of product {tile.product!r} (listed: "
+            f"{', '.join(map(str, sorted(product.slots)))}). Add them to the legend: as a class, without `common` to leave "
+            "them out, or under `nodata` or `sea`."
         )
-    return np.asarray(slots)
+    return slots
+
+
+def _by_table(codes: np.ndarray, listed: Mapping[int, int]) -> np.ndarray:
+    """Codes of 8 or 16 bits: one look-up by the code's bit pattern, so that signed codes need no case of their own."""
+    bits = np.dtype(f"u{codes.dtype.itemsize}")
+    limits = np.iinfo(codes.dtype)
+    table = np.full(np.iinfo(bits).max + 1, UNLISTED, dtype=np.uint8)
+    for code, slot in listed.items():
+        if limits.min <= code <= limits.max:
+            table[code & int(np.iinfo(bits).max)] = slot
+    return np.asarray(table[codes.view(bits)])
+
+
+def _by_search(codes: np.ndarray, listed: Mapping[int, int]) -> np.ndarray:
+    """Wider codes: search among the few that are listed."""
+    keys = np.array(sorted(listed), dtype=np.int64)
+    values = np.array([listed[int(key)] for key in keys], dtype=np.uint8)
+    wide = codes.astype(np.int64)
+    places = np.searchsorted(keys, wide).clip(max=len(keys) - 1)
+    return np.where(keys[places] == wide, values[places], np.uint8(UNLISTED))
 
 
 __all__ = [
+    "CODE_TYPES",
     "EXCLUDED",
     "SEA",
     "UNKNOWN",
@@ -245,5 +258,6 @@ __all__ = [
     "Tile",
     "index_products",
     "open_land_cover",
+    "read_slots",
     "slots_of",
 ]

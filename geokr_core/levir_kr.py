@@ -17,6 +17,7 @@ from geokr_core.catalogue import read_catalogue, write_catalogue
 from geokr_core.config import LevirKRConfig, as_plain
 from geokr_core.errors import DatasetError, MissingInputError
 from geokr_core.files import data_version, file_md5, read_json, whole_folder, write_json
+from geokr_core.grid import METRES_PER_DEGREE
 from geokr_core.reporter import Reporter
 from geokr_core.summary import Summary
 
@@ -126,6 +127,43 @@ class LevirKR:
             mine = np.flatnonzero(shards == shard)
             out[mine] = self._shards[shard][places[mine]]
         return out
+
+    @property
+    def cells_per_side(self) -> int:
+        """Sub-cells along each side of a chip in `cells`; 0 where the land cover is known for whole chips only."""
+        return int(self.manifest.get("cells_per_side", 0))
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        path = self.folder / "cells.npy"
+        if not path.is_file():
+            raise DatasetError(
+                f"{path}: no such file, though the manifest names {self.cells_per_side} sub-cells a side; run "
+                "`geokr levir-kr` again, or `dvc pull` where the data set is versioned elsewhere."
+            )
+        cells: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        expected = (len(self.catalogue), self.cells_per_side, self.cells_per_side, len(self.classes))
+        if cells.shape != expected or cells.dtype != np.uint8:
+            raise DatasetError(
+                f"{path}: found {cells.dtype} of shape {cells.shape}, expected uint8 of shape {expected}; run "
+                "`geokr levir-kr` again."
+            )
+        return cells
+
+    def cells(self, rows: np.ndarray) -> np.ndarray | None:
+        """Land cover within chips: which share of each of n x n equal parts is of which class.
+
+        Args:
+            rows: int (B,) row numbers of the catalogue, in any order.
+
+        Returns:
+            uint8 (B, n, n, K), fraction x 255, rows and columns as those of the pixels; what is missing to 255 is ground
+            of unknown class. None where the data set knows whole chips only.
+
+        Raises:
+            DatasetError: the file is missing or of another shape than the manifest says.
+        """
+        return np.ascontiguousarray(self._cells[rows]) if self.cells_per_side else None
 
 
 def open_levir_kr(folder: Path) -> LevirKR:
@@ -244,7 +282,7 @@ def _channel_statistics(dataset: LevirKR) -> tuple[list[float], list[float]]:
 
 
 def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> Summary:
-    from geokr_core.pictures import chips_with_land_cover
+    from geokr_core.pictures import chips_with_land_cover, class_histogram, footprint_map
 
     train, validation = dataset.rows_of("train"), dataset.rows_of("validation")
     table = [
@@ -271,4 +309,21 @@ def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> 
         },
         table=table,
         picture_png=chips_with_land_cover(dataset, num_chips=24),
+        pictures={
+            "footprints": footprint_map(
+                catalogue["lon"].to_numpy(),
+                catalogue["lat"].to_numpy(),
+                float(catalogue["gsd_m"].median()) * dataset.chip_size_px / METRES_PER_DEGREE,
+                dataset.proportions,
+                catalogue["scene_id"].to_numpy(),
+                dataset.classes,
+                dataset.class_colours,
+            ),
+            "class histogram": class_histogram(
+                mean,
+                dataset.proportions[validation].mean(axis=0) if len(validation) else None,
+                dataset.classes,
+                dataset.class_colours,
+            ),
+        },
     )

@@ -43,6 +43,23 @@ def supervised_loss(logits: Tensor, proportions: Tensor, reduction: Reduction, w
     return _reduce(per_chip, logits.shape[1], reduction)
 
 
+def dense_loss(logits: Tensor, parts: Tensor, reduction: Reduction) -> Tensor:
+    """Cross-entropy with the land cover of each feature-map cell; a cell counts as much as its ground is known.
+
+    Args:
+        logits: float (B, H, W, K) of each cell.
+        parts: float32 (B, H, W, K), share of each class in the cell's ground; sums below 1 where some is unknown.
+        reduction: see `Reduction`.
+
+    Returns:
+        A scalar: mean over the known ground; 0 where nothing is known.
+    """
+    # Unnormalised shares weigh each cell by its known share by themselves.
+    total = -(parts * F.log_softmax(logits.float(), dim=-1)).sum()
+    mean = total / parts.sum().clamp_min(1e-6)
+    return mean / logits.shape[-1] if reduction == "per_element" else mean
+
+
 def consistency_loss(student: Tensor, teacher: Tensor, kind: Consistency, reduction: Reduction) -> Tensor:
     """How far student and teacher disagree; the gradient reaches the student alone.
 

@@ -1,18 +1,19 @@
-"""The two presets of pretraining, and how a configuration that leaves fields out becomes a full recipe.
+"""The two presets of pretraining, and how preset, method and configuration together make a full recipe.
 
 ``paper`` follows the method as it was first published. It differs on purpose in three points: teacher and student
 start with the same head, inputs are normalised (every backbone of this project takes normalised input), and hue and
 saturation are left alone where the bands are not exactly red, green and blue.
-``geokr`` is what this project recommends. Only numbers and choices live here; what they do is in ``losses``,
-``teacher``, ``augment`` and ``pretrain``.
+``geokr`` is what this project recommends. Only numbers and choices live here; what they do is in ``methods``,
+``losses``, ``teacher``, ``augment`` and ``training``; what sets one method apart from another in ``methods``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from geokr_core.augment import Strength
-from geokr_core.config import PretrainingConfig
+from geokr_core.config import Method, PretrainingConfig
 from geokr_core.losses import Consistency, Reduction
+from geokr_core.methods import METHODS
 from geokr_core.teacher import BatchNormPolicy
 
 
@@ -21,11 +22,20 @@ class Recipe:
     """Everything a pretraining run does, nothing left open.
 
     Attributes:
+        objective: what is learned: proportions of land cover, or to tell chips apart (``simclr``, ``moco``).
+        labels: the chip's own proportions, another chip's, or its largest class alone.
         optimiser: ``adamw`` or ``adam``.
         learning_rate: peak learning rate.
         weight_decay: decoupled for ``adamw``; biases and normalisation weights are excluded.
         learning_rate_schedule: ``cosine`` to zero after the warm-up; ``epoch_decay``: times 0.9 each epoch.
         warmup_steps: steps of linear warm-up.
+        head_warmup_steps: steps before that, in which the head alone learns, at the peak rate.
+        backbone_learning_rate_factor: the backbone's rate over the head's.
+        layer_decay: factor of the rate from each stage of the backbone to the one before it.
+        anchor: what ``anchor_weight`` holds to the start.
+        anchor_weight: weight of that loss.
+        interpolation: share of the way from the start to the trained weights that is delivered.
+        gradient_clip_norm: norm that gradients are scaled down to; 0: never.
         consistency: form of the consistency loss, see ``losses.consistency_loss``.
         consistency_weight: its weight once ramped up.
         ramp_steps: steps over which that weight rises; 0: full weight at once.
@@ -33,9 +43,16 @@ class Recipe:
         teacher_momentum: share of the old teacher that stays at each update.
         batchnorm: see ``teacher.BatchNormPolicy``.
         reduction: see ``losses.Reduction``.
-        two_views: student and teacher see different colour variants of the same chip.
+        two_views: student and teacher see different colour variants of the same crop.
         transfer: which of the two networks becomes the backbone.
         label_weighting: see ``losses.label_weights``.
+        label_follows_crop: labels are those of the crop that is seen.
+        dense_weight: weight of the loss per feature-map cell; 0: none.
+        correction: whether the product's confusions are learned, see ``methods.correction``.
+        correction_identity_weight: see there.
+        correction_aggregation_weight: see there.
+        temperature: of the contrastive losses.
+        memory_bank_size: negatives that ``moco`` remembers.
         augmentation: how chips are varied.
     """
 
@@ -54,7 +71,33 @@ class Recipe:
     two_views: bool
     transfer: Literal["teacher", "student"]
     label_weighting: bool
+    label_follows_crop: bool
     augmentation: Strength
+    objective: Literal["land_cover", "simclr", "moco"] = "land_cover"
+    labels: Literal["proportions", "shuffled", "majority"] = "proportions"
+    head_warmup_steps: int = 0
+    backbone_learning_rate_factor: float = 1.0
+    layer_decay: float = 1.0
+    anchor: Literal["weights", "features"] = "weights"
+    anchor_weight: float = 0.0
+    interpolation: float = 1.0
+    gradient_clip_norm: float = 0.0
+    dense_weight: float = 0.0
+    correction: bool = False
+    correction_identity_weight: float = 0.05
+    correction_aggregation_weight: float = 0.1
+    temperature: float = 0.2
+    memory_bank_size: int = 4096
+
+    @property
+    def needs_cells(self) -> bool:
+        """Whether the land cover within chips must be known."""
+        return (self.label_follows_crop and self.augmentation.crops) or self.dense_weight > 0
+
+    @property
+    def reads_land_cover(self) -> bool:
+        """Whether there is a head that predicts land cover."""
+        return self.objective == "land_cover"
 
 
 PAPER: Final = Recipe(
@@ -73,6 +116,7 @@ PAPER: Final = Recipe(
     two_views=False,
     transfer="teacher",
     label_weighting=False,
+    label_follows_crop=False,
     augmentation=Strength(
         flip_fraction=0.5, transpose_fraction=0.25, brightness=0.3, contrast=0.5, saturation=0.5, hue_turns=0.3
     ),
@@ -109,20 +153,40 @@ def _geokr(num_steps: int) -> Recipe:
         two_views=True,
         transfer="teacher",
         label_weighting=True,
-        augmentation=Strength(brightness=0.3, contrast=0.3, saturation=0.3, gain=0.08),
+        label_follows_crop=True,
+        augmentation=Strength(brightness=0.3, contrast=0.3, saturation=0.3, gain=0.08, crop_area_fraction=(0.35, 1.0)),
     )
 
 
-def resolve(config: PretrainingConfig) -> Recipe:
-    """The recipe of a configuration: its preset, with every field that the configuration gives put over it.
+def resolve(config: PretrainingConfig, method: Method = "geokr") -> Recipe:
+    """The recipe of a configuration and a method.
+
+    Later ones win: the preset, the method's changes, every field that the configuration gives, what makes the method
+    what it is.
 
     Args:
-        config: the section ``pretraining`` of the parameter file.
+        config: the section ``pretraining`` of the parameter file, or what a variant makes of it.
+        method: a key of ``methods.METHODS``.
 
     Returns:
         The full recipe.
     """
-    preset = PAPER if config.preset == "paper" else _geokr(config.steps)
-    given = {name: value for name in Recipe.__dataclass_fields__ if (value := getattr(config, name, None)) is not None}
-    values: dict[str, Any] = {name: getattr(preset, name) for name in Recipe.__dataclass_fields__}
-    return Recipe(**(values | given))
+    chosen = METHODS[method]
+    preset = PAPER if (chosen.preset or config.preset) == "paper" else _geokr(config.steps)
+    given = {name: value for name in OPEN_FIELDS if (value := getattr(config, name)) is not None}
+    settings: dict[str, Any] = {**chosen.changes, **given, **chosen.required}
+    augmentation = preset.augmentation
+    if (jitter := settings.pop("jitter", None)) is not None:
+        augmentation = replace(augmentation, brightness=jitter, contrast=jitter, saturation=jitter)
+    for name in ("grey_fraction", "crop_area_fraction"):
+        if name in settings:
+            augmentation = replace(augmentation, **{name: settings.pop(name)})
+    return replace(preset, augmentation=augmentation, **settings)
+
+
+OPEN_FIELDS: Final = tuple(
+    name
+    for name, field in PretrainingConfig.model_fields.items()
+    if field.default is None and name != "initial_weights"
+)
+"""Fields of the configuration that a recipe fills where they are left out."""

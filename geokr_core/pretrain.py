@@ -8,7 +8,7 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,23 +16,31 @@ import numpy as np
 import torch
 
 from geokr_core import __version__
-from geokr_core.backbone import feature_dim, save_weights
-from geokr_core.config import PretrainingConfig, as_plain
-from geokr_core.errors import TrainingError
+from geokr_core.backbone import feature_dim, imagenet_weights, save_weights
+from geokr_core.config import PretrainingConfig, VariantConfig, as_plain
+from geokr_core.distributed import World, joined
+from geokr_core.errors import ConfigError, TrainingError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, whole_folder, write_json
 from geokr_core.levir_kr import LevirKR, open_levir_kr
 from geokr_core.losses import constant_kl, label_weights
+from geokr_core.methods.network import Network
 from geokr_core.presets import Recipe, resolve
 from geokr_core.reporter import Reporter
+from geokr_core.runtime import Runtime, runtime_of
+from geokr_core.signs import Judged
 from geokr_core.summary import Number, Summary
-from geokr_core.training import Clock, Run, Runtime, State, mean_kl, runtime_of, train
+from geokr_core.training import Run, State, delivered, judged, train
+from geokr_core.watch import Clock
 
 HISTORY_COLUMNS: Final = (
     "variant", "seed", "step", "loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl",
-    "learning_rate", "teacher_momentum", "gradient_norm",
+    "learning_rate", "teacher_momentum", "gradient_norm", "label_entropy", "teacher_entropy", "mean_bias", "dense_loss",
+    "identity_loss", "aggregation_loss", "anchor_loss",
 )  # fmt: skip
 
-_NO_MATTER: Final = frozenset({"seeds", "variants", "checkpoint_every", "initial_weights"})
+_NO_MATTER: Final = frozenset(
+    {"seeds", "variants", "checkpoint_every", "keep_checkpoints", "examples_every", "initial_weights"}
+)
 """Fields that do not change the result of one run: its own seed, variant and weights' hash stand in for the rest."""
 
 _FINISHED: Final = "finished"
@@ -40,6 +48,8 @@ _FINISHED: Final = "finished"
 
 def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: Path, reporter: Reporter) -> Summary:
     """Pretrain one backbone for each variant and seed.
+
+    Started by ``torchrun``, all its processes train each run together, and the first one writes.
 
     Args:
         config: how.
@@ -54,64 +64,116 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
         The figures of each run; ``images_per_s`` and ``data_wait_fraction`` of what was trained now.
 
     Raises:
+        ConfigError: a method needs land cover within chips, and the data set knows whole chips only.
         MissingInputError: there is no frozen data set.
         DatasetError: a shard is missing.
         BackboneError: ``initial_weights`` do not fit.
         TrainingError: too few chips, no such device, or a loss that is not finite.
     """
     data = open_levir_kr(levir_kr)
-    runs = list(_runs(config, data, checkpoints))
-    _mention_strangers(checkpoints, runs, reporter)
-    if config.precision == "bf16" and not runs[0].runtime.bf16:
-        reporter.warning(
-            f"pretraining.precision: chips of {data.chip_size_px} px are too small for bf16 gradients of a ResNet on the "
-            "CPU, which come out wrong; computing in fp32."
-        )
-    clocks = []
-    for run in runs:
-        if (run.folder / _FINISHED).is_dir():
-            reporter.info(f"{run.name}: finished before, kept")
-            continue
-        state, clock = train(run, reporter)
-        clocks.append(clock)
-        _finish(run, state)
-    finished = [read_json(run.folder / _FINISHED / "record.json") for run in runs]
-    _assemble(runs, finished, out)
-    for run in runs:
-        shutil.rmtree(run.folder)
+    with joined(config.device) as world:
+        runs = list(_runs(config, data, checkpoints, world))
+        _mention_strangers(checkpoints, runs, reporter)
+        _mention_precision(runs, reporter)
+        clocks = []
+        for run in runs:
+            if world.agree((run.folder / _FINISHED).is_dir()):
+                reporter.info(f"{run.name}: finished before, kept")
+                continue
+            state, clock = train(run, reporter)
+            clocks.append(clock)
+            if world.is_first:
+                _finish(run, state)
+        finished = world.agree([_record(run) for run in runs] if world.is_first else None)
+        if world.is_first:
+            _assemble(runs, finished, out)
+            for run in runs:
+                shutil.rmtree(run.folder)
+        world.agree(None)  # nobody looks at the output before it is there
     return _summary(
         [record["result"] for record in finished], [record["history"] for record in finished], clocks, reporter
     )
 
 
-def _runs(config: PretrainingConfig, data: LevirKR, checkpoints: Path) -> Iterator[Run]:
+def _record(run: Run) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(run.folder / _FINISHED / "record.json")
+    return record
+
+
+def _mention_precision(runs: Sequence[Run], reporter: Reporter) -> None:
+    for run in runs:
+        if run.config.precision == "bf16" and not run.runtime.bf16:
+            reporter.warning(
+                f"pretraining.precision: chips of {run.data.chip_size_px} px are too small for bf16 gradients of a ResNet "
+                "on the CPU, which come out wrong; computing in fp32."
+            )
+            return
+
+
+def _runs(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: World | None = None) -> Iterator[Run]:
     train_rows, validation_rows = data.rows_of("train"), data.rows_of("validation")
     if len(train_rows) < 2:
         raise TrainingError(
             f"{data.folder}: {len(train_rows)} training chip(s); at least two are needed. "
             "Add scenes, or relax `levir_kr` and its validation_fraction."
         )
-    recipe, runtime = resolve(config), runtime_of(config, data.chip_size_px)
-    common = _fingerprinted(config, recipe, runtime, data.data_version)
-    for variant in config.variants:
+    world = world or World()
+    data_version = data.data_version
+    for variant in config.named_variants:
+        own = config.of_variant(variant)
+        recipe, runtime = resolve(own, variant.method), runtime_of(own, data.chip_size_px, world)
+        _require_possible(variant, own, recipe, data, world)
+        common = _fingerprinted(own, recipe, runtime, data_version)
         for seed in config.seeds:
-            labels, weights = _labels(data, train_rows, variant, seed, weighted=recipe.label_weighting)
-            fingerprint = text_digest({**common, "variant": variant, "seed": seed})
+            labels = _labels(data, train_rows, recipe, seed)
+            fingerprint = text_digest({**common, "variant": variant.name, "seed": seed, "processes": world.size})
+            device = runtime.device
             yield Run(
-                config=config,
+                config=own,
                 recipe=recipe,
                 runtime=runtime,
+                world=world,
                 data=data,
-                variant=variant,
+                variant=variant.name,
+                method=variant.method,
                 seed=seed,
-                labels=torch.from_numpy(labels).to(runtime.device),
-                weights=None if weights is None else torch.from_numpy(weights).to(runtime.device),
+                labels=torch.from_numpy(labels.proportions).to(device),
+                weights=None if labels.weights is None else torch.from_numpy(labels.weights).to(device),
+                num_cells=torch.from_numpy(labels.num_cells).to(device),
+                label_rows=labels.rows,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
                 fingerprint=fingerprint,
                 folder=checkpoints / fingerprint,
-                is_first=variant == config.variants[0] and seed == config.seeds[0],
+                is_first=variant.name == config.named_variants[0].name and seed == config.seeds[0],
             )
+
+
+def _require_possible(
+    variant: VariantConfig, config: PretrainingConfig, recipe: Recipe, data: LevirKR, world: World
+) -> None:
+    if recipe.needs_cells and not data.cells_per_side:
+        asks = "dense_weight" if recipe.dense_weight > 0 else "label_follows_crop"
+        remedy = (
+            "take the method `dense` or the weight out"
+            if asks == "dense_weight"
+            else "set `pretraining.crop_area_fraction: [1, 1]` (whole chips) or `pretraining.label_follows_crop: false` "
+            "(crops keep the land cover of the whole chip)"
+        )
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: `{asks}` needs the land cover within chips, but {data.folder} holds no "
+            f"cells.npy (its manifest has no `cells_per_side`). Freeze Levir-KR with sub-cells, or {remedy}."
+        )
+    if config.batch_size % world.size:
+        raise ConfigError(
+            f"pretraining.batch_size: {config.batch_size} chips cannot be shared evenly among {world.size} processes; "
+            f"choose a multiple of {world.size}."
+        )
+    if recipe.head_warmup_steps + recipe.warmup_steps > config.steps:
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: head_warmup_steps {recipe.head_warmup_steps} and warmup_steps "
+            f"{recipe.warmup_steps} are more than the {config.steps} steps of the run; shorten them or train longer."
+        )
 
 
 def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, data_version: str) -> dict[str, Any]:
@@ -126,27 +188,46 @@ def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, 
     }
 
 
+def _weights_path(config: PretrainingConfig) -> Path | None:
+    return imagenet_weights(config.architecture) if config.initial_weights == "imagenet" else config.initial_weights
+
+
 def _weights_md5(config: PretrainingConfig) -> str | None:
-    path = config.initial_weights
+    path = _weights_path(config)
     # A missing file is refused, with words, where it is loaded.
     return file_md5(path) if path is not None and path.is_file() else None
 
 
-def _labels(
-    data: LevirKR, train_rows: np.ndarray, variant: str, seed: int, *, weighted: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels (N, K) and weights (N,) of one run.
+@dataclass(frozen=True)
+class _Labels:
+    """What each chip of the catalogue is held to in one run.
 
-    ``shuffled`` hands the labels of the training chips, with their weights, round among these chips; everything else
-    of the run is as it is for ``geokr``. Validation chips keep their own.
+    Attributes:
+        proportions: float32 (N, K).
+        weights: float32 (N,), mean 1 over the training chips; None: all alike.
+        num_cells: float32 (N,), land-cover cells that voted.
+        rows: int64 (N,), the chip that each chip has all this from.
     """
-    labels = data.proportions.copy()
-    weights = np.ones(len(labels), dtype=np.float32)
+
+    proportions: np.ndarray
+    weights: np.ndarray | None
+    num_cells: np.ndarray
+    rows: np.ndarray
+
+
+def _labels(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> _Labels:
+    """Labels of one run.
+
+    ``shuffled`` hands the labels of the training chips, with their weights and the land cover within them, round among
+    these chips; everything else of the run is as it is for ``geokr``. Validation chips keep their own.
+    """
+    rows = np.arange(len(data.catalogue))
+    if recipe.labels == "shuffled":
+        rows[train_rows] = np.random.default_rng([seed, 1]).permutation(train_rows)
+    weights = np.ones(len(rows), dtype=np.float32)
     weights[train_rows] = label_weights(data.catalogue.iloc[train_rows])
-    if variant == "shuffled":
-        source = np.random.default_rng([seed, 1]).permutation(train_rows)
-        labels[train_rows], weights[train_rows] = labels[source], weights[source]
-    return labels, weights if weighted else None
+    num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
+    return _Labels(data.proportions[rows], weights[rows] if recipe.label_weighting else None, num_cells[rows], rows)
 
 
 def _mention_strangers(checkpoints: Path, runs: Sequence[Run], reporter: Reporter) -> None:
@@ -161,7 +242,7 @@ def _mention_strangers(checkpoints: Path, runs: Sequence[Run], reporter: Reporte
 
 
 def _finish(run: Run, state: State) -> None:
-    """Judge a trained run, keep its weights and figures, and drop its checkpoint."""
+    """Judge a trained run, keep its weights and figures, and drop its checkpoints."""
     teacher, student = state.teacher, state.student
     tensors = [*student.state_dict().values(), *teacher.network.state_dict().values()]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
@@ -170,6 +251,7 @@ def _finish(run: Run, state: State) -> None:
             "Lower pretraining.learning_rate, lengthen warmup_steps, or try `precision: fp32`."
         )
     difference = teacher.max_difference(student)
+    network, step = delivered(run, state)
     evidence = {
         "teacher_shares_storage": teacher.shares_storage_with(student),
         "teacher_differs": difference > 0.0,
@@ -177,45 +259,63 @@ def _finish(run: Run, state: State) -> None:
         "finite": True,
         "teacher_updates": state.teacher_updates,
         "teacher_initial_fraction": state.teacher_initial_fraction,
+        "delivered_step": step,
     }
-    network = state.transferred(run.recipe)
-    result = _figures(run, state) | evidence
+    figures, on_validation = _figures(run, network)
     with whole_folder(run.folder / _FINISHED) as folder:
         save_weights(network.backbone, folder / "backbone.safetensors")
         save_weights(network.head, folder / "head.safetensors")
+        if network.dense_head is not None:
+            save_weights(network.dense_head, folder / "dense_head.safetensors")
+        if network.correction is not None:
+            _write_correction(folder / "correction.json", network.correction.matrix(), run.data.classes)
+        if on_validation is not None:
+            write_json(folder / "calibration.json", on_validation.calibration(run.data.classes))
         write_json(folder / "run.json", _description(run) | evidence)
-        write_json(folder / "record.json", {"result": result, "history": state.history})
-    run.checkpoint.unlink(missing_ok=True)
+        write_json(folder / "record.json", {"result": figures | evidence, "history": state.history})
+    for leftover in run.folder.glob("*.safetensors"):
+        leftover.unlink()
 
 
-def _figures(run: Run, state: State) -> dict[str, Any]:
-    network = state.transferred(run.recipe)
+def _write_correction(path: Path, matrix: torch.Tensor, classes: Sequence[str]) -> None:
+    """What was learned of the product: of ground that is of the row's class, the share it reports as the column's."""
+    rows = [[round(float(value), 6) for value in row] for row in matrix.detach().cpu()]
+    write_json(path, {"ground_classes": list(classes), "reported_classes": list(classes), "matrix": rows})
+
+
+def _figures(run: Run, network: Network) -> tuple[dict[str, Any], Judged | None]:
     own = run.data.proportions
     train_labels, validation_labels = own[run.train_rows], own[run.validation_rows]
     held_out = len(run.validation_rows) > 0
-    return {
+    predicts = run.recipe.reads_land_cover
+    on_validation = judged(run, network, run.validation_rows) if predicts and held_out else None
+    figures = {
         "variant": run.variant,
+        "method": run.method,
         "seed": run.seed,
         "folder": run.name,
         "architecture": run.config.architecture,
         "num_steps": run.config.steps,
         "transfer": run.recipe.transfer,
-        "train_kl": mean_kl(run, network, run.train_rows),
-        "validation_kl": mean_kl(run, network, run.validation_rows) if held_out else None,
+        "train_kl": judged(run, network, run.train_rows).kl if predicts else None,
+        "validation_kl": None if on_validation is None else on_validation.kl,
         "constant_kl": constant_kl(train_labels),
         "validation_constant_kl": constant_kl(train_labels, validation_labels) if held_out else None,
     }
+    return figures, on_validation
 
 
 def _description(run: Run) -> dict[str, Any]:
     """What one needs to know to use or repeat a run. No paths: the output must not depend on where it was made."""
-    data, weights = run.data, run.config.initial_weights
+    data, weights = run.data, _weights_path(run.config)
     settings = {key: value for key, value in as_plain(run.config).items() if key not in {"seeds", "variants"}}
     start = None if weights is None else {"file": weights.name, "md5": _weights_md5(run.config)}
     return {
         "config": settings | {"initial_weights": start} | asdict(run.recipe),
         "variant": run.variant,
+        "method": run.method,
         "seed": run.seed,
+        "processes": run.world.size,
         "precision": "bf16" if run.runtime.bf16 else "fp32",
         "architecture": run.config.architecture,
         "feature_dim": feature_dim(run.config.architecture),
@@ -255,6 +355,10 @@ def _nine_digits(value: float | None) -> str:
     return "" if value is None else f"{value:.9g}"
 
 
+_NOT_MEANT_TO_PREDICT: Final = frozenset({"shuffled", "majority"})
+"""Methods whose KL to the proportions says nothing about whether they learned what they were given."""
+
+
 def _summary(
     results: Sequence[Mapping[str, Any]],
     histories: Sequence[Sequence[Mapping[str, float | None]]],
@@ -273,7 +377,7 @@ def _summary(
         )
     for result in results:
         kl, constant = result["validation_kl"], result["validation_constant_kl"]
-        if result["variant"] == "geokr" and kl is not None and kl >= constant:
+        if result["method"] not in _NOT_MEANT_TO_PREDICT and kl is not None and kl >= constant:
             warnings.append(
                 f"{result['folder']}: validation KL {kl:.3f} is no better than that of a constant prediction "
                 f"({constant:.3f}): nothing was learned that holds elsewhere. "
@@ -311,7 +415,7 @@ def _curves(results: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[M
     for index, (result, history) in enumerate(zip(results, histories, strict=True)):
         colour = f"C{index % 10}"
         steps, train_kl, validation_kl = (
-            np.array([point[key] for point in history], dtype=np.float64)
+            np.array([point.get(key) for point in history], dtype=np.float64)
             for key in ("step", "train_kl", "validation_kl")
         )
         judged = np.isfinite(validation_kl)

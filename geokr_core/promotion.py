@@ -151,10 +151,12 @@ def margins_of(config: ChampionConfig, challenger: Scorecard, champion: Scorecar
         RegistryError: a criterion was not measured alike on both.
     """
     return tuple(
-        _margin(criterion, role, challenger, champion)
-        for role, criteria in (("primary", config.primary), ("guard", config.guards))
-        for criterion in criteria
+        _margin(criterion, role, challenger, champion) for role, criteria in _roles(config) for criterion in criteria
     )
+
+
+def _roles(config: ChampionConfig) -> tuple[tuple[Literal["primary", "guard"], tuple[Criterion, ...]], ...]:
+    return ("primary", config.primary), ("guard", config.guards)
 
 
 def _margin(
@@ -168,7 +170,13 @@ def _margin(
         )
     estimate = paired_difference(_by_seed(ours), _by_seed(theirs))
     return Margin(
-        criterion.name, role, ours.value, theirs.value, round(estimate.mean, _DECIMALS), estimate.ci_low, estimate.ci_high
+        criterion.name,
+        role,
+        ours.value,
+        theirs.value,
+        round(estimate.mean, _DECIMALS),
+        estimate.ci_low,
+        estimate.ci_high,
     )
 
 
@@ -202,7 +210,8 @@ def _primary_gains(config: ChampionConfig, challenger: Scorecard, champion: Scor
     """Mean difference over the primary criteria, by seed."""
     pairs = [(_by_seed(challenger.scores[c.name]), _by_seed(champion.scores[c.name])) for c in config.primary]
     return {
-        seed: math.fsum(ours[seed] - theirs[seed] for ours, theirs in pairs) / len(pairs) for seed in sorted(pairs[0][0])
+        seed: math.fsum(ours[seed] - theirs[seed] for ours, theirs in pairs) / len(pairs)
+        for seed in sorted(pairs[0][0])
     }
 
 

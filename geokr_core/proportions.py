@@ -4,8 +4,6 @@ Which ground is of which class is found out in ``counting``; here are the files,
 columns of a row.
 """
 
-from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import shapely
 
 from geokr_core.chips import read_rows, shard_ids
 from geokr_core.config import ProportionsConfig, as_plain
-from geokr_core.counting import Ground, Windows, look_up
+from geokr_core.counting import Windows, look_up
 from geokr_core.errors import LandCoverError, MissingInputError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, write_json
 from geokr_core.landcover import LandCover, Product, open_land_cover
@@ -72,8 +70,9 @@ def count_proportions(
 
 
 def count_scene(
-    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, scene_id: str, out: Path
-) -> str:
+    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, scene_id: str, out: Path, *,
+    force: bool = False,
+) -> str:  # fmt: skip
     """Count land cover under the chips of one scene.
 
     Args:
@@ -83,6 +82,7 @@ def count_scene(
         chips: folder of shards.
         scene_id: which scene.
         out: folder that gets ``<scene_id>.parquet``, or ``<scene_id>.quarantine.json``.
+        force: count even if the scene is current.
 
     Returns:
         Empty, or why the scene is quarantined: none of its ground has known land cover.
@@ -96,7 +96,7 @@ def count_scene(
     _write_legend(config, index, out)
     table, refusal = out / f"{scene_id}.parquet", out / f"{scene_id}.quarantine.json"
     mark = _mark(config, land_cover, chips, scene_id)
-    if (done := _current(table, refusal, mark)) is not None:
+    if not force and (done := _current(table, refusal, mark)) is not None:
         return done
     rows = read_rows(chips, scene_id)
     counted = count_rows(config, source, index, rows)
@@ -201,21 +201,25 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
         LandCoverError: a tile cannot be read.
     """
     product = index.products[rows["land_cover"].iloc[0]]
-    ground = _ground(config, source, index, product, Windows.of_rows(rows))
+    # One scene, one acquisition: all its chips are described by the same edition.
+    year = product.edition(str(rows["acquired"].iloc[0]))
+    windows = Windows.of_rows(rows)
+    num_classes = len(index.legend.classes)
+    ground = look_up(windows, product, product.tiles_in(year), source, num_classes, config.edge_segments)
     known = ground.classes.sum(axis=1)
     fractions = np.divide(ground.classes, known[:, None], out=np.zeros_like(ground.classes), where=known[:, None] > 0)
     return pd.DataFrame(
         {
             "chip_id": rows["chip_id"].to_numpy(),
             "product": product.config.name,
-            "edition_year": product.config.year,
+            "edition_year": year,
             "known_fraction": known,
             "excluded_fraction": ground.excluded,
             "sea_fraction": ground.sea,
             "unknown_fraction": ground.unknown,
             "outside_fraction": ground.outside,
             "num_cells": ground.num_cells,
-            "gap_days": _gap_days(rows["acquired"], product),
+            "gap_days": [product.gap_days(acquired, year) for acquired in rows["acquired"]],
             **{f"fraction_{name}": fractions[:, k] for k, name in enumerate(index.legend.classes)},
         }
     )
@@ -240,13 +244,15 @@ def count_cells(config: ProportionsConfig, source: Path, index: LandCover, rows:
     """
     side = config.cells_per_side
     product = index.products[rows["land_cover"].iloc[0]]
-    windows = Windows.of_rows(rows)
+    tiles = product.tiles_in(product.edition(str(rows["acquired"].iloc[0])))
+    windows, num_classes = Windows.of_rows(rows), len(index.legend.classes)
+    # A square is small enough for straight edges wherever the chip's own are cut into as many pieces.
+    segments = max(1, config.edge_segments // side)
     parts = []
     for first in range(0, len(rows), _CHIPS_PER_PART):
-        part = windows[first : first + _CHIPS_PER_PART]
-        # A square is small enough for straight edges wherever the chip's own are cut into as many pieces.
-        ground = _ground(config, source, index, product, part.cells(side), max(1, config.edge_segments // side))
-        parts.append(_as_bytes(ground.classes).reshape(-1, side, side, len(index.legend.classes)))
+        squares = windows[first : first + _CHIPS_PER_PART].cells(side)
+        ground = look_up(squares, product, tiles, source, num_classes, segments)
+        parts.append(_as_bytes(ground.classes).reshape(-1, side, side, num_classes))
     return np.concatenate(parts)
 
 
@@ -257,23 +263,6 @@ def _as_bytes(shares: np.ndarray) -> np.ndarray:
     missing = np.rint(scaled.sum(axis=1) - whole.sum(axis=1)).astype(int)
     rank = np.argsort(np.argsort(whole - scaled, axis=1, kind="stable"), axis=1, kind="stable")
     return np.asarray(whole + (rank < missing[:, None]), dtype=np.uint8)
-
-
-def _ground(
-    config: ProportionsConfig,
-    source: Path,
-    index: LandCover,
-    product: Product,
-    windows: Windows,
-    segments: int | None = None,
-) -> Ground:
-    edge_segments = config.edge_segments if segments is None else segments
-    return look_up(windows, product, product.tiles, source, len(index.legend.classes), edge_segments)
-
-
-def _gap_days(acquired: Sequence[str] | pd.Series, product: Product) -> np.ndarray:
-    epoch = product.config.epoch
-    return np.array([(date.fromisoformat(d) - epoch).days if d else np.nan for d in acquired], dtype=np.float64)
 
 
 def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:

@@ -20,8 +20,8 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,6 +61,7 @@ from geokr_core.errors import BackboneError, GeoKRError, MissingInputError, Regi
 from geokr_core.files import whole_folder
 from geokr_core.promotion import Scorecard, Verdict, decide, margins_of, require_evaluated, write_decision
 from geokr_core.reporter import Advance, Reporter, TeeReporter
+from geokr_core.spool import Record, Spool, spool_of, spools_of
 from geokr_core.summary import Number, Summary
 
 EXPERIMENT: Final = "geokr"
@@ -75,6 +76,8 @@ _MAX_PARAM_CHARS: Final = 500
 _BATCH: Final = 500
 """Metrics a request; MLflow takes 1000."""
 _FLUSH_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 60.0
+"""Between two attempts to reach a server that was lost: an attempt costs some seconds of the step's time."""
 _AWAY: Final = (MlflowException, SQLAlchemyError, OSError)
 """What the client raises when server, database or artifact store cannot be reached or refuse."""
 
@@ -204,27 +207,114 @@ def _git(*arguments: str) -> str:
 
 @dataclass
 class _Delivery:
-    """Sends to one MLflow run. After the first failure it says so once and sends no more, so that the step goes on."""
+    """Sends to one MLflow run. While the server is away, everything is kept in files, and handed over when it is back."""
 
     connection: _Connection
     run_id: str
     step: str
     reporter: Reporter
+    spool: Spool
     lost: bool = False
+    _tried: float = 0.0
+    _owning: ExitStack = field(default_factory=ExitStack)
 
-    def send(self, call: Callable[[MlflowClient], object]) -> None:
-        """Call with the client, unless the server was lost."""
-        if self.lost:
-            return
+    def send(self, record: Record, attached: Path | None = None, *, last: bool = False) -> None:
+        """Send a record, or keep it.
+
+        Args:
+            record: see `_take`.
+            attached: the file that a record of the kind ``file`` attaches.
+            last: the run ends with it: try the server once more, however short ago it was found away.
+        """
+        if not self.lost:
+            self._try(record, attached)
+        else:
+            self._keep(record, attached)
+            if last or time.monotonic() - self._tried > _RETRY_SECONDS:
+                self._hand_over()
+        if last:
+            self._owning.close()
+
+    def _try(self, record: Record, attached: Path | None) -> None:
         try:
-            call(self.connection.client)
+            _take(self.connection.client, self.run_id, {**record, "attached": str(attached)} if attached else record)
         except _AWAY as error:
-            self.lost = True
+            self.lost, self._tried = True, time.monotonic()
             self.reporter.warning(
                 f"MLflow at {_shown(self.connection.uri)} was lost: {_first_line(error)} The rest of this run of "
-                f"`{self.step}` is not recorded there; the step goes on and its output is complete. "
-                "To have it recorded, run the step again with --force once the server is back."
+                f"`{self.step}` is kept in {self.spool.folder} and handed over when the server is back, at the latest by "
+                "the next tracked step; the step goes on and its output is complete."
             )
+            self._owning.enter_context(self.spool.owned())
+            self._keep(record, attached)
+
+    def _keep(self, record: Record, attached: Path | None) -> None:
+        try:
+            self.spool.keep(record, attached)
+        except OSError as error:
+            self.reporter.warning(f"{self.spool.folder}: not kept for MLflow either: {error}")
+
+    def _hand_over(self) -> None:
+        self._tried = time.monotonic()
+        try:
+            self.spool.hand_over(lambda record: _take(self.connection.client, self.run_id, record))
+        except _AWAY:
+            return
+        self.lost = False
+        self.reporter.info(f"MLflow at {_shown(self.connection.uri)} is back and has everything of `{self.step}`.")
+
+
+def _take(client: MlflowClient, run_id: str, record: Record) -> None:
+    """Put a record into a run.
+
+    Kinds: ``batch`` (``metrics``: rows of key, value, timestamp and step; ``tags``), ``text`` (``name``, ``text``),
+    ``file`` (``attached``, ``folder``), ``end`` (``status``, ``end_ms``). Taken twice, each leaves the run as it was.
+    """
+    kind = record["kind"]
+    if kind == "batch":
+        metrics = [Metric(*row) for row in record.get("metrics", ())]
+        tags = [RunTag(key, value) for key, value in record.get("tags", {}).items()]
+        client.log_batch(run_id, metrics=metrics, tags=tags)
+    elif kind == "text":
+        client.log_text(run_id, record["text"], record["name"])
+    elif kind == "file":
+        client.log_artifact(run_id, record["attached"], record["folder"])
+    else:
+        client.set_terminated(run_id, record["status"], end_time=record["end_ms"])
+
+
+def deliver_kept(reporter: Reporter) -> int:
+    """Hand over what earlier runs kept while the server was away, but for those that are still running.
+
+    Args:
+        reporter: hears what was delivered.
+
+    Returns:
+        Records that were handed over.
+
+    Raises:
+        RegistryError: the server is still away.
+    """
+    with _refusals("Delivering what was kept for MLflow"):
+        return _deliver_kept(_connect(), reporter)
+
+
+def _deliver_kept(connection: _Connection, reporter: Reporter) -> int:
+    taken = 0
+    for spool in spools_of(connection.uri):
+        with spool.owned() as ours:
+            if not ours or not spool:
+                continue
+            try:
+                taken += spool.hand_over(lambda record, run=spool.run_id: _take(connection.client, run, record))  # type: ignore[misc]
+            except _AWAY as error:
+                reporter.warning(
+                    f"{spool.folder}: kept for MLflow's run {spool.run_id}, but not taken: {_first_line(error)} It stays for "
+                    "the next time; delete the folder if that run is gone for good."
+                )
+                continue
+            reporter.info(f"MLflow: what was kept of run {spool.run_id} is delivered.")
+    return taken
 
 
 @dataclass
@@ -234,7 +324,7 @@ class _MlflowReporter:
     delivery: _Delivery
     lines: list[str] = field(default_factory=list)
     last_steps: dict[str, int] = field(default_factory=dict)
-    _points: list[Metric] = field(default_factory=list)
+    _points: list[tuple[str, float, int, int]] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
 
     def info(self, message: str) -> None:
@@ -256,16 +346,24 @@ class _MlflowReporter:
         for name, value in values.items():
             key = _metric_key(name)
             self.last_steps[key] = step
-            self._points.append(Metric(key, float(value), now, step))
+            self._points.append((key, float(value), now, step))
         if len(self._points) >= _BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+
+    def picture(self, name: str, content_png: bytes) -> None:
+        """Attach the picture to the run."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, Path(name).name)
+            path.write_bytes(content_png)
+            parent = Path(name).parent.as_posix()
+            self.delivery.send({"kind": "file", "folder": None if parent == "." else parent}, path)
 
     def flush(self) -> None:
         """Send what is waiting."""
         points, self._points = self._points, []
         for start in range(0, len(points), _BATCH):
             batch = points[start : start + _BATCH]
-            self.delivery.send(lambda client, batch=batch: client.log_batch(self.delivery.run_id, metrics=batch))  # type: ignore[misc]
+            self.delivery.send({"kind": "batch", "metrics": batch})
         self._flushed = time.monotonic()
 
 
@@ -300,22 +398,21 @@ class TrackedRun:
         delivery, curves = self._delivery, self._curves
         if delivery is None or curves is None or self.run_id is None:
             return
-        run_id = self.run_id
         now = int(time.time() * 1000)
         curves.flush()
         # A figure that ends a curve is put at the curve's last step, where MLflow takes the latest value from.
         metrics = [
-            Metric(_metric_key(name), float(value), now, curves.last_steps.get(_metric_key(name), 0))
+            (_metric_key(name), float(value), now, curves.last_steps.get(_metric_key(name), 0))
             for name, value in summary.numbers.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        tags = [RunTag(DATA_VERSION_TAG, data_version), RunTag("geokr/num_warnings", str(len(summary.warnings)))]
+        tags = {DATA_VERSION_TAG: data_version, "geokr/num_warnings": str(len(summary.warnings))}
         shown = {"numbers": dict(summary.numbers), "table": list(summary.table), "warnings": list(summary.warnings)}
-        delivery.send(lambda client: client.log_batch(run_id, metrics=metrics, tags=tags))
-        delivery.send(lambda client: client.log_dict(run_id, shown, "summary.json"))
+        delivery.send({"kind": "batch", "metrics": metrics, "tags": tags})
+        delivery.send({"kind": "text", "name": "summary.json", "text": json.dumps(shown, indent=2, default=str)})
         if summary.table:
             text = pd.DataFrame(list(summary.table)).to_csv(index=False)
-            delivery.send(lambda client: client.log_text(run_id, text, "table.csv"))
+            delivery.send({"kind": "text", "name": "table.csv", "text": text})
         if summary.picture_png is not None:
             self._log_bytes("preview.png", summary.picture_png)
 
@@ -333,22 +430,21 @@ class TrackedRun:
             folder: folder within the run's artifacts.
         """
         if self._delivery is not None and self.run_id is not None:
-            run_id = self.run_id
-            self._delivery.send(lambda client: client.log_artifact(run_id, str(path), folder))
+            self._delivery.send({"kind": "file", "folder": folder}, path)
 
     def _close(self, status: str, error: BaseException | None) -> None:
-        delivery, curves, run_id = self._delivery, self._curves, self.run_id
-        if delivery is None or curves is None or run_id is None:
+        delivery, curves = self._delivery, self._curves
+        if delivery is None or curves is None or self.run_id is None:
             return
         curves.flush()
         if self._monitor is not None:
             self._monitor.finish()  # type: ignore[no-untyped-call]
         if error is not None:
             text = f"{type(error).__name__}: {error}"[:_MAX_PARAM_CHARS]
-            delivery.send(lambda client: client.set_tag(run_id, "geokr/error", text))
+            delivery.send({"kind": "batch", "tags": {"geokr/error": text}})
         if curves.lines:
-            delivery.send(lambda client: client.log_text(run_id, "\n".join(curves.lines) + "\n", "log.txt"))
-        delivery.send(lambda client: client.set_terminated(run_id, status))
+            delivery.send({"kind": "text", "name": "log.txt", "text": "\n".join(curves.lines) + "\n"})
+        delivery.send({"kind": "end", "status": status, "end_ms": int(time.time() * 1000)}, last=True)
 
 
 _current_run: ContextVar[TrackedRun | None] = ContextVar("geokr_current_run", default=None)
@@ -400,6 +496,7 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
     }
     try:
         connection = _connect()
+        _deliver_kept(connection, reporter)
         run_id = connection.client.create_run(connection.experiment_id, tags=all_tags, run_name=step).info.run_id
         _log_parameters(connection.client, run_id, parameters)
     except _AWAY as error:
@@ -410,7 +507,7 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
             "with --force."
         )
         return TrackedRun(reporter)
-    delivery = _Delivery(connection, run_id, step, reporter)
+    delivery = _Delivery(connection, run_id, step, reporter, spool_of(connection.uri, run_id))
     curves = _MlflowReporter(delivery)
     monitor = SystemMetricsMonitor(run_id, sampling_interval=5, tracking_uri=connection.uri)  # type: ignore[no-untyped-call]
     monitor.start()  # type: ignore[no-untyped-call]
@@ -653,7 +750,9 @@ class _Contest:
             if champion == self.version:
                 return self._already_champion(challenger)
             if (withdrawn := self._tags(self.version).get(_WITHDRAWN_TAG)) is not None:
-                reason = f"it was champion before and was withdrawn ({withdrawn}); `geokr rollback --to` can bring it back"
+                reason = (
+                    f"it was champion before and was withdrawn ({withdrawn}); `geokr rollback --to` can bring it back"
+                )
                 return self._decision(challenger, champion, None, Verdict(False, reason))
             other = None if champion is None else self._scorecard_of(champion, challenger)
             verdict = decide(self.config, challenger, other)

@@ -27,6 +27,9 @@ class Reporter(Protocol):
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record a point of one or more curves at optimiser step ``step``."""
 
+    def picture(self, name: str, content_png: bytes) -> None:
+        """Show a picture of how far the step is; ``name`` is a relative path that ends in ``.png``."""
+
 
 class ConsoleReporter:
     """Speaks to a person at a terminal through rich; plain lines where there is no terminal."""
@@ -72,6 +75,9 @@ class ConsoleReporter:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Stay silent: curves belong into files and MLflow, the bar already moves."""
 
+    def picture(self, name: str, content_png: bytes) -> None:
+        """Show nothing: a terminal has no place for it."""
+
 
 @dataclass
 class RecordingReporter:
@@ -80,6 +86,7 @@ class RecordingReporter:
     infos: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     points: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     def info(self, message: str) -> None:
         """Keep the line."""
@@ -97,6 +104,10 @@ class RecordingReporter:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Keep the point."""
         self.points.append((step, dict(values)))
+
+    def picture(self, name: str, content_png: bytes) -> None:
+        """Keep the picture."""
+        self.pictures[name] = content_png
 
 
 class TeeReporter:
@@ -132,3 +143,8 @@ class TeeReporter:
         """Give the point to every listener."""
         for listener in self._listeners:
             listener.metrics(values, step)
+
+    def picture(self, name: str, content_png: bytes) -> None:
+        """Show the picture to every listener."""
+        for listener in self._listeners:
+            listener.picture(name, content_png)

@@ -23,16 +23,20 @@ class Summary:
         table: rows of one small table (at most some 50), all with the same keys.
         picture_png: one thumbnail as PNG bytes, at most 200 kB, or None.
         warnings: what a person must know, e.g. each quarantined scene with its reason.
+        pictures: further pictures by name, each at most 200 kB.
+        texts: Markdown by name, e.g. a table whose cells are long.
     """
 
     numbers: Mapping[str, Number]
     table: Sequence[Mapping[str, Number]] = ()
     picture_png: bytes | None = None
     warnings: Sequence[str] = field(default=())
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write ``summary.json`` and ``preview.png`` into ``folder``.
+    """Write ``summary.json``, ``preview.png`` and one ``picture-<number>.png`` a further picture into ``folder``.
 
     Raises:
         OSError: the file system refused.
@@ -41,7 +45,12 @@ def write_summary(folder: Path, summary: Summary) -> None:
         "numbers": dict(summary.numbers),
         "table": [dict(row) for row in summary.table],
         "warnings": list(summary.warnings),
+        "pictures": list(summary.pictures),
+        "texts": dict(summary.texts),
     }
+    for number, picture in enumerate(summary.pictures.values()):
+        with whole_file(folder / f"picture-{number}.png") as partial:
+            partial.write_bytes(picture)
     write_json(folder / "summary.json", content)
     if summary.picture_png is not None:
         with whole_file(folder / "preview.png") as partial:
@@ -61,4 +70,9 @@ def read_summary(folder: Path) -> Summary:
         table=content["table"],
         picture_png=picture.read_bytes() if picture.exists() else None,
         warnings=content["warnings"],
+        pictures={
+            name: (folder / f"picture-{number}.png").read_bytes()
+            for number, name in enumerate(content.get("pictures", ()))
+        },
+        texts=content.get("texts", {}),
     )

@@ -5,7 +5,7 @@ What the teacher's predictions are used for is decided in ``losses`` and ``pretr
 
 import copy
 from collections.abc import Mapping
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,19 +48,18 @@ class Teacher(Generic[AnyNetwork]):
     def _declare_mode(self) -> None:
         self.network.train(self.batchnorm == "own")
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Any:
         """Predict without gradients, in the mode that the BatchNorm policy declares.
 
         Args:
             images: float32 (B, C, H, W), normalised.
 
         Returns:
-            What the network returns; logits (B, K).
+            What the network returns.
         """
         self._declare_mode()
         with torch.no_grad():
-            output: Tensor = self.network(images)
-        return output
+            return self.network(images)
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:

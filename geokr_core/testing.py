@@ -1,5 +1,6 @@
 """Small, valid data for tests of this project and of those who build on it. Nothing here is used by the chain."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import rasterio
 import shapely
+import yaml
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -25,6 +27,8 @@ def make_levir_kr(
     seed: int = 0,
     num_scenes: int = 2,
     validation_fraction: float = 0.2,
+    cells_per_side: int = 8,
+    unknown_columns: int = 0,
 ) -> LevirKR:
     """Write a small learnable Levir-KR with its shards: every class has a colour and a texture of its own.
 
@@ -35,6 +39,8 @@ def make_levir_kr(
         seed: same seed, same bytes.
         num_scenes: shards to spread the chips over.
         validation_fraction: share of places held out.
+        cells_per_side: sub-cells along each side of a chip in ``cells.npy``; 0: no such file.
+        unknown_columns: columns of sub-cells at the left of every chip whose land cover ``cells.npy`` does not know.
 
     Returns:
         The opened data set, frozen into ``store / "levir_kr"``.
@@ -56,7 +62,22 @@ def make_levir_kr(
     )  # fmt: skip
     config = LevirKRConfig(validation_fraction=validation_fraction, place_size_deg=0.5)
     freeze(config, chips, proportions, store / "levir_kr", RecordingReporter())
+    if cells_per_side:
+        _write_cells(store / "levir_kr", cells_per_side, unknown_columns)
     return open_levir_kr(store / "levir_kr")
+
+
+def _write_cells(folder: Path, side: int, unknown_columns: int) -> None:
+    """Add ``cells.npy``: the vertical bands of `_write_scene`, as sub-cells see them."""
+    frozen = open_levir_kr(folder)
+    ends = np.cumsum(frozen.proportions.astype(np.float64), axis=1)
+    starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
+    edges = np.arange(side + 1) / side
+    shared = np.minimum(ends[:, None, :], edges[1:, None]) - np.maximum(starts[:, None, :], edges[:-1, None])
+    columns = np.floor(np.clip(shared, 0.0, None) * side * 255.0 + 1e-6).astype(np.uint8)
+    columns[:, :unknown_columns] = 0
+    np.save(folder / "cells.npy", np.repeat(columns[:, None], side, axis=1))
+    write_json(folder / "manifest.json", {**frozen.manifest, "cells_per_side": side})
 
 
 def _write_scene(
@@ -92,14 +113,14 @@ def _write_scene(
 
 
 def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, **profile: Any) -> Path:
-    """Write a GeoTIFF.
+    """Write a GeoTIFF, or a raster of another `driver`.
 
     Args:
         path: file to write; its folder is made.
         pixels: (C, H, W) or (H, W), any raster type.
         crs: authority code or WKT; None leaves it out.
         transform: from (col, row) to (x, y).
-        profile: more creation options, e.g. ``nodata``.
+        profile: more creation options, e.g. ``nodata`` or ``driver``.
 
     Returns:
         The path.
@@ -108,11 +129,84 @@ def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Aff
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = pixels.shape
     with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype,
-        crs=None if crs is None else CRS.from_user_input(crs), transform=transform, **profile,
+        path, "w", count=count, height=height, width=width, dtype=pixels.dtype,
+        crs=None if crs is None else CRS.from_user_input(crs), transform=transform, **({"driver": "GTiff"} | profile),
     ) as target:  # fmt: skip
         target.write(pixels)
     return path
+
+
+def make_small_archive(
+    folder: Path, *, num_scenes: int, scene_size_px: int = 96, shift_px: tuple[int, int] = (0, 0), seed: int = 0
+) -> Path:
+    """Write many small scenes and one land-cover tile of their ground, for whatever must work with many scenes.
+
+    Scenes lie side by side in EPSG:32652 at 30 m, the tile in degrees. Every class has a colour of its own.
+
+    Args:
+        folder: gets ``scenes/*.tif``, ``land_cover/tile.tif`` (GlobeLand30 codes) and ``params.yaml``.
+        num_scenes: how many.
+        scene_size_px: width and height of each.
+        shift_px: (columns, rows) by which the image's content is moved against its georeference: a known mistake.
+        seed: same seed, same bytes.
+
+    Returns:
+        The parameter file; its paths are absolute.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    from geokr_core.grid import Grid
+
+    rng = np.random.default_rng(seed)
+    columns = math.ceil(math.sqrt(num_scenes))
+    west, north, gsd_m, cell_deg = 500_000.0, 4_150_000.0, 30.0, 0.0003
+    codes = np.array([10, 20, 30, 60, 80, 90], dtype=np.uint8)
+    colours = np.array(
+        [[180, 160, 80], [30, 90, 40], [140, 180, 90], [20, 40, 110], [200, 190, 200], [230, 200, 150]],
+        dtype=np.float64,
+    )
+    size = columns * scene_size_px + 64
+    whole = Grid(CRS.from_epsg(32652), _north_up(west - 32 * gsd_m, north + 32 * gsd_m, gsd_m), size, size)
+    left, bottom, right, top = whole.footprint().bounds
+    shape = (math.ceil((top - bottom) / cell_deg), math.ceil((right - left) / cell_deg))
+    noise = np.stack([gaussian_filter(rng.standard_normal(shape).astype(np.float32), 4) for _ in codes])
+    tile, tile_grid = noise.argmax(axis=0), _north_up(left, top, cell_deg)
+    write_raster(folder / "land_cover" / "tile.tif", codes[tile], "EPSG:4326", tile_grid, tiled=True)
+    for index in range(num_scenes):
+        x = west + (index % columns) * scene_size_px * gsd_m
+        y = north - (index // columns) * scene_size_px * gsd_m
+        grid = Grid(whole.crs, _north_up(x, y, gsd_m), scene_size_px, scene_size_px)
+        row, col = np.mgrid[:scene_size_px, :scene_size_px] + 0.5
+        xy = np.stack([x + (col - shift_px[0]) * gsd_m, y - (row - shift_px[1]) * gsd_m], axis=-1)
+        lon, lat = np.moveaxis(grid.lonlat(xy), -1, 0)
+        classes = tile[((top - lat) / cell_deg).astype(int), ((lon - left) / cell_deg).astype(int)]
+        pixels = (colours[classes] + rng.normal(0, 6, (scene_size_px, scene_size_px, 3))).clip(1, 255)
+        path = folder / "scenes" / f"scene_{index:04d}.tif"
+        write_raster(path, np.moveaxis(pixels, -1, 0).astype(np.uint8), "EPSG:32652", grid.transform)
+    content = {
+        "store": str(folder / "store"),
+        "scenes": {
+            "folder": str(folder / "scenes"),
+            "collections": [
+                {"name": "small", "files": "*.tif", "bands": ["red", "green", "blue"], "land_cover": "globe"}
+            ],
+        },
+        "land_cover": {
+            "folder": str(folder / "land_cover"),
+            "products": [{"name": "globe", "files": "tile.tif", "legend": "globeland30", "year": 2020}],
+        },
+        "chips": {"size_px": 32, "stride_px": 32},
+        "levir_kr": {"place_size_deg": 0.05},
+        "evaluation": {"folder": str(folder / "tasks"), "tasks": [{"name": "scene_classification"}]},
+        "champion": {"task": "scene_classification"},
+    }
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def _north_up(left: float, top: float, size: float) -> Affine:
+    return Affine(size, 0.0, left, 0.0, -size, top)
 
 
 def make_pretraining(folder: Path, dataset: LevirKR, *, architecture: str = "squeezenet1_1", seed: int = 0) -> Path:

@@ -1,99 +1,45 @@
-"""One pretraining run: a student learns land-cover proportions beside its averaged teacher.
+"""One pretraining run: the loop that every method shares, with its curves and its checkpoints.
 
-Here are the network, one training step, the loop with its curves and its checkpoints. Which runs there are and what
-is kept of them is in ``pretrain``; the numbers of a recipe in ``presets``.
+What a method minimises is in ``methods``; which runs there are and what is kept of them in ``pretrain``; the numbers of
+a recipe in ``presets``.
 """
 
+import copy
 import hashlib
-import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from geokr_core.augment import Normalisation, colour_view, orient
-from geokr_core.backbone import build, feature_dim, load_weights, pooled
-from geokr_core.batches import Batch, prefetched, reader
-from geokr_core.checkpoint import load_checkpoint, save_checkpoint
-from geokr_core.config import PretrainingConfig
+from geokr_core import schedules
+from geokr_core.augment import Geometry, Normalisation, cells_under, colour_view, draw, geometry_of, seen
+from geokr_core.backbone import load_initial_weights, load_weights, save_weights
+from geokr_core.batches import Batch, batch_rows, prefetched, reader
+from geokr_core.checkpoint import checkpoint_path, load_checkpoint, newest_first, prune, save_checkpoint
+from geokr_core.config import Method, PretrainingConfig
+from geokr_core.distributed import World
 from geokr_core.errors import TrainingError
-from geokr_core.files import whole_file
 from geokr_core.levir_kr import LevirKR
-from geokr_core.losses import consistency_loss, label_kl, supervised_loss
+from geokr_core.losses import CELLS_HALF_WEIGHT
+from geokr_core.methods.contrastive import ContrastiveObjective
+from geokr_core.methods.land_cover import LandCoverObjective, teacher_predicts
+from geokr_core.methods.network import Network, Outputs
+from geokr_core.methods.objective import Objective, Seen
 from geokr_core.presets import Recipe
-from geokr_core.reporter import Reporter
+from geokr_core.reporter import Advance, Reporter
+from geokr_core.runtime import Runtime as Runtime  # evaluation knows it by this module's name
+from geokr_core.signs import Judged, example_picture, judge
 from geokr_core.teacher import Teacher, released_update_steps, warmed_up_momentum
+from geokr_core.watch import Clock, LossWatch
 
-EPOCH_DECAY: Final = 0.9
-"""Factor of the learning rate each epoch under ``epoch_decay``, as first published."""
-
-MAX_JUDGED_CHIPS: Final = 1000
-"""Chips on which a KL is measured outside training: its standard error is then some 2 % of its value."""
-
-_JUDGED_BATCH: Final = 256
-_VALIDATION_FRACTIONS: Final = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the run after which the validation KL is measured."""
-
-SUMMED: Final = ("loss", "supervised_loss", "consistency_loss", "train_kl")
-"""What is averaged over the steps between two points of the curves, in this order."""
-
-
-class Network(nn.Module):
-    """A backbone and the linear layer that predicts proportions from its pooled last stage."""
-
-    def __init__(self, architecture: str, in_channels: int, num_classes: int) -> None:
-        """Build both, freshly initialised from torch's global generator."""
-        super().__init__()
-        self.backbone = build(architecture, in_channels)
-        self.head = nn.Linear(feature_dim(architecture), num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of normalised float32 images (B, C, H, W)."""
-        logits: Tensor = self.head(pooled(self.backbone, images))
-        return logits
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how precisely tensors are computed."""
-
-    device: torch.device
-    bf16: bool
-
-    def autocast(self) -> torch.autocast:
-        """Context in which networks run."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-
-
-BF16_MIN_CHIP_SIZE_PX: Final = 17
-"""Below it, a ResNet's last strided convolutions see maps of one pixel, for which torch 2.15 on the CPU returns
-uninitialised memory as bf16 weight gradient (found by comparing with float32: 3x3 stride 2 on 1x1, and only that)."""
-
-
-def runtime_of(config: PretrainingConfig, chip_size_px: int) -> Runtime:
-    """The runtime that a configuration asks for.
-
-    Args:
-        config: asks for a device and a precision.
-        chip_size_px: side of the chips; small ones are computed in float32 on the CPU, see `BF16_MIN_CHIP_SIZE_PX`.
-
-    Raises:
-        TrainingError: a GPU is asked for and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            "pretraining.device is `cuda`, but torch sees no GPU: check the driver, or set `auto` or `cpu`."
-        )
-    name = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    small = name == "cpu" and chip_size_px < BF16_MIN_CHIP_SIZE_PX and config.architecture.startswith("resnet")
-    return Runtime(torch.device(name), config.precision == "bf16" and not small)
+_BEST: Final = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,15 +47,19 @@ class Run:
     """One run and all it learns from.
 
     Attributes:
-        config: the section of the parameter file.
-        recipe: ``config`` with nothing left open.
+        config: the section of the parameter file, as the variant has it.
+        recipe: ``config`` and the method with nothing left open.
         runtime: device and precision.
+        world: the processes that train it together.
         data: the chips.
-        variant: ``geokr`` or ``shuffled``.
+        variant: name of the variant.
+        method: what it does.
         seed: of initialisation, order and augmentation.
         labels: float32 (N, K) on the device: what each chip of the catalogue is held to, already
-            shuffled where the variant says so.
+            shuffled where the method says so.
         weights: float32 (N,) on the device: how much each label counts; None: all alike.
+        num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
+        label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
         train_rows: int64, rows to train on.
         validation_rows: int64, rows held out; may be none.
         fingerprint: digest of everything that the result depends on.
@@ -120,11 +70,15 @@ class Run:
     config: PretrainingConfig
     recipe: Recipe
     runtime: Runtime
+    world: World
     data: LevirKR
     variant: str
+    method: Method
     seed: int
     labels: Tensor
     weights: Tensor | None
+    num_cells: Tensor
+    label_rows: np.ndarray
     train_rows: np.ndarray
     validation_rows: np.ndarray
     fingerprint: str
@@ -136,17 +90,50 @@ class Run:
         """Folder name of the run."""
         return f"{self.variant}-seed{self.seed}"
 
-    @property
-    def checkpoint(self) -> Path:
-        """The checkpoint file; only the newest is kept."""
-        return self.folder / "checkpoint.safetensors"
-
     def normalisation(self) -> Normalisation:
         """Channel statistics on the device."""
         mean, std = (
             torch.from_numpy(v).to(self.runtime.device) for v in (self.data.channel_mean, self.data.channel_std)
         )
         return Normalisation(mean, std)
+
+    def places(self) -> Tensor:
+        """int64: places within a batch of the chips that this process learns from."""
+        return torch.arange(self.world.rank, self.config.batch_size, self.world.size)
+
+
+class StudentPass:
+    """The student's forward pass in the run's precision, and what it last said, for what holds it to its start.
+
+    Attributes:
+        images: what was seen last.
+        said: what was said of it.
+    """
+
+    def __init__(self, student: Network, run: Run) -> None:
+        """Distribute and compile where that is asked for; the network itself stays as it is, for judging and saving."""
+        self._runtime = run.runtime
+        self._distributed: DistributedDataParallel | None = None
+        if run.world.size > 1:
+            devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
+            self._distributed = DistributedDataParallel(student, device_ids=devices)
+        module = self._distributed or student
+        on_gpu = run.runtime.device.type == "cuda"
+        compiled = run.config.compile == "on" or (run.config.compile == "auto" and on_gpu)
+        self._module: Callable[[Tensor], Outputs] = torch.compile(module) if compiled else module
+        self.images: Tensor | None = None
+        self.said: Outputs | None = None
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Outputs of normalised float32 images (B, C, H, W)."""
+        with self._runtime.autocast():
+            said = self._module(images)
+        self.images, self.said = images, said
+        return said
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Context in which gradients stay with this process, for all but the last part of a batch."""
+        return nullcontext() if self._distributed is None else self._distributed.no_sync()
 
 
 @dataclass
@@ -155,33 +142,48 @@ class State:
 
     Attributes:
         student: the network that is trained.
+        forward: its forward pass.
         teacher: its average.
+        objective: what is minimised.
         optimiser: Adam or AdamW over the student.
+        start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
         update_steps: steps at which the teacher moves; None: every step.
-        sums: float32 (4,) on the device, sums of `SUMMED` since the last point of the curves.
+        terms: names of what is averaged between two points of the curves.
+        sums: float32 (T,) on the device, sums of ``terms`` since the last point of the curves.
         num_summed: steps in ``sums``.
         step: steps done.
         teacher_updates: times the teacher moved.
         teacher_momentum: momentum of its last move.
         teacher_initial_fraction: share of its starting weights that is left in it, the product of all momenta.
+        best_kl: least validation KL that was measured; infinite before the first.
+        best_step: the step it was measured at.
         history: points of the curves.
     """
 
     student: Network
+    forward: StudentPass
     teacher: Teacher[Network]
+    objective: Objective
     optimiser: torch.optim.Optimizer
+    start: nn.Module | None
     update_steps: frozenset[int] | None
+    terms: tuple[str, ...]
     sums: Tensor
     num_summed: int = 0
     step: int = 0
     teacher_updates: int = 0
     teacher_momentum: float = 0.0
     teacher_initial_fraction: float = 1.0
+    best_kl: float = float("inf")
+    best_step: int = 0
     history: list[dict[str, float | None]] = field(default_factory=list)
 
     def transferred(self, recipe: Recipe) -> Network:
         """The network that becomes the backbone."""
         return self.teacher.network if recipe.transfer == "teacher" else self.student
+
+
+# --- the start --------------------------------------------------------------------------------------------------------
 
 
 def begin(run: Run) -> State:
@@ -191,47 +193,42 @@ def begin(run: Run) -> State:
         BackboneError: ``initial_weights`` do not fit.
     """
     config, recipe, device = run.config, run.recipe, run.runtime.device
-    student = Network(config.architecture, len(run.data.bands), run.labels.shape[1])
+    student = Network(config.architecture, len(run.data.bands), run.labels.shape[1], recipe)
     if config.initial_weights is not None:
-        load_weights(student.backbone, config.initial_weights, drop_classifier=True)
+        load_initial_weights(student.backbone, config.initial_weights, config.architecture, run.data.bands)
+    if run.world.size > 1 and device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    held = recipe.anchor_weight > 0 or recipe.interpolation < 1
+    start = copy.deepcopy(student.backbone).eval().requires_grad_(False) if held else None
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
+    objective: Objective
+    if recipe.reads_land_cover:
+        objective = LandCoverObjective(recipe)
+    else:
+        objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
+    terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
     teacher = Teacher(student, recipe.batchnorm)
-    return State(student, teacher, make_optimiser(student, recipe), steps, torch.zeros(len(SUMMED), device=device))
+    forward = StudentPass(student, run)
+    sums = torch.zeros(len(terms), device=device)
+    return State(student, forward, teacher, objective, make_optimiser(student, recipe), start, steps, terms, sums)
 
 
-def make_optimiser(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam or AdamW over a network; biases and normalisation weights (one-dimensional) are not decayed."""
-    matrices = [p for p in student.parameters() if p.ndim > 1]
-    vectors = [p for p in student.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam or AdamW over a network, see `schedules.parameter_groups`."""
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
     # Fused: one kernel over all parameters, on the CPU and on CUDA.
-    return kind(groups, lr=recipe.learning_rate, fused=True)
+    return kind(schedules.parameter_groups(student, recipe), lr=recipe.learning_rate, fused=True)
 
 
 def learning_rate(step: int, run: Run) -> float:
-    """Learning rate of a step, counted from 1: linear warm-up, then cosine to zero or decay by epoch."""
-    recipe, num_steps = run.recipe, run.config.steps
-    if step <= recipe.warmup_steps:
-        return recipe.learning_rate * step / recipe.warmup_steps
-    if recipe.learning_rate_schedule == "epoch_decay":
-        epoch = (step - 1) * run.config.batch_size // len(run.train_rows)
-        return float(recipe.learning_rate * EPOCH_DECAY**epoch)
-    done = (step - 1 - recipe.warmup_steps) / max(1, num_steps - recipe.warmup_steps)
-    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+    """Learning rate of the head at a step, counted from 1."""
+    return schedules.learning_rate(step, run.recipe, run.config.steps, run.config.batch_size, len(run.train_rows))
 
 
-def consistency_weight(step: int, recipe: Recipe) -> float:
-    """Weight of the consistency loss at a step: ``exp(-5 (1 - t)²)`` of its full value while it ramps up.
-
-    The shape is that of Tarvainen and Valpola 2017: next to nothing while the teacher knows next to nothing.
-    """
-    if recipe.ramp_steps == 0 or step >= recipe.ramp_steps:
-        return recipe.consistency_weight
-    return recipe.consistency_weight * math.exp(-5.0 * (1.0 - step / recipe.ramp_steps) ** 2)
+# --- one step ---------------------------------------------------------------------------------------------------------
 
 
 def generator_of(seed: int, step: int) -> torch.Generator:
@@ -240,66 +237,151 @@ def generator_of(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-@dataclass(frozen=True)
-class Views:
-    """What student and teacher see of one batch: normalised float32 (B, C, H, W), channels_last; often the same."""
+def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) -> Seen:
+    """Augment chips of a batch and look up what is known of the ground that is seen.
 
-    student: Tensor
-    teacher: Tensor
-
-
-def views_of(run: Run, images: Tensor, step: int, normalisation: Normalisation) -> Views:
-    """Augment one batch: one orientation of each chip, and one or two colour variants of it.
+    Land-cover methods show student and teacher the same crop in two colour variants, so that the label holds for both;
+    contrastive methods crop both views by themselves.
 
     Args:
         run: its recipe says how.
-        images: uint8 (B, H, W, C) on the device.
-        step: counted from 1; decides the draws.
+        batch: chips of this process.
+        part: int64 (M,), which of them, counted within this process.
         normalisation: channel statistics on the device.
     """
-    recipe, draws = run.recipe, generator_of(run.seed, step)
-    planes = orient(images, recipe.augmentation, draws)
-    student = colour_view(planes, run.data.bands, normalisation, recipe.augmentation, draws)
-    if not recipe.two_views or not teacher_predicts(recipe):
-        return Views(student, student)
-    return Views(student, colour_view(planes, run.data.bands, normalisation, recipe.augmentation, draws))
+    recipe, device, strength = run.recipe, run.runtime.device, run.recipe.augmentation
+    generator, size, bands = generator_of(run.seed, batch.step), run.config.batch_size, run.data.bands
+    places = run.places()[part]
+    # Always both views, for the whole batch: neither the number of processes nor of parts changes a draw.
+    first, second = (draw(size, len(bands), generator).of(places) for _ in range(2))
+    images = batch.images[part].to(device, non_blocking=True)
+    geometry = geometry_of(first, strength, device)
+    planes = seen(images, geometry)
+    student = teacher = colour_view(planes, bands, normalisation, strength, first)
+    if not recipe.reads_land_cover:
+        planes = seen(images, geometry_of(second, strength, device))
+    if not recipe.reads_land_cover or (recipe.two_views and teacher_predicts(recipe)):
+        teacher = colour_view(planes, bands, normalisation, strength, second)
+    cells = None if batch.cells is None else batch.cells[part].to(device, non_blocking=True)
+    rows = torch.from_numpy(batch.rows)[part].to(device, non_blocking=True)
+    labels, weights = labels_of(run, rows, cells, geometry)
+    return Seen(student, teacher, geometry, labels, weights, cells)
 
 
-def teacher_predicts(recipe: Recipe) -> bool:
-    """Whether the teacher must see the batch: for the consistency loss, or to gather its own BatchNorm statistics."""
-    return (recipe.consistency != "none" and recipe.consistency_weight > 0) or recipe.batchnorm == "own"
+def labels_of(run: Run, rows: Tensor, cells: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+    """Land cover of what is seen of chips, and how much it counts.
+
+    A crop has the proportions of its own known ground. Its weight falls, as that of a chip does, with the share of
+    ground whose land cover is known and with the number of land-cover cells that voted.
+
+    Args:
+        run: labels and weights of whole chips.
+        rows: int64 (B,) on the device.
+        cells: uint8 (B, n, n, K) on the device, or None.
+        geometry: what is seen.
+
+    Returns:
+        float32 (B, K), rows of zeros where nothing is known; float32 (B,), or None where all count alike.
+    """
+    weights = None if run.weights is None else run.weights[rows]
+    if not run.recipe.label_follows_crop or cells is None or geometry.boxes is None:
+        return run.labels[rows], weights
+    shares = cells_under(cells, geometry, 1)[:, 0, 0]
+    known = shares.sum(dim=1)
+    labels = shares / known.clamp_min(1e-6)[:, None]
+    if weights is not None:
+        known_of_chip = cells.float().sum(dim=3).mean(dim=(1, 2)).clamp_min(1e-6) / 255.0
+        box = geometry.boxes
+        area, voted = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), run.num_cells[rows]
+        saturation = area * (voted + CELLS_HALF_WEIGHT) / (area * voted + CELLS_HALF_WEIGHT)
+        weights = weights * (known / known_of_chip) * saturation
+    return labels, weights
 
 
-def losses_of(run: Run, state: State, views: Views, labels: Tensor, weights: Tensor | None, step: int) -> Tensor:
-    """Forward pass of both networks.
+def losses_of(run: Run, state: State, seen: Seen, step: int) -> Tensor:
+    """Forward passes of both networks and all losses of some chips.
 
     Args:
         run: its recipe says which losses.
         state: the networks.
-        views: what they see.
-        labels: float32 (B, K).
-        weights: float32 (B,) or None.
-        step: counted from 1; decides how much the consistency loss weighs.
+        seen: the chips.
+        step: counted from 1.
 
     Returns:
-        float32 (4,) in the order of `SUMMED`; the first entry is the one to be minimised.
+        float32 (T,) in the order of ``state.terms``; the first entry is the one to be minimised.
     """
-    recipe = run.recipe
-    with run.runtime.autocast():
-        logits = state.student(views.student)
-        targets = state.teacher(views.teacher) if teacher_predicts(recipe) else logits.detach()
-    supervised = supervised_loss(logits, labels, recipe.reduction, weights)
-    consistency = consistency_loss(logits, targets, recipe.consistency, recipe.reduction)
-    loss = supervised + consistency_weight(step, recipe) * consistency
-    return torch.stack([loss, supervised, consistency, label_kl(logits.detach(), labels).mean()])
+
+    def teacher(images: Tensor) -> Outputs:
+        with run.runtime.autocast():
+            said: Outputs = state.teacher(images)
+            return said
+
+    losses = state.objective.losses(state.student, state.forward, teacher, seen, step)
+    if run.recipe.anchor_weight == 0:
+        return losses
+    anchor = _anchor_loss(run, state)
+    losses = torch.cat([losses, anchor[None]])
+    pull = torch.zeros_like(losses)
+    pull[0] = run.recipe.anchor_weight
+    return losses + pull * anchor
+
+
+def _anchor_loss(run: Run, state: State) -> Tensor:
+    """How far the backbone is from its start.
+
+    ``features``: 1 − cosine of the pooled features of the same images. ``weights``: half the squared distance of the
+    weights (L2-SP, Li, Grandvalet and Davoine 2018), the new first layer of other bands included.
+    """
+    start, said, images = state.start, state.forward.said, state.forward.images
+    if start is None or said is None or images is None:
+        return state.sums.new_zeros(())
+    if run.recipe.anchor == "weights":
+        pairs = zip(state.student.backbone.parameters(), start.parameters(), strict=True)
+        return 0.5 * torch.stack([(mine - first).square().sum() for mine, first in pairs]).sum()
+    with torch.no_grad(), run.runtime.autocast():
+        reference = start(images)
+    return 1.0 - F.cosine_similarity(said.features.float(), reference.float(), dim=1).mean()
+
+
+def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
+    """Forward and backward over one batch, part by part; the student's gradients are those of the mean loss.
+
+    Returns:
+        float32 (T,): losses of the batch, over all processes.
+    """
+    state.optimiser.zero_grad(set_to_none=True)
+    places = torch.arange(len(batch.rows))
+    parts = places.tensor_split(run.config.accumulation_parts)
+    total = torch.zeros_like(state.sums)
+    for number, part in enumerate(parts, start=1):
+        share = len(part) / len(places)
+        with nullcontext() if number == len(parts) else state.forward.without_exchange():
+            losses = losses_of(run, state, seen_of(run, batch, part, normalisation), batch.step) * share
+            torch.autograd.backward(losses[0])
+        total += losses.detach()
+    if batch.step <= run.recipe.head_warmup_steps:
+        for parameter in state.student.backbone.parameters():
+            parameter.grad = None
+    return run.world.mean(total)
+
+
+def gradient_norm(state: State, clip_norm: float) -> Tensor:
+    """Norm of the gradients before they are clipped, where they are to be clipped."""
+    parameters = [p for p in state.student.parameters() if p.grad is not None]
+    if clip_norm > 0:
+        return nn.utils.clip_grad_norm_(parameters, clip_norm)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def update(run: Run, state: State, losses: Tensor) -> None:
     """Apply the gradients of one step to the student, and move the teacher if it is its turn."""
     step = state.step + 1
+    rate = learning_rate(step, run)
     for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(step, run)
+        group["lr"] = rate * group["rate_factor"]
     state.optimiser.step()
+    if run.runtime.device.type == "cpu":  # on GPUs, BatchNorm itself is synchronised
+        run.world.share_buffers(state.student, state.teacher.network)
     if state.update_steps is None or step in state.update_steps:
         momentum = run.recipe.teacher_momentum
         if run.recipe.teacher_schedule == "every_step":
@@ -308,103 +390,16 @@ def update(run: Run, state: State, losses: Tensor) -> None:
         state.teacher_updates += 1
         state.teacher_momentum = momentum
         state.teacher_initial_fraction *= momentum
-    state.sums += losses.detach()
+    state.sums += losses
     state.num_summed += 1
     state.step = step
 
 
-class LossWatch:
-    """Stops a run whose loss is not finite, without making a GPU wait for it.
-
-    On the CPU the loss is looked at before it does harm. On a GPU it is copied beside the work and looked at one step
-    later, when it has long arrived; `settle` looks at once.
-    """
-
-    def __init__(self, run: Run) -> None:
-        """Watch one run."""
-        self._run = run
-        self._pending: tuple[Batch, Tensor] | None = None
-        self._arrived: torch.cuda.Event | None = None
-
-    def watch(self, batch: Batch, loss: Tensor) -> None:
-        """Look at the loss of the step before, and at this one as soon as it can be had for nothing.
-
-        Raises:
-            TrainingError: a loss is not finite; the batch is kept beside the checkpoints.
-        """
-        self.settle()
-        self._pending = (batch, loss.detach().to("cpu", non_blocking=True))
-        if loss.is_cuda:
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
-        else:
-            self.settle()
-
-    def settle(self) -> None:
-        """Look at the last loss now.
-
-        Raises:
-            TrainingError: it is not finite; the batch is kept beside the checkpoints.
-        """
-        if self._pending is None:
-            return
-        batch, loss = self._pending
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        self._pending, self._arrived = None, None
-        if not math.isfinite(value := float(loss)):
-            path = self._keep(batch)
-            raise TrainingError(
-                f"{self._run.name}: the loss is {value} at step {batch.step}; a finite one was expected. Its "
-                f"batch is kept in {path} (images, proportions, rows). Lower pretraining.learning_rate, lengthen "
-                "warmup_steps, or try `precision: fp32`; then look for chips or labels that are not what they should be."
-            )
-
-    def _keep(self, batch: Batch) -> Path:
-        path = self._run.folder / f"not_finite_step_{batch.step:06d}.safetensors"
-        rows = torch.from_numpy(batch.rows)
-        labels = self._run.labels[rows.to(self._run.labels.device)].cpu()
-        with whole_file(path) as partial:
-            save_file({"images": batch.images.contiguous(), "proportions": labels, "rows": rows}, partial)
-        return path
-
-
-class Clock:
-    """How fast training goes, and how much of the time it stands still for data."""
-
-    def __init__(self) -> None:
-        """Start an interval."""
-        self.reset()
-        self.num_images, self.trained_s, self.waited_s = 0, 0.0, 0.0
-
-    def reset(self) -> None:
-        """Start the next interval; what happened since the last one ended is not counted."""
-        self._started = time.perf_counter()
-        self._images, self._waited = 0, 0.0
-
-    def count(self, batch: Batch) -> None:
-        """Count one step."""
-        self._images += len(batch.rows)
-        self._waited += batch.wait_s
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Do something that is no training without counting its time."""
-        began = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - began
-
-    def read(self) -> dict[str, float]:
-        """``images_per_s`` and ``data_wait_fraction`` of the interval; adds it to the totals."""
-        seconds = max(time.perf_counter() - self._started, 1e-9)
-        self.num_images += self._images
-        self.trained_s += seconds
-        self.waited_s += self._waited
-        return {"images_per_s": self._images / seconds, "data_wait_fraction": self._waited / seconds}
+# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
-    """Train one run to its end, from its checkpoint if it has one.
+    """Train one run to its end, from its newest usable checkpoint if it has one.
 
     Args:
         run: what to train.
@@ -417,51 +412,64 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
         BackboneError: ``initial_weights`` do not fit.
         TrainingError: a loss or a weight is not finite.
     """
-    normalisation, config = run.normalisation(), run.config
+    config = run.config
     with _own_torch_settings(run):
         state = begin(run)
         resume(run, state, reporter)
-        first, points = state.step + 1, log_points(config.steps, config.log_every)
-        validation_points = _validation_points(points, config.steps)
-        read = reader(run.data, run.train_rows, config.batch_size, run.seed, pinned=run.runtime.device.type == "cuda")
-        watch, clock = LossWatch(run), Clock()
+        watch = LossWatch(run.name, run.folder, run.labels, f"_rank{run.world.rank}" if run.world.size > 1 else "")
+        clock = Clock()
         with (
             reporter.progress(f"pretraining {run.name}", config.steps) as advance,
-            prefetched(read, first, config.steps) as batches,
+            prefetched(reading(run), state.step + 1, config.steps) as batches,
         ):
             advance(state.step)
-            for batch in batches:
-                losses = _gradients(run, state, batch, normalisation)
-                watch.watch(batch, losses[0])
-                norm = _gradient_norm(state.student) if batch.step in points else None
-                update(run, state, losses)
-                clock.count(batch)
-                advance(1)
-                if norm is not None:
-                    watch.settle()
-                    _log(run, state, norm, clock, reporter, validate=batch.step in validation_points)
-                if batch.step % config.checkpoint_every == 0 and batch.step < config.steps:
-                    watch.settle()
-                    with clock.stopped():
-                        save(run, state)
+            _loop(run, state, batches, watch, clock, reporter, advance)
         watch.settle()
     return state, clock
 
 
-def _gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
-    device = run.runtime.device
-    rows = torch.from_numpy(batch.rows).to(device, non_blocking=True)
-    views = views_of(run, batch.images.to(device, non_blocking=True), batch.step, normalisation)
-    weights = None if run.weights is None else run.weights[rows]
-    losses = losses_of(run, state, views, run.labels[rows], weights, batch.step)
-    state.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(losses[0])
-    return losses
+def _loop(
+    run: Run,
+    state: State,
+    batches: Iterator[Batch],
+    watch: LossWatch,
+    clock: Clock,
+    reporter: Reporter,
+    advance: Advance,
+) -> None:
+    config, normalisation = run.config, run.normalisation()
+    points = schedules.log_points(config.steps, config.log_every)
+    validation_points = schedules.validation_points(points, config.steps)
+    for batch in batches:
+        losses = gradients(run, state, batch, normalisation)
+        watch.watch(batch, losses[0])
+        wanted = batch.step in points
+        norm = gradient_norm(state, run.recipe.gradient_clip_norm) if wanted or run.recipe.gradient_clip_norm else None
+        update(run, state, losses)
+        clock.count(config.batch_size, batch.wait_s)
+        advance(1)
+        if wanted and norm is not None:
+            watch.settle()
+            _log(run, state, float(norm), clock, reporter, validate=batch.step in validation_points)
+        if config.examples_every and batch.step % config.examples_every == 0:
+            with clock.stopped():
+                _show_examples(run, state, reporter)
+        if batch.step % config.checkpoint_every == 0 and batch.step < config.steps:
+            watch.settle()
+            with clock.stopped():
+                save(run, state)
 
 
-def _gradient_norm(student: nn.Module) -> float:
-    gradients = [p.grad for p in student.parameters() if p.grad is not None]
-    return float(nn.utils.get_total_norm(gradients))
+def reading(run: Run) -> Callable[[int], Batch]:
+    """The function that reads this process's chips of a step."""
+    places = run.places().numpy()
+
+    def rows_of(step: int) -> np.ndarray:
+        mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step)[places]
+        return mine
+
+    wanted = run.label_rows if run.recipe.needs_cells else None
+    return reader(run.data, rows_of, pinned=run.runtime.device.type == "cuda", label_rows=wanted)
 
 
 @contextmanager
@@ -478,98 +486,137 @@ def _own_torch_settings(run: Run) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def log_points(num_steps: int, log_every: int) -> frozenset[int]:
-    """Steps after which a point of the curves is taken: each ``log_every``-th, and the last."""
-    return frozenset(range(log_every, num_steps + 1, log_every)) | {num_steps}
+# --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def _validation_points(points: frozenset[int], num_steps: int) -> frozenset[int]:
-    return frozenset(min(p for p in points if p >= share * num_steps) for share in _VALIDATION_FRACTIONS)
+def judged(run: Run, network: Network, rows: np.ndarray) -> Judged:
+    """Predict chips of a run's data as they are, see `signs.judge`."""
+    return judge(run.data, network, run.runtime, run.normalisation(), run.labels, rows)
+
+
+def mean_kl(run: Run, network: Network, rows: np.ndarray) -> float:
+    """Mean KL(labels ‖ prediction) over chips as they are, nat a chip."""
+    return judged(run, network, rows).kl
 
 
 def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, *, validate: bool) -> None:
     rates = clock.read()
     means = (state.sums / state.num_summed).tolist()
-    point: dict[str, float | None] = {"step": state.step, **dict(zip(SUMMED, means, strict=True))}
-    judged = validate and len(run.validation_rows) > 0
-    network = state.transferred(run.recipe)
-    point["validation_kl"] = mean_kl(run, network, run.validation_rows) if judged else None
+    point: dict[str, float | None] = {"step": state.step, **dict(zip(state.terms, means, strict=True))}
     point["learning_rate"] = learning_rate(state.step, run)
     point["teacher_momentum"] = state.teacher_momentum
     point["gradient_norm"] = norm
+    biases: dict[str, float] = {}
+    if validate and len(run.validation_rows) > 0 and run.recipe.reads_land_cover:
+        found = judged(run, state.transferred(run.recipe), run.validation_rows)
+        point["validation_kl"] = found.kl
+        point["mean_bias"] = float(np.abs(found.bias).mean())
+        biases = {f"bias/{name}": float(value) for name, value in zip(run.data.classes, found.bias, strict=True)}
+        if found.kl < state.best_kl:
+            state.best_kl, state.best_step = found.kl, state.step
+            if run.world.is_first and run.config.deliver == "best":
+                save_weights(state.transferred(run.recipe), run.folder / _BEST)
     state.history.append(point)
     state.sums.zero_()
     state.num_summed = 0
-    shown = {key: value for key, value in point.items() if value is not None and key != "step"} | rates
+    shown = {key: value for key, value in point.items() if value is not None and key != "step"} | biases | rates
     # Several runs may speak to one listener: only the first one's curves bear plain names.
-    reporter.metrics({key if run.is_first else f"{run.name}/{key}": v for key, v in shown.items()}, state.step)
+    reporter.metrics({_curve(run, key): value for key, value in shown.items()}, state.step)
     clock.reset()
 
 
-@torch.no_grad()
-def mean_kl(run: Run, network: nn.Module, rows: np.ndarray) -> float:
-    """Mean KL(labels ‖ prediction) over chips as they are, in eval mode; the mode is given back.
+def _curve(run: Run, key: str) -> str:
+    return key if run.is_first else f"{run.name}/{key}"
 
-    Args:
-        run: its data, labels, runtime and channel statistics.
-        network: gives logits.
-        rows: int64, at least one; of more than `MAX_JUDGED_CHIPS` an even selection is judged.
 
-    Returns:
-        Nat a chip.
+def _show_examples(run: Run, state: State, reporter: Reporter) -> None:
+    if not run.world.is_first or not run.recipe.reads_land_cover:
+        return
+    rows = run.validation_rows if len(run.validation_rows) > 0 else run.train_rows
+    found = judged(run, state.transferred(run.recipe), rows)
+    reporter.picture(f"examples/{run.name}_step_{state.step:06d}.png", example_picture(run.data, found))
+
+
+# --- what is delivered, and checkpoints -------------------------------------------------------------------------------
+
+
+def delivered(run: Run, state: State) -> tuple[Network, int]:
+    """The network that a finished run hands over, and the step it is from.
+
+    The last one, or the one with the least validation KL; interpolated with its start where the recipe says so.
     """
-    if len(rows) > MAX_JUDGED_CHIPS:
-        rows = rows[np.linspace(0, len(rows) - 1, MAX_JUDGED_CHIPS).astype(np.int64)]
-    normalisation, device, total = run.normalisation(), run.runtime.device, 0.0
-    was_training = network.training
-    network.eval()
-    try:
-        for part in np.array_split(rows, math.ceil(len(rows) / _JUDGED_BATCH)):
-            images = torch.from_numpy(run.data.images(part)).to(device)
-            with run.runtime.autocast():
-                logits = network(normalisation(images))
-            total += float(label_kl(logits, run.labels[torch.from_numpy(part).to(device)]).sum())
-    finally:
-        network.train(was_training)
-    return total / len(rows)
+    network, step = state.transferred(run.recipe), state.step
+    if run.config.deliver == "best" and state.best_step:
+        network, step = copy.deepcopy(network), state.best_step
+        load_weights(network, run.folder / _BEST)
+    if run.recipe.interpolation < 1 and state.start is not None:
+        network = copy.deepcopy(network)
+        interpolate(network.backbone, state.start, run.recipe.interpolation)
+    return network, step
+
+
+@torch.no_grad()
+def interpolate(trained: nn.Module, start: nn.Module, share: float) -> None:
+    """Move a module back towards its start: ``start + share · (trained − start)``, buffers included.
+
+    Wortsman and others 2022 (WiSE-FT). Integer buffers (counters) stay as trained.
+    """
+    first = start.state_dict()
+    for key, value in trained.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.lerp(first[key], value, share))
 
 
 def save(run: Run, state: State) -> None:
-    """Write the checkpoint of a run, replacing the one before.
+    """Write a checkpoint of a run and delete those that are too many; process 0 alone does.
 
     Raises:
         OSError: the file system refused.
     """
+    if not run.world.is_first:
+        return
     tensors: dict[str, Tensor] = {"sums": state.sums, "rng.cpu": torch.get_rng_state()}
     if run.runtime.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     tensors |= {f"student.{key}": value for key, value in state.student.state_dict().items()}
     tensors |= {f"teacher.{key}": value for key, value in state.teacher.network.state_dict().items()}
+    tensors |= {f"objective.{key}": value for key, value in state.objective.state().items()}
     for name, parameter in state.student.named_parameters():
         moments: Mapping[str, Tensor] = state.optimiser.state[parameter]
         tensors |= {f"optimiser.{name}.{key}": value for key, value in moments.items()}
     scalars: dict[str, Any] = {key: getattr(state, key) for key in _SCALARS}
-    save_checkpoint(run.checkpoint, run.fingerprint, tensors, scalars)
+    save_checkpoint(checkpoint_path(run.folder, state.step), run.fingerprint, tensors, scalars)
+    prune(run.folder, run.config.keep_checkpoints)
 
 
-_SCALARS: Final = ("step", "num_summed", "teacher_updates", "teacher_momentum", "teacher_initial_fraction", "history")
+_SCALARS: Final = (
+    "step", "num_summed", "teacher_updates", "teacher_momentum", "teacher_initial_fraction", "best_kl", "best_step",
+    "history",
+)  # fmt: skip
 
 
 def resume(run: Run, state: State, reporter: Reporter) -> None:
-    """Put the checkpoint of a run over its fresh state, if there is one that belongs to it.
+    """Put the newest checkpoint of a run that can be used over its fresh state, if there is one.
 
-    A checkpoint that cannot be used is reported and left alone; the run then starts afresh and replaces it.
+    One that cannot be used is reported and left alone; without any, the run starts afresh.
     """
-    if not run.checkpoint.exists():
+    for path in newest_first(run.folder):
+        try:
+            checkpoint = load_checkpoint(path, run.fingerprint)
+        except TrainingError as error:
+            reporter.warning(f"{run.name}: passing over a checkpoint: {error}")
+            continue
+        _restore(run, state, checkpoint.tensors)
+        for key in _SCALARS:
+            setattr(state, key, checkpoint.scalars[key])
+        reporter.info(f"{run.name}: going on after step {state.step}")
         return
-    try:
-        checkpoint = load_checkpoint(run.checkpoint, run.fingerprint)
-    except TrainingError as error:
-        reporter.warning(f"{run.name}: starting afresh: {error}")
-        return
-    tensors = checkpoint.tensors
+
+
+def _restore(run: Run, state: State, tensors: Mapping[str, Tensor]) -> None:
     state.student.load_state_dict(_below("student.", tensors))
     state.teacher.network.load_state_dict(_below("teacher.", tensors))
+    state.objective.restore(_below("objective.", tensors))
     for name, parameter in state.student.named_parameters():
         restored = {}
         for key, value in _below(f"optimiser.{name}.", tensors).items():
@@ -577,14 +624,12 @@ def resume(run: Run, state: State, reporter: Reporter) -> None:
             # the file holds them in plain order.
             like = torch.empty_like(parameter) if value.shape == parameter.shape else value.to(parameter.device)
             restored[key] = like.detach().copy_(value)
-        state.optimiser.state[parameter] = restored
+        if restored:  # none yet where the head alone has learned
+            state.optimiser.state[parameter] = restored
     state.sums.copy_(tensors["sums"])
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    for key in _SCALARS:
-        setattr(state, key, checkpoint.scalars[key])
-    reporter.info(f"{run.name}: going on after step {state.step}")
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

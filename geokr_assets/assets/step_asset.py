@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from geokr_assets import checks
-from geokr_assets.materialise import Materialised, pool_of, record_if_complete, result_of, take_scene, take_step
+from geokr_assets.materialise import Materialised, pool_of, result_of, take_step
 from geokr_assets.partitions import PARTITIONED, SCENES
 from geokr_assets.resources import ParamsFile, StepConfig
 from geokr_core import __version__, chain
@@ -56,19 +56,17 @@ def declare(
         kinds: at most three.
         description: Markdown; what a person needs who meets this asset for the first time.
     """
-    definition = chain.STEPS[step]
     return dg.asset(
         name=step,
         deps=deps_of(params, step),
         group_name=group,
         kinds=kinds,
         owners=OWNERS,
-        description=f"{definition.purpose}\n\n{description.strip()}\n\nCommand line: `geokr {definition.command}`",
-        metadata={"output": dg.MetadataValue.path(str(Folders(params)[step]))},
+        description=_described(step, description),
+        metadata=_metadata(params, step),
         code_version=__version__,
-        partitions_def=SCENES if step in PARTITIONED else None,
         pool=pool_of(step),
-        check_specs=checks.specs_of(step),
+        check_specs=checks.specs_of(step, params),
     )
 
 
@@ -82,13 +80,29 @@ def step_asset(params: Params, step: str, *, group: str, kinds: set[str], descri
     return asset
 
 
-def scene_asset(params: Params, step: str, *, group: str, kinds: set[str], description: str) -> dg.AssetsDefinition:
-    """The asset of a step that runs scene by scene; arguments as for `declare`."""
+def scene_spec(params: Params, step: str, *, group: str, kinds: set[str], description: str) -> dg.AssetSpec:
+    """The asset of a step that runs scene by scene; arguments as for `declare`.
 
-    @declare(params, step, group=group, kinds=kinds, description=description)
-    def asset(context: dg.AssetExecutionContext, params_file: ParamsFile) -> Materialised:
-        outcome = take_scene(context, params_file, step, context.partition_key)
-        record_if_complete(context, params_file, step)
-        return result_of(outcome)
+    Dagster must not report it by itself (``skippable``): the op reports each scene when it is done.
+    """
+    return dg.AssetSpec(
+        step,
+        deps=deps_of(params, step),
+        group_name=group,
+        kinds=kinds,
+        owners=OWNERS,
+        description=_described(step, description),
+        metadata=_metadata(params, step),
+        code_version=__version__,
+        partitions_def=SCENES,
+        skippable=True,
+    )
 
-    return asset
+
+def _described(step: str, description: str) -> str:
+    definition = chain.STEPS[step]
+    return f"{definition.purpose}\n\n{description.strip()}\n\nCommand line: `geokr {definition.command}`"
+
+
+def _metadata(params: Params, step: str) -> dict[str, dg.PathMetadataValue]:
+    return {"output": dg.MetadataValue.path(str(Folders(params)[step]))}

@@ -16,7 +16,7 @@ from rich.console import Console
 from geokr_core.bench.measure import Measurement
 from geokr_core.errors import ConfigError
 
-BENCHMARKS = ("ingest", "align", "scale", "startup")
+BENCHMARKS = ("ingest", "align", "scale", "loader", "pretrain", "evaluate", "startup")
 """Names: the module ``geokr_core.bench.<name>`` holds ``bench_<name>``."""
 
 

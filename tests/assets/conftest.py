@@ -98,11 +98,18 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def materialise(instance: dg.DagsterInstance, params: Params, params_file: ParamsFile) -> Materialise:
     """Materialise some assets with their checks, in this process."""
 
-    def run(*steps: str, partition_key: str | None = None, params: Params = params) -> dg.ExecuteInProcessResult:
+    def run(
+        *steps: str,
+        partition_key: str | None = None,
+        partition_range: tuple[str, str] | None = None,
+        params: Params = params,
+    ) -> dg.ExecuteInProcessResult:
+        first_and_last = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
         return dg.materialize(
             [*build_assets(params), *build_checks()],
             selection=dg.AssetSelection.assets(*steps),
             partition_key=partition_key,
+            tags=dict(zip(first_and_last, partition_range or (), strict=False)),
             instance=instance,
             resources={"params_file": params_file, "pipes": dg.PipesSubprocessClient()},
             raise_on_error=False,

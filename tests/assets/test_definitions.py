@@ -130,7 +130,7 @@ def test_assets_are_as_written_down(defs: dg.Definitions) -> None:
 
 
 def test_jobs_sensors_and_schedules_are_as_written_down(defs: dg.Definitions) -> None:
-    assert {job.name for job in defs.jobs or []} == {"whole_chain", "align_scene", "reevaluate"}
+    assert {job.name for job in defs.jobs or []} == {"whole_chain", "take_inventory", "align_scene", "reevaluate"}
     assert {sensor.name: sensor.default_status.value for sensor in defs.sensors or []} == {
         "scene_folder": "RUNNING",
         "dvc_lock": "RUNNING",

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -32,10 +33,6 @@ def _added(result: dg.SensorResult) -> list[str]:
     return [key for request in result.dynamic_partitions_requests or [] for key in request.partition_keys]
 
 
-def _requested(result: dg.SensorResult) -> list[str | None]:
-    return [request.partition_key for request in result.run_requests or []]
-
-
 def _said(result: dg.SensorResult) -> str:
     assert result.skip_reason is not None
     return str(result.skip_reason.skip_message)
@@ -44,7 +41,7 @@ def _said(result: dg.SensorResult) -> str:
 def _age(folder: Path) -> None:
     """Files copied a while ago."""
     for path in folder.rglob("*"):
-        os.utime(path, (time.time() - 60, path.stat().st_mtime - 60))
+        os.utime(path, (time.time() - 60, time.time() - 60))
 
 
 @pytest.fixture
@@ -55,12 +52,30 @@ def known(instance: dg.DagsterInstance, params: Params) -> dg.DagsterInstance:
     return instance
 
 
-def _drop_new_scene(params: Params) -> str:
+@pytest.fixture
+def watched(known: dg.DagsterInstance, params_file: ParamsFile) -> str:
+    """The cursor after the first tick."""
+    return str(_watch(known, params_file).cursor)
+
+
+def _drop_new_scenes(params: Params, number: int = 1) -> list[str]:
     old = sorted(params.scenes.folder.glob("*.tiff"))[0]
-    new = old.with_name(f"new_{old.name}")
-    shutil.copy(old, new)
+    new = [old.with_name(f"new{k}_{old.name}") for k in range(number)]
+    for path in new:
+        shutil.copy(old, path)
     _age(params.scenes.folder)
-    return new.stem
+    return [path.stem for path in new]
+
+
+def _take_inventory(
+    instance: dg.DagsterInstance, materialise: Callable[..., dg.ExecuteInProcessResult], result: dg.SensorResult
+) -> None:
+    """Carry out what the sensor asked for, as the daemon does."""
+    (request,) = result.run_requests or []
+    assert request.job_name == "take_inventory"
+    done = materialise("scenes")
+    assert done.success
+    instance.add_run_tags(done.run_id, {"dagster/run_key": str(request.run_key)})
 
 
 def test_nothing_happens_before_somebody_took_the_inventory(
@@ -72,86 +87,108 @@ def test_nothing_happens_before_somebody_took_the_inventory(
     assert "does not exist" in _said(_watch(instance, params_file))
 
 
-def test_a_new_scene_gets_a_partition_and_a_run(
-    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+def test_new_scenes_are_inventoried_by_a_run_and_then_cut_many_a_run(
+    known: dg.DagsterInstance,
+    watched: str,
+    params: Params,
+    params_file: ParamsFile,
+    materialise: Callable[..., dg.ExecuteInProcessResult],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    new = _drop_new_scene(params)
-    result = _watch(known, params_file)
-    assert _added(result) == _requested(result) == [new]
-    assert new in chain.scene_ids(params)
-    (event,) = result.asset_events
-    assert isinstance(event, dg.AssetMaterialization)
-    assert (event.asset_key, event.tags["dagster/data_version"]) == (
-        dg.AssetKey("scenes"),
-        data_version(Folders(params)["scenes"]),
-    )
+    monkeypatch.setenv("GEOKR_SCENES_PER_RUN", "2")
+    new = _drop_new_scenes(params, 3)
+    asked = _watch(known, params_file, watched)
+    # Until that run is there and done, nothing more is asked for.
+    assert "being taken" in _said(_watch(known, params_file, asked.cursor))
+    _take_inventory(known, materialise, asked)
+    result = _watch(known, params_file, asked.cursor)
+    both, single = result.run_requests or []
+    assert {request.job_name for request in (both, single)} == {"align_scene"}
+    assert both.tags["dagster/asset_partition_range_start"] == new[0]
+    assert both.tags["dagster/asset_partition_range_end"] == new[1]
+    assert single.partition_key == new[2]
+    assert "No file came" in _said(_watch(known, params_file, result.cursor))
 
 
-def test_the_watch_is_quiet_while_nothing_changes(
-    known: dg.DagsterInstance, params: Params, params_file: ParamsFile, monkeypatch: pytest.MonkeyPatch
+def test_a_tick_reads_no_file(
+    known: dg.DagsterInstance, watched: str, params: Params, params_file: ParamsFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = _watch(known, params_file)
-    assert not _added(first)
-    assert not _requested(first)
-
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("the inventory was taken though no file changed")
+        raise AssertionError("the sensor hashed a file")
 
+    monkeypatch.setattr("geokr_core.files.file_md5", never)
     monkeypatch.setattr(chain, "run_step", never)
-    assert "No file came" in _said(_watch(known, params_file, first.cursor))
+    assert "No file came" in _said(_watch(known, params_file, watched))
+    _drop_new_scenes(params)
+    assert _watch(known, params_file, watched).run_requests
+
+
+def test_an_inventory_that_fails_is_not_asked_for_again_and_again(
+    known: dg.DagsterInstance, watched: str, params: Params, params_file: ParamsFile
+) -> None:
+    @dg.job(name="take_inventory")
+    def job() -> None: ...
+
+    _drop_new_scenes(params)
+    asked = _watch(known, params_file, watched)
+    (request,) = asked.run_requests or []
+    tags = {"dagster/run_key": str(request.run_key)}
+    known.create_run_for_job(job, status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    result = _watch(known, params_file, asked.cursor)
+    assert "failed; mend what it says" in _said(result)
+    assert "No file came" in _said(_watch(known, params_file, result.cursor))
 
 
 def test_a_file_that_is_still_being_copied_is_left_alone(
-    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+    known: dg.DagsterInstance, watched: str, params: Params, params_file: ParamsFile
 ) -> None:
-    new = params.scenes.folder / f"{_drop_new_scene(params)}.tiff"
-    new.touch()
-    result = _watch(known, params_file)
+    (new,) = _drop_new_scenes(params)
+    (params.scenes.folder / f"{new}.tiff").touch()
+    result = _watch(known, params_file, watched)
     assert "was written to" in _said(result)
-    assert not result.cursor
+    assert result.cursor == watched
 
 
-def test_an_unusable_file_gets_no_partition(known: dg.DagsterInstance, params: Params, params_file: ParamsFile) -> None:
-    (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")
-    _age(params.scenes.folder)
-    result = _watch(known, params_file)
-    assert not _added(result)
-    assert not _requested(result)
-    assert "no new usable scene" in _said(result)
-
-
-def test_a_vanished_scene_keeps_its_partition(
-    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+def test_an_unusable_file_gets_no_partition_and_a_vanished_scene_keeps_its_own(
+    known: dg.DagsterInstance,
+    watched: str,
+    params: Params,
+    params_file: ParamsFile,
+    materialise: Callable[..., dg.ExecuteInProcessResult],
 ) -> None:
+    (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")
     gone = chain.scene_ids(params)[0]
     (params.scenes.folder / f"{gone}.tiff").unlink()
-    result = _watch(known, params_file)
-    assert not _requested(result)
+    _age(params.scenes.folder)
+    asked = _watch(known, params_file, watched)
+    _take_inventory(known, materialise, asked)
+    result = _watch(known, params_file, asked.cursor)
+    assert "no new usable scene" in _said(result)
     assert gone in known.get_dynamic_partitions("scenes")
-    assert gone not in chain.scene_ids(params)
+    assert "broken" not in known.get_dynamic_partitions("scenes")
 
 
 def test_scenes_that_the_command_line_cut_get_partitions_but_no_runs(
     instance: dg.DagsterInstance, params: Params, params_file: ParamsFile
 ) -> None:
-    chain.run_step("scenes", params, RecordingReporter())
     _age(params.scenes.folder)
+    chain.run_step("scenes", params, RecordingReporter())
     result = _watch(instance, params_file)
     assert sorted(_added(result)) == chain.scene_ids(params)
-    assert not _requested(result)
+    assert not result.run_requests
 
 
 def test_the_watch_waits_while_the_whole_chain_runs(
-    known: dg.DagsterInstance, params: Params, params_file: ParamsFile
+    known: dg.DagsterInstance, watched: str, params: Params, params_file: ParamsFile
 ) -> None:
     @dg.job(name="whole_chain")
     def job() -> None: ...
 
-    _drop_new_scene(params)
+    _drop_new_scenes(params)
     known.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    result = _watch(known, params_file)
+    result = _watch(known, params_file, watched)
     assert "under way" in _said(result)
-    assert not result.cursor
+    assert result.cursor == watched
 
 
 # --- dvc_lock -------------------------------------------------------------------------------------------------------

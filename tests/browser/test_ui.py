@@ -1,20 +1,11 @@
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [
@@ -46,61 +37,10 @@ def _write_params(root: Path) -> Path:
     return path
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(url: str, server: subprocess.Popen[bytes], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"`dagster dev` ended with code {server.returncode}"
-        try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310  # our own server
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"{url} did not answer within {seconds:.0f} s")
-
-
-def _default_interrupt() -> None:
-    # Started from a script in the background, the server inherits an ignored SIGINT, and then nothing but SIGKILL ends it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture
-def dagster_url(tmp_path: Path) -> Iterator[str]:
-    """A real `dagster dev` as `make ui` starts it, with an instance and a world of its own."""
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    shutil.copy(REPOSITORY / ".dagster_home" / "dagster.yaml", home)
-    port = _free_port()
-    with (tmp_path / "dev.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", "workspace.yaml"],
-            cwd=REPOSITORY,
-            env={**os.environ, "DAGSTER_HOME": str(home), "GEOKR_PARAMS": str(_write_params(tmp_path))},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_default_interrupt,
-        )
-        family: list[psutil.Process] = []
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/server_info", server, seconds=120)
-            family = psutil.Process(server.pid).children(recursive=True)
-            yield f"http://127.0.0.1:{port}"
-            family = psutil.Process(server.pid).children(recursive=True)
-        finally:
-            server.terminate()
-            try:
-                server.wait(timeout=30)
-            finally:
-                for process in psutil.wait_procs(family, timeout=10)[1]:
-                    process.kill()
-                if server.poll() is None:
-                    os.killpg(server.pid, signal.SIGKILL)
+def dagster_url(tmp_path: Path, start_dagster: Callable[..., Any]) -> str:
+    """The address of a Dagster with a world of its own."""
+    return str(start_dagster(_write_params(tmp_path)).url)
 
 
 def test_a_newcomer_materialises_an_asset_and_sees_what_came_of_it(dagster_url: str, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 import fcntl
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,9 @@ from geokr_core import registry
 from geokr_core.bundle import BUNDLE_FILES, build_bundle, verify_bundle
 from geokr_core.config import BackboneConfig, ChampionConfig, Criterion, EvaluationConfig, TaskConfig
 from geokr_core.errors import BackboneError, MissingInputError, RegistryError
-from geokr_core.files import data_version, read_json
+from geokr_core.files import data_version, file_md5, read_json
 from geokr_core.levir_kr import LevirKR
+from geokr_core.promotion import CriterionScore, Scorecard
 from geokr_core.reporter import RecordingReporter
 from geokr_core.summary import Summary
 from geokr_core.testing import make_levir_kr, make_pretraining
@@ -44,7 +50,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def server(database: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def server(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("GEOKR_SPOOL", str(tmp_path / "spool"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     monkeypatch.delenv("GEOKR_MLFLOW_UI_URL", raising=False)
@@ -120,7 +127,9 @@ class Shop:
         self.scores[data_version_of_bundle(self.bundle(number))] = scores
         return inputs | {"backbone": self.bundle(number)}
 
-    def promote(self, number: int, scores: Scores, champion: ChampionConfig = CHAMPION, **changed: Any) -> dict[str, Any]:
+    def promote(
+        self, number: int, scores: Scores, champion: ChampionConfig = CHAMPION, **changed: Any
+    ) -> dict[str, Any]:
         evaluation = EvaluationConfig(folder=self.folder, tasks=(TaskConfig(name="scenes"),))
         out = self.folder / "champion"
         inputs = self.inputs(number, scores, **changed)
@@ -129,9 +138,7 @@ class Shop:
 
 
 @pytest.fixture
-def shop(
-    request: pytest.FixtureRequest, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Shop:
+def shop(request: pytest.FixtureRequest, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     made = Shop(request.node.name.replace("_", "-").replace("[", "-").replace("]", ""), bundles, tmp_path)
     monkeypatch.setattr("geokr_core.evaluate.score_backbone", made.score)
     return made
@@ -345,12 +352,12 @@ def test_rollback_without_a_way_back_says_so(shop: Shop) -> None:
 
 def test_compare_sets_two_versions_side_by_side(shop: Shop, server: MlflowClient) -> None:
     shop.promote(0, [0.5, 0.5])
-    shop.promote(1, [0.6, 0.62])
+    shop.promote(1, [0.6, 0.6])
     evaluation = EvaluationConfig(folder=shop.folder, tasks=(TaskConfig(name="scenes"),))
     pair = (f"{shop.name}/1", f"{shop.name}@champion")
     summary = registry.compare(pair, CHAMPION, evaluation, shop.folder / "cells", shop.reporter)
     (row,) = summary.table
-    assert (row[pair[0]], row[pair[1]], row["difference"]) == (0.5, 0.61, -0.11)
+    assert (row[pair[0]], row[pair[1]], row["difference"]) == (0.5, 0.6, -0.1)
     assert summary.numbers["would_be_promoted"] is False
     assert aliases(server, shop.name)["champion"] == 2, "comparing decides nothing"
 
@@ -572,7 +579,9 @@ def test_absent_server_is_a_warning_and_the_step_goes_on(monkeypatch: pytest.Mon
     assert listener.points == [(1, {"loss": 1.0})]
 
 
-def test_server_lost_midway_is_one_warning_and_the_step_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_lost_midway_is_one_warning_and_the_step_goes_on(
+    server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listener = RecordingReporter()
 
     def lost(*_: object, **__: object) -> None:
@@ -582,10 +591,103 @@ def test_server_lost_midway_is_one_warning_and_the_step_goes_on(monkeypatch: pyt
         monkeypatch.setattr(MlflowClient, "log_batch", lost)
         for step in range(1200):
             run.reporter.metrics({"loss": 1.0}, step=step)
-        run.finish(Summary({"loss": 1.0}), "abc.dir")
+        run.finish(Summary({"loss": 0.5}), "abc.dir")
         monkeypatch.undo()
     assert len(listener.warnings) == 1
     assert "was lost: connection reset" in listener.warnings[0]
+    # The server came back before the run ended: nothing is missing, and nothing is left behind.
+    found = server.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["geokr/data_version"] == "abc.dir"
+    assert len(server.get_metric_history(run.run_id, "loss")) == 1201
+    assert any("is back" in message for message in listener.infos)
+    assert not list((tmp_path / "spool").rglob("records.jsonl"))
+
+
+def test_what_a_run_kept_is_delivered_by_the_next_one(
+    server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise MlflowException("connection reset")
+
+    with monkeypatch.context() as away, registry.track_step("pretraining", {}, {}, RecordingReporter()) as run:
+        for name in ("log_batch", "log_artifact", "log_text", "set_terminated"):
+            away.setattr(MlflowClient, name, lost)
+        run.reporter.metrics({"loss": 2.0}, step=7)
+        run.reporter.picture("examples/a.png", b"a picture")
+        run.finish(Summary({"loss": 1.0}), "abc.dir")
+    assert server.get_run(run.run_id).info.status == "RUNNING"
+    gone = tmp_path / "spool" / next((tmp_path / "spool").glob("*")).name / "0123456789abcdef0123456789abcdef"
+    gone.mkdir()
+    (gone / "records.jsonl").write_text('{"kind": "end", "status": "FINISHED", "end_ms": 1}\n{"kind": "half')
+    listener = RecordingReporter()
+    with registry.track_step("pretraining", {}, {}, listener):
+        pass
+    assert server.get_run(run.run_id).info.status == "FINISHED"
+    assert [(m.step, m.value) for m in server.get_metric_history(run.run_id, "loss")] == [(7, 2.0), (7, 1.0)]
+    assert [info.path for info in server.list_artifacts(run.run_id, "examples")] == ["examples/a.png"]
+    # A run that no longer exists cannot be delivered to, and must not keep others from being tracked.
+    assert any("not taken" in warning for warning in listener.warnings)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_and_started_again_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(registry, "_FLUSH_SECONDS", 0.0)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts"),
+    ]  # fmt: skip
+
+    @contextmanager
+    def serving() -> Iterator[None]:
+        with (tmp_path / "server.log").open("a") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(480):
+                with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):  # noqa: S310
+                    break
+                time.sleep(0.25)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
+
+    listener = RecordingReporter()
+    with ExitStack() as first:
+        first.enter_context(serving())
+        with registry.track_step("pretraining", {"steps": 3}, {}, listener) as run:
+            assert run.run_id is not None
+            run.reporter.metrics({"loss": 3.0}, step=1)
+            first.close()
+            for step in (2, 3):
+                run.reporter.metrics({"loss": 4.0 - step}, step=step)
+            run.reporter.picture("examples/a.png", b"a picture")
+            run.finish(Summary({"train_kl": 0.5}, picture_png=b"curves"), "abc.dir")
+    assert len(listener.warnings) == 1
+    assert "is kept in" in listener.warnings[0]
+    with pytest.raises(RegistryError):
+        registry.deliver_kept(RecordingReporter())
+    with serving():
+        assert registry.deliver_kept(RecordingReporter()) > 3
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_run(run.run_id)
+        assert found.info.status == "FINISHED"
+        assert found.data.metrics["train_kl"] == 0.5
+        assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "loss")] == [
+            (1, 3.0),
+            (2, 2.0),
+            (3, 1.0),
+        ]
+        paths = {info.path for info in client.list_artifacts(run.run_id)}
+        assert {"examples", "preview.png", "summary.json"} <= paths
 
 
 def test_passwords_in_the_tracking_uri_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,27 +3,110 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from geokr_core.backbone import build, feature_dim, load_weights, pooled, save_weights, stages
+from geokr_core.backbone import (
+    STAGE_CHANNELS,
+    build,
+    depth_of,
+    feature_dim,
+    imagenet_weights,
+    load_initial_weights,
+    load_weights,
+    pooled,
+    save_weights,
+    stages,
+)
 from geokr_core.errors import BackboneError
 
-ARCHITECTURES = ("resnet18", "resnet50", "vgg16_bn", "squeezenet1_1")
+ARCHITECTURES = tuple(STAGE_CHANNELS)
 
 
-def _torchvision_keys(architecture: str) -> set[str]:
+def _upstream_keys(architecture: str) -> set[str]:
     with torch.device("meta"):
-        keys = getattr(torchvision.models, architecture)(weights=None).state_dict()
-    return {key for key in keys if not key.startswith(("fc.", "classifier."))}
+        if architecture.startswith("vit"):
+            keys = timm.create_model(architecture, pretrained=False).state_dict()
+        else:
+            keys = getattr(torchvision.models, architecture)(weights=None).state_dict()
+    return {key for key in keys if not key.startswith(("fc.", "classifier.", "head."))}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_keys_are_torchvisions_without_the_classifier(architecture: str) -> None:
+def test_keys_are_the_upstreams_without_the_classifier(architecture: str) -> None:
     with torch.device("meta"):
         module = build(architecture)
-    assert set(module.state_dict()) == _torchvision_keys(architecture)
+    assert set(module.state_dict()) == _upstream_keys(architecture)
+
+
+@pytest.mark.parametrize("architecture", ["resnet34", "convnext_tiny", "swin_t", "vit_small_patch16_224"])
+def test_stages_features_and_depths_agree(architecture: str) -> None:
+    torch.manual_seed(0)
+    module = build(architecture, 5).eval()
+    images = torch.randn(1, 5, 64, 64)
+    with torch.no_grad():
+        maps, features, called = stages(module, images), pooled(module, images), module(images)
+    assert tuple(m.shape[1] for m in maps) == STAGE_CHANNELS[architecture]
+    torch.testing.assert_close(features, called, atol=1e-5, rtol=1e-5)
+    assert features.shape == (1, feature_dim(architecture))
+    depths = [depth_of(architecture, key) for key, _ in module.named_parameters()]
+    assert set(depths) == {0, 1, 2, 3, 4}
+    assert depths[-1] == 4
+
+
+def test_the_vision_transformer_is_timms_at_its_own_size() -> None:
+    torch.manual_seed(0)
+    ours = build("vit_small_patch16_224").eval()
+    theirs = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0, global_pool="").eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images)[:, 1:].mean(dim=1), atol=1e-5, rtol=1e-5)
+
+
+# --- weights to start from --------------------------------------------------------------------------------------------
+
+
+def _rgb_weights(tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    torch.manual_seed(0)
+    source = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    return tmp_path / "w.pth", source.features[0].weight.detach()
+
+
+@pytest.mark.parametrize("bands", [("red", "green", "blue"), ("blue", "green", "red")])
+def test_filters_go_to_the_band_of_their_name(bands: tuple[str, ...], tmp_path: Path) -> None:
+    path, filters = _rgb_weights(tmp_path)
+    module = build("squeezenet1_1")
+    load_initial_weights(module, path, "squeezenet1_1", bands)
+    order = [("red", "green", "blue").index(band) for band in bands]
+    assert torch.equal(module.features[0].weight, filters[:, order])
+
+
+def test_bands_without_filters_get_the_mean_and_the_sum_over_bands_is_kept(tmp_path: Path) -> None:
+    path, filters = _rgb_weights(tmp_path)
+    module = build("squeezenet1_1", 4)
+    load_initial_weights(module, path, "squeezenet1_1", ("blue", "green", "red", "nir"))
+    new = module.features[0].weight
+    torch.testing.assert_close(new[:, 0], filters[:, 2] * 0.75)
+    torch.testing.assert_close(new[:, 3], filters.mean(dim=1) * 0.75)
+    torch.testing.assert_close(new.sum(dim=1), filters.sum(dim=1))
+
+
+def test_imagenet_weights_come_from_the_cache_and_are_never_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(BackboneError, match=r"nothing is downloaded.*initial_weights"):
+        imagenet_weights("resnet18")
+    (tmp_path / "checkpoints").mkdir()
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1]
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "checkpoints" / name)
+    load_initial_weights(build("resnet18"), "imagenet", "resnet18", ("red", "green", "blue"))
+    with pytest.raises(BackboneError, match="has no weights for vit_small"):
+        imagenet_weights("vit_small_patch16_224")
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "squeezenet1_1"])
@@ -162,5 +245,5 @@ def test_images_that_pooling_would_swallow_are_refused() -> None:
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(BackboneError, match=r"resnet34.*choose one of resnet18"):
-        build("resnet34")
+    with pytest.raises(BackboneError, match=r"alexnet.*choose one of resnet18"):
+        build("alexnet")

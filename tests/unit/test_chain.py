@@ -96,11 +96,20 @@ def test_scene_by_scene_ends_where_the_whole_step_does(params: Params) -> None:
     assert chain.scene_ids(params) == ["a", "b"]
     for name in ("chips", "proportions"):
         chain.run_scene(name, "a", params, reporter)
-        assert not chain.is_complete(name, params)
+        assert not chain.finish_scenes(name, params, reporter)
         chain.run_scene(name, "b", params, reporter)
+        assert not chain.is_current(params, chain.STEPS[name])
+        assert chain.finish_scenes(name, params, reporter)
         assert chain.is_complete(name, params)
         assert chain.is_current(params, chain.STEPS[name])
     assert run(params, "chips", "proportions") == [True, True]
+    for name, suffix in (("chips", ".npy"), ("proportions", ".parquet")):
+        written = params.store / name / f"a{suffix}"
+        before = written.stat().st_mtime_ns
+        assert chain.run_scene(name, "a", params, reporter).was_current
+        assert written.stat().st_mtime_ns == before
+        assert not chain.run_scene(name, "a", params, reporter, force=True).was_current
+        assert written.stat().st_mtime_ns != before
     with pytest.raises(MissingInputError, match="scene 'c' is not among the 2 usable scenes"):
         chain.run_scene("chips", "c", params, reporter)
 

@@ -62,8 +62,8 @@ def test_a_value_out_of_range_is_named_with_what_was_found(tmp_path: Path) -> No
 
 
 def test_sections_must_agree(tmp_path: Path) -> None:
-    champion = {"task": "no_such_task"}
-    with pytest.raises(ConfigError, match="champion.task: 'no_such_task' is none of"):
+    champion = {"primary": [{"task": "no_such_task"}]}
+    with pytest.raises(ConfigError, match="champion: task 'no_such_task' is none of"):
         load_params(edited(tmp_path, champion=champion))
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from geokr_core import evaluate as evaluation
 from geokr_core.bundle import build_bundle
-from geokr_core.config import BackboneConfig, ChampionConfig, EvaluationConfig
+from geokr_core.config import BackboneConfig, Criterion, EvaluationConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluate import RESULT_COLUMNS, evaluate, score_backbone
 from geokr_core.files import data_version, read_json, write_json
@@ -325,7 +325,7 @@ def test_an_evaluation_of_nothing_is_refused(store: Store) -> None:
 
 
 def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(
-    store: Store, judged: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, judged: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     weights: list[Path | None] = []
     measure = SceneClassification.measure
@@ -336,8 +336,9 @@ def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(
 
     monkeypatch.setattr(SceneClassification, "measure", noted)
     shutil.rmtree(store.pretraining)  # an old champion comes without its pretraining
-    champion = ChampionConfig(task="fields", labels_per_class=4)
-    scores = score_backbone(store.backbone, config_of(store), champion, RecordingReporter())
+    criterion = Criterion(task="fields", labels_per_class=4)
+    card = score_backbone(store.backbone, config_of(store), (criterion,), tmp_path / "cells", RecordingReporter())
+    score = card.scores["fields/linear_probe/last/4/accuracy"]
     results = pd.read_parquet(judged.out / "results.parquet")
     first = results.query(
         "initialisation == 'geokr' and protocol == 'linear_probe' and features == 'last'"
@@ -345,8 +346,12 @@ def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(
     )
 
     assert weights == [store.backbone / "backbone.safetensors"] * 2
-    assert scores["seed_0"] == pytest.approx(first["value"].item())
-    assert scores["value"] == pytest.approx((float(scores["seed_0"]) + float(scores["seed_1"])) / 2)
-    assert (scores["n"], scores["data_version"]) == (18, first["data_version"].item())
-    with pytest.raises(EvaluationError, match="'lakes'"):
-        score_backbone(store.backbone, config_of(store), ChampionConfig(task="lakes"), RecordingReporter())
+    assert score.per_seed["0"] == pytest.approx(first["value"].item())
+    assert score.data_version == first["data_version"].item()
+    again = score_backbone(store.backbone, config_of(store), (criterion,), tmp_path / "cells", RecordingReporter())
+    assert again == card
+    assert len(weights) == 2, "finished cells are kept"
+    for wrong, complaint in (({"task": "lakes"}, "'lakes'"), ({"task": "fields", "metric": "map"}, "not 'map'")):
+        criteria = (Criterion(**wrong, labels_per_class=4),)
+        with pytest.raises(EvaluationError, match=complaint):
+            score_backbone(store.backbone, config_of(store), criteria, tmp_path / "cells", RecordingReporter())

@@ -49,3 +49,24 @@ def test_data_version_sees_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "x" / "b").write_text("2")
     assert len({before, renamed, data_version(tmp_path / "x")}) == 3
     assert data_version(tmp_path / "x" / "b") == file_md5(tmp_path / "x" / "b")
+
+
+def test_threads_that_write_one_file_do_not_take_each_others_half(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    together = Barrier(2)
+
+    def write(text: str) -> None:
+        with whole_file(tmp_path / "a.txt", staging=tmp_path / "elsewhere") as partial:
+            together.wait(10)
+            partial.write_text(text)
+            together.wait(10)
+            assert partial.read_text() == text
+            assert not (tmp_path / "a.txt").exists()
+            together.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["first" * 1000, "second" * 1000]))
+    assert (tmp_path / "a.txt").read_text() in ("first" * 1000, "second" * 1000)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

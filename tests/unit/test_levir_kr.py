@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from geokr_core.catalogue import scenes_of
 from geokr_core.config import LevirKRConfig
 from geokr_core.errors import DatasetError, MissingInputError
 from geokr_core.files import data_version, read_json, write_json
@@ -39,7 +40,7 @@ def test_rows_pixels_and_labels_belong_together(tmp_path: Path) -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    make_levir_kr(tmp_path, num_chips=30)
+    make_levir_kr(tmp_path, num_chips=30, cells_per_side=0)
     before = data_version(tmp_path / "levir_kr")
     refreeze(tmp_path, validation_fraction=0.2)
     assert data_version(tmp_path / "levir_kr") == before
@@ -90,6 +91,9 @@ def test_the_catalogue_is_geoparquet_in_several_row_groups(tmp_path: Path, monke
     assert table["chip_id"].tolist() == dataset.catalogue["chip_id"].tolist()
     centres = gpd.GeoSeries.from_xy(table["lon"], table["lat"], crs="EPSG:4326")
     assert table.geometry.intersects(centres).all()
+    scenes = dict(scenes_of(path))
+    assert list(scenes) == ["scene0", "scene1"], "a scene may go on in the next group"
+    assert [len(rows) for rows in scenes.values()] == [15, 15]
     assert not {"geometry", "transform", "crs_wkt"} & set(dataset.catalogue.columns), "read only where needed"
 
 
@@ -113,3 +117,23 @@ def test_squares_are_frozen_in_the_order_of_the_catalogue(tmp_path: Path) -> Non
     number = dataset.catalogue["scene_id"].astype(str).str[-1].astype(int)
     assert (cells[:, 1, 0, 0] == dataset.catalogue["row"] + 100 * number).all()
     assert len(cells) == 28
+
+
+def test_land_cover_within_chips_is_read_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24, cells_per_side=8)
+    rows = np.array([7, 2, 2, 19])
+    cells = store.cells(rows)
+    assert cells is not None
+    assert (cells.dtype, cells.shape) == (np.uint8, (4, 8, 8, len(store.classes)))
+    np.testing.assert_allclose(cells.mean(axis=(1, 2)) / 255, store.proportions[rows], atol=0.01)
+    assert make_levir_kr(tmp_path / "without", num_chips=24, cells_per_side=0).cells(rows) is None
+
+
+def test_land_cover_within_chips_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24, cells_per_side=8)
+    np.save(store.folder / "cells.npy", np.zeros((23, 8, 8, len(store.classes)), np.uint8))
+    with pytest.raises(DatasetError, match=r"found uint8 of shape \(23, 8, 8.*expected uint8 of shape \(24"):
+        open_levir_kr(store.folder).cells(np.array([0]))
+    (store.folder / "cells.npy").unlink()
+    with pytest.raises(DatasetError, match="no such file, though the manifest names 8"):
+        open_levir_kr(store.folder).cells(np.array([0]))

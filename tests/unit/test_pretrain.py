@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geokr_core import training
+from geokr_core import runtime, signs, training
+from geokr_core.augment import Strength
 from geokr_core.backbone import build, load_weights, save_weights
 from geokr_core.batches import Batch, batch_rows, prefetched
 from geokr_core.checkpoint import load_checkpoint, save_checkpoint
@@ -24,8 +25,11 @@ from geokr_core.config import PretrainingConfig
 from geokr_core.errors import BackboneError, TrainingError
 from geokr_core.files import data_version, read_json
 from geokr_core.levir_kr import LevirKR, open_levir_kr
+from geokr_core.methods.land_cover import consistency_weight
+from geokr_core.methods.network import Network
+from geokr_core.methods.objective import Seen
 from geokr_core.presets import PAPER, Recipe, resolve
-from geokr_core.pretrain import HISTORY_COLUMNS, _labels, _runs, pretrain
+from geokr_core.pretrain import HISTORY_COLUMNS, _Labels, _labels, _runs, pretrain
 from geokr_core.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
 
@@ -79,29 +83,33 @@ def test_kl_falls_well_below_the_constant_and_true_labels_beat_shuffled(tmp_path
     assert true["constant_kl"] == pytest.approx(shuffled["constant_kl"])
 
 
+def _labelled(data: LevirKR, method: Any, seed: int = 0) -> _Labels:
+    return _labels(data, data.rows_of("train"), resolve(_config(), method), seed)
+
+
 def test_shuffled_hands_training_labels_round_and_leaves_validation_alone(data: LevirKR) -> None:
     train, validation = data.rows_of("train"), data.rows_of("validation")
-    labels, _ = _labels(data, train, "shuffled", 0, weighted=True)
+    labels = _labelled(data, "shuffled").proportions
     assert not np.array_equal(labels[train], data.proportions[train])
     assert np.array_equal(np.sort(labels[train], axis=0), np.sort(data.proportions[train], axis=0))
     np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-5)
     assert np.array_equal(labels[validation], data.proportions[validation])
-    other, _ = _labels(data, train, "shuffled", 1, weighted=True)
+    other = _labelled(data, "shuffled", seed=1).proportions
     assert not np.array_equal(labels[train], other[train])
-    assert np.array_equal(_labels(data, train, "geokr", 0, weighted=True)[0], data.proportions)
+    assert np.array_equal(_labelled(data, "geokr").proportions, data.proportions)
 
 
 def test_a_label_takes_its_weight_along_when_it_is_shuffled(data: LevirKR, monkeypatch: pytest.MonkeyPatch) -> None:
     catalogue = data.catalogue.assign(num_cells=np.arange(len(data.catalogue)) + 1.0)
     marked = replace(data, catalogue=catalogue)
     train = data.rows_of("train")
-    plain, shuffled = (_labels(marked, train, variant, 0, weighted=True) for variant in ("geokr", "shuffled"))
-    assert plain[1] is not None
-    assert shuffled[1] is not None
-    weight_of = {row.tobytes(): weight for row, weight in zip(plain[0][train], plain[1][train], strict=True)}
-    assert all(
-        weight_of[row.tobytes()] == weight for row, weight in zip(shuffled[0][train], shuffled[1][train], strict=True)
-    )
+    plain, shuffled = (_labelled(marked, method) for method in ("geokr", "shuffled"))
+    assert plain.weights is not None
+    assert shuffled.weights is not None
+    assert np.array_equal(shuffled.proportions, plain.proportions[shuffled.rows])
+    assert np.array_equal(shuffled.weights, plain.weights[shuffled.rows])
+    assert np.array_equal(shuffled.num_cells, plain.num_cells[shuffled.rows])
+    assert len(set(plain.weights[train])) > 10
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -118,6 +126,7 @@ def test_output_holds_what_it_promises(data: LevirKR, tmp_path: Path) -> None:
     for name in names:
         assert sorted(p.name for p in (out / name).iterdir()) == [
             "backbone.safetensors",
+            "calibration.json",
             "head.safetensors",
             "run.json",
         ]
@@ -278,10 +287,10 @@ def test_half_done_work_of_other_parameters_is_not_used(changes: dict[str, Any],
 
 def test_a_checkpoint_of_another_run_is_refused_and_said_so(data: LevirKR, tmp_path: Path) -> None:
     (run,) = _runs(_config(), data, tmp_path / "ck")
-    save_checkpoint(run.checkpoint, "another", {"x": torch.zeros(1)}, {"step": 9})
+    save_checkpoint(run.folder / "checkpoint_00000009.safetensors", "another", {"x": torch.zeros(1)}, {"step": 9})
     reporter = RecordingReporter()
     state, _ = training.train(run, reporter)
-    assert any("run another" in w and "starting afresh" in w for w in reporter.warnings)
+    assert any("run another" in w and "passing over" in w for w in reporter.warnings)
     assert state.step == 12
     assert [point["step"] for point in state.history] == [4, 8, 12]
 
@@ -349,8 +358,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
     assert np.array_equal(batch["images"].numpy(), data.images(expected))
     assert np.array_equal(batch["proportions"].numpy(), data.proportions[expected])
     # The last good checkpoint is untouched: what comes after a repair goes on from it.
-    (checkpoint,) = (tmp_path / "ck").rglob("checkpoint.safetensors")
-    assert all(bool(torch.isfinite(t).all()) for t in load_file(checkpoint).values())
+    checkpoints = list((tmp_path / "ck").rglob("checkpoint_*.safetensors"))
+    assert [path.stem[-2:] for path in checkpoints] == ["03"]
+    assert all(bool(torch.isfinite(t).all()) for path in checkpoints for t in load_file(path).values())
 
 
 def test_weights_that_are_not_finite_are_not_delivered(
@@ -415,7 +425,7 @@ def test_a_batch_may_be_larger_than_the_data_set() -> None:
 
 
 def _batch(step: int) -> Batch:
-    return Batch(step, np.array([step]), torch.zeros(1), 0.0)
+    return Batch(step, np.array([step]), torch.zeros(1), None, 0.0)
 
 
 def test_the_next_batch_is_read_while_this_one_is_used() -> None:
@@ -474,15 +484,15 @@ def test_paper_learning_rate_falls_by_a_tenth_each_epoch(data: LevirKR) -> None:
 
 def test_consistency_ramps_up_and_stays(data: LevirKR) -> None:
     recipe = replace(resolve(_config(steps=100)), consistency_weight=2.0)
-    weights = [training.consistency_weight(step, recipe) for step in range(1, 101)]
+    weights = [consistency_weight(step, recipe) for step in range(1, 101)]
     assert weights[0] < 0.04
     assert all(a <= b for a, b in itertools.pairwise(weights))
     assert weights[29:] == [2.0] * 71
-    assert training.consistency_weight(1, PAPER) == 1.0
+    assert consistency_weight(1, PAPER) == 1.0
 
 
 def test_norms_and_biases_are_not_decayed(data: LevirKR) -> None:
-    student = training.Network("resnet18", 3, 10)
+    student = Network("resnet18", 3, 10)
     decayed, plain = training.make_optimiser(student, resolve(_config())).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
     names = {id(p): name for name, p in student.named_parameters()}
@@ -517,20 +527,25 @@ def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> N
 
 def test_every_open_field_of_the_configuration_reaches_the_recipe() -> None:
     open_fields = {name for name, f in PretrainingConfig.model_fields.items() if f.default is None}
-    assert open_fields - {"initial_weights"} <= set(Recipe.__dataclass_fields__)
+    augmentation = {field for field in open_fields if field in Strength.__dataclass_fields__}
+    assert open_fields - {"initial_weights"} - augmentation <= set(Recipe.__dataclass_fields__)
+
+
+def _seen(run: training.Run, step: int = 1) -> Seen:
+    batch = training.reading(run)(1)
+    return training.seen_of(run, replace(batch, step=step), torch.arange(len(batch.rows)), run.normalisation())
 
 
 def test_two_views_differ_in_colour_and_agree_in_orientation(data: LevirKR) -> None:
     run = _run(data)
-    images = torch.from_numpy(data.images(data.rows_of("train")[:8]))
-    views = training.views_of(run, images, 1, run.normalisation())
+    views = _seen(run)
     assert not torch.equal(views.student, views.teacher)
     for one, other in zip(views.student.flatten(1), views.teacher.flatten(1), strict=True):
         assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > 0.8
-    same = training.views_of(_run(data, two_views=False), images, 1, run.normalisation())
+    same = _seen(_run(data, two_views=False))
     assert same.student is same.teacher
     assert torch.equal(same.student, views.student)
-    assert not torch.equal(training.views_of(run, images, 2, run.normalisation()).student, views.student)
+    assert not torch.equal(_seen(run, step=2).student, views.student)
 
 
 def test_teacher_momentum_warms_up_each_step_and_the_released_schedule_does_not(data: LevirKR, tmp_path: Path) -> None:
@@ -557,9 +572,9 @@ def test_at_most_a_thousand_chips_are_judged(data: LevirKR, monkeypatch: pytest.
     read: list[int] = []
     images = LevirKR.images
     monkeypatch.setattr(LevirKR, "images", lambda self, rows: read.extend(rows) or images(self, rows))
-    monkeypatch.setattr(training, "MAX_JUDGED_CHIPS", 10)
+    monkeypatch.setattr(signs, "MAX_JUDGED_CHIPS", 10)
     run = _run(data)
-    training.mean_kl(run, training.Network("squeezenet1_1", 3, len(data.classes)), np.arange(50))
+    training.mean_kl(run, Network("squeezenet1_1", 3, len(data.classes)), np.arange(50))
     assert (len(set(read)), min(read), max(read)) == (10, 0, 49)
 
 
@@ -574,14 +589,14 @@ def test_a_data_set_without_validation_chips_trains_all_the_same(tmp_path: Path)
     pretrain(_config(steps=2), store.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     (run,) = read_json(tmp_path / "out/runs.json")
     assert run["validation_kl"] is None
-    assert "2,".join(["", ""]) in (tmp_path / "out/history.csv").read_text()
+    assert next(csv.DictReader((tmp_path / "out/history.csv").open()))["validation_kl"] == ""
 
 
 def test_a_gpu_that_is_not_there_is_refused(data: LevirKR, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainingError, match="sees no GPU"):
-        training.runtime_of(_config(device="cuda"), 64)
-    assert training.runtime_of(_config(device="auto"), 64).device.type == "cpu"
+        runtime.runtime_of(_config(device="cuda"), 64)
+    assert runtime.runtime_of(_config(device="auto"), 64).device.type == "cpu"
 
 
 def test_a_transferred_teacher_that_hardly_moved_is_pointed_out(data: LevirKR, tmp_path: Path) -> None:
@@ -609,7 +624,7 @@ def _weight_gradient(weight: torch.Tensor, maps: torch.Tensor, slopes: torch.Ten
 
 @pytest.mark.parametrize("batch", [2, 8, 32])
 def test_bf16_gradients_are_right_for_the_smallest_chips_that_get_them(batch: int) -> None:
-    side = -(-training.BF16_MIN_CHIP_SIZE_PX // 16)  # of the maps that go into a ResNet's last strided convolution
+    side = -(-runtime.BF16_MIN_CHIP_SIZE_PX // 16)  # of the maps that go into a ResNet's last strided convolution
     for seed in range(6):
         torch.manual_seed(seed)
         # What a wrong kernel leaves unwritten must not look right by being fresh and zero.
@@ -633,7 +648,8 @@ def test_a_network_that_learned_nothing_is_pointed_out(
     data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = RecordingReporter()
-    monkeypatch.setattr("geokr_core.pretrain.mean_kl", lambda run, network, rows: 9.0)
+    judged = training.judged
+    monkeypatch.setattr("geokr_core.pretrain.judged", lambda *arguments: replace(judged(*arguments), kl=9.0))
     summary = pretrain(_config(steps=1), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert any("no better than that of a constant prediction" in warning for warning in reporter.warnings)
     assert summary.warnings == reporter.warnings

@@ -263,6 +263,22 @@ def test_squares_inside_a_chip_add_up_to_the_chip(tmp_path: Path) -> None:
     )
 
 
+def test_a_chip_over_more_cells_than_fit_in_memory_is_counted_in_strips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    rows = {}
+    for case in ("degrees under UTM", "same axes, 16 m on 30 m"):
+        lc_crs, lc_transform, _, _ = CASES[case]
+        write_raster(tmp_path / "lc" / "a.tif", rng.choice(CODES, (160, 160)), lc_crs, lc_transform)
+        index(tmp_path)
+        chips = chip_rows(scene_grid(case), 300, [0, 60], [20, 40])
+        rows[case] = count(tmp_path, chips)
+        monkeypatch.setattr("geokr_core.counting._CELLS_PER_BLOCK", 1000)
+        pd.testing.assert_frame_equal(count(tmp_path, chips), rows[case], rtol=1e-9, atol=1e-12)
+        monkeypatch.undo()
+
+
 def test_a_global_map_serves_every_longitude(tmp_path: Path) -> None:
     # West half forest, east half water; chips on both hemispheres and across the antimeridian.
     codes = np.full((90, 180), 20, np.uint8)
@@ -306,7 +322,7 @@ def test_index_refuses_what_is_no_map(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"no file matches `\*\.tif`"):
         index(tmp_path)
     write_raster(tmp_path / "lc" / "a.tif", np.zeros((4, 4), np.float32), "EPSG:4326", Affine(1, 0, 0, 0, -1, 0))
-    with pytest.raises(LandCoverError, match="float32 found, expected one band of uint8"):
+    with pytest.raises(LandCoverError, match="float32 found, expected whole-number codes"):
         index(tmp_path)
     write_raster(tmp_path / "lc" / "a.tif", np.zeros((4, 4), np.uint8), None, Affine(1, 0, 0, 0, -1, 0))
     with pytest.raises(LandCoverError, match="no CRS found; give `crs`"):

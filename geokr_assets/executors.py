@@ -1,0 +1,84 @@
+"""Where the steps of a run are carried out, chosen by configuration: ``$GEOKR_EXECUTOR``.
+
+The steps do not know where they run. ``in_process`` and ``multiprocess`` come with Dagster; the others come with
+packages of Dagster's own that are not installed with this project, because most machines have no use for them. Where
+a run as a whole is carried out is the run launcher's business and stands in ``dagster.yaml``: docs/scale-out.md.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping
+
+import dagster as dg
+
+from geokr_core.errors import ConfigError
+
+EXECUTOR_VARIABLE = "GEOKR_EXECUTOR"
+"""Environment variable that names the executor."""
+
+SCENES_PER_RUN_VARIABLE = "GEOKR_SCENES_PER_RUN"
+"""Environment variable: scenes that one run of a backfill, or of the sensor, takes at most."""
+
+SCENES_PER_RUN = 50
+"""Without that variable. Starting a run costs some 5 s, so 50 small scenes a run keep that to a tenth of a second each."""
+
+# name: module, attribute, package that brings it
+_ELSEWHERE: Mapping[str, tuple[str, str, str]] = {
+    "k8s": ("dagster_k8s", "k8s_job_executor", "dagster-k8s"),
+    "celery": ("dagster_celery", "celery_executor", "dagster-celery"),
+    "celery_k8s": ("dagster_celery_k8s", "celery_k8s_job_executor", "dagster-celery-k8s"),
+    "docker": ("dagster_docker", "docker_executor", "dagster-docker"),
+}
+
+NAMES = ("in_process", "multiprocess", *_ELSEWHERE)
+
+
+def executor_named(name: str) -> dg.ExecutorDefinition:
+    """An executor by its name.
+
+    Args:
+        name: one of `NAMES`.
+
+    Raises:
+        ConfigError: there is no such executor, or the package that brings it is not installed.
+    """
+    if name == "in_process":
+        return dg.in_process_executor
+    if name == "multiprocess":
+        # A server that has loaded the code once forks each step: no second start of Python a step.
+        preload = {"preload_modules": ["geokr_assets.definitions"]}
+        return dg.multiprocess_executor.configured({"start_method": {"forkserver": preload}})
+    if name not in _ELSEWHERE:
+        raise ConfigError(f"${EXECUTOR_VARIABLE}: {name!r} found, expected one of {', '.join(NAMES)}.")
+    module, attribute, package = _ELSEWHERE[name]
+    try:
+        found: dg.ExecutorDefinition = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(
+            f"${EXECUTOR_VARIABLE} asks for {name!r}, but {package} cannot be imported ({error}). Install the release of "
+            f"{package} that belongs to dagster {dg.__version__} into the image of the code location; see docs/scale-out.md."
+        ) from error
+    return found
+
+
+def configured_executor() -> dg.ExecutorDefinition:
+    """The executor that the environment asks for; in the run's own process where it is silent.
+
+    Starting a process a step costs more than most steps take, and training has a process of its own anyway.
+
+    Raises:
+        ConfigError: as for `executor_named`.
+    """
+    return executor_named(os.environ.get(EXECUTOR_VARIABLE) or "in_process")
+
+
+def scenes_per_run() -> int:
+    """Scenes that one run takes at most.
+
+    Raises:
+        ConfigError: the environment names something that is no positive number.
+    """
+    text = os.environ.get(SCENES_PER_RUN_VARIABLE) or str(SCENES_PER_RUN)
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"${SCENES_PER_RUN_VARIABLE}: {text!r} found, expected a number of scenes, at least 1.")
+    return int(text)

@@ -1,0 +1,76 @@
+"""The network that is trained: a backbone and the heads that a method puts on it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geokr_core.backbone import build, feature_dim, stages
+from geokr_core.methods.correction import Correction
+from geokr_core.presets import Recipe
+
+PROJECTION_DIM = 128
+"""Length of the vectors that contrastive methods compare, as in both of their papers."""
+
+
+class Outputs(NamedTuple):
+    """What a network says of a batch.
+
+    Attributes:
+        features: float (B, D), pooled last stage.
+        logits: float (B, K) of land cover, or the projection (B, P) of a contrastive method.
+        maps: float (B, K, H, W), logits of each cell of the last stage; None where nothing asks for them.
+    """
+
+    features: Tensor
+    logits: Tensor
+    maps: Tensor | None
+
+
+class Network(nn.Module):
+    """A backbone, and the linear layer that predicts proportions from its pooled last stage.
+
+    Attributes:
+        architecture: of the backbone.
+        backbone: what is delivered.
+        head: linear layer, or the projection head of a contrastive method.
+        dense_head: 1 x 1 convolution on the last stage, or None.
+        correction: the product's confusions, or None.
+    """
+
+    def __init__(self, architecture: str, in_channels: int, num_classes: int, recipe: Recipe | None = None) -> None:
+        """Build all parts, freshly initialised from torch's global generator; the backbone first, whatever the heads."""
+        super().__init__()
+        self.architecture = architecture
+        width = feature_dim(architecture)
+        objective = "land_cover" if recipe is None else recipe.objective
+        self.backbone = build(architecture, in_channels)
+        self.head = nn.Linear(width, num_classes) if objective == "land_cover" else _projection(objective, width)
+        dense = recipe is not None and recipe.dense_weight > 0
+        self.dense_head = nn.Conv2d(width, num_classes, kernel_size=1) if dense else None
+        self.correction = Correction(num_classes) if recipe is not None and recipe.correction else None
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Everything that the heads say of normalised float32 images (B, C, H, W)."""
+        last = stages(self.backbone, images)[-1]
+        features = F.adaptive_avg_pool2d(last, 1).flatten(1)
+        maps = None
+        if self.dense_head is not None:
+            maps = self.dense_head(last)
+        elif self.correction is not None and isinstance(self.head, nn.Linear):
+            # The head applied to each cell by itself: the mean of these logits is the chip's.
+            maps = torch.einsum("bdhw,kd->bkhw", last, self.head.weight) + self.head.bias[:, None, None]
+        return Outputs(features, self.head(features), maps)
+
+    def as_product(self, logits: Tensor) -> Tensor:
+        """Logits (..., K) of what the product would say, where confusions are learned; else the logits themselves."""
+        return logits if self.correction is None else self.correction(logits)
+
+
+def _projection(objective: str, width: int) -> nn.Module:
+    from lightly.models.modules.heads import MoCoProjectionHead, SimCLRProjectionHead  # type: ignore[import-untyped]
+
+    kind = SimCLRProjectionHead if objective == "simclr" else MoCoProjectionHead
+    head: nn.Module = kind(width, width, PROJECTION_DIM)
+    return head

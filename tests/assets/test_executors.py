@@ -1,0 +1,214 @@
+"""Where steps are carried out: chosen by configuration, and the same bytes whoever else works on the scene or is killed."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+
+from geokr_assets.executors import NAMES, configured_executor, executor_named, scenes_per_run
+from geokr_core import chain
+from geokr_core.config import load_params
+from geokr_core.errors import ConfigError
+from geokr_core.files import data_version
+from geokr_core.reporter import RecordingReporter
+from geokr_core.testing import make_small_archive
+
+REPOSITORY = Path(__file__).parents[2]
+INSTALLED = {
+    name
+    for name, module in (
+        ("k8s", "dagster_k8s"), ("celery", "dagster_celery"), ("celery_k8s", "dagster_celery_k8s"), ("docker", "dagster_docker")
+    )
+    if importlib.util.find_spec(module)
+}  # fmt: skip
+
+
+def test_the_environment_chooses_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured_executor() is dg.in_process_executor
+    monkeypatch.setenv("GEOKR_EXECUTOR", "multiprocess")
+    assert configured_executor().name == "multiprocess"
+    monkeypatch.setenv("GEOKR_EXECUTOR", "threads")
+    with pytest.raises(ConfigError, match="'threads' found, expected one of in_process, multiprocess, k8s"):
+        configured_executor()
+
+
+@pytest.mark.parametrize("name", NAMES[2:])
+def test_an_executor_of_a_package_that_is_not_installed_says_what_to_install(name: str) -> None:
+    if name in INSTALLED:
+        assert isinstance(executor_named(name), dg.ExecutorDefinition)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"dagster-{name.replace('_', '-')} cannot be imported.*dagster {dg.__version__}"
+    ):
+        executor_named(name)
+
+
+def test_scenes_a_run_are_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scenes_per_run() == 50
+    monkeypatch.setenv("GEOKR_SCENES_PER_RUN", "0")
+    with pytest.raises(ConfigError, match="'0' found, expected a number of scenes, at least 1"):
+        scenes_per_run()
+
+
+# --- configuration files for machines that are not here -------------------------------------------------------------
+
+
+def _yaml(path: str) -> dict:  # type: ignore[type-arg]
+    content = yaml.safe_load((REPOSITORY / "docker" / path).read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def test_the_instance_on_kubernetes_is_that_of_compose_but_for_where_runs_go() -> None:
+    kubernetes, compose = _yaml("kubernetes/dagster.yaml"), _yaml("dagster.yaml")
+    assert kubernetes["storage"] == compose["storage"]
+    assert kubernetes["concurrency"]["pools"] == compose["concurrency"]["pools"]
+    assert kubernetes["telemetry"] == {"enabled": False}
+    launcher = kubernetes["run_launcher"]
+    assert (launcher["module"], launcher["class"]) == ("dagster_k8s", "K8sRunLauncher")
+    # Without its own parameters and the archive's volume a pod would find nothing.
+    values = _yaml("kubernetes/values.yaml")
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    of_chart = values["runLauncher"]["config"]["k8sRunLauncher"]
+    assert launcher["config"]["volumes"] == of_chart["volumes"] == deployment["volumes"]
+    assert launcher["config"]["volume_mounts"] == of_chart["volumeMounts"] == deployment["volumeMounts"]
+    assert launcher["config"]["env_config_maps"] == [entry["name"] for entry in of_chart["envConfigMaps"]]
+    assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "geokr_assets.definitions", "--location-name", "geokr"]
+
+
+def test_pods_are_told_of_executors_that_exist() -> None:
+    documents = yaml.safe_load_all((REPOSITORY / "docker/kubernetes/environment.yaml").read_text(encoding="utf-8"))
+    environment = next(document["data"] for document in documents if document["kind"] == "ConfigMap")
+    assert environment["GEOKR_EXECUTOR"] in NAMES
+    assert all(isinstance(value, str) for value in environment.values())
+    assert int(environment["GEOKR_SCENES_PER_RUN"]) > 0
+    launcher = _yaml("celery/values.yaml")["runLauncher"]
+    assert launcher["type"] == "CeleryK8sRunLauncher"
+    assert _yaml("celery/celery.yaml")["execution"]["config"]["include"] == ["geokr_assets.definitions"]
+
+
+def test_the_launcher_takes_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    dagster_k8s = pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed")
+    from dagster._config import process_config, resolve_to_config_type
+
+    monkeypatch.setenv("GEOKR_IMAGE", "geokr:0.1.0")
+    monkeypatch.setenv("DAGSTER_NAMESPACE", "geokr")
+    config = _yaml("kubernetes/dagster.yaml")["run_launcher"]["config"]
+    result = process_config(resolve_to_config_type(dagster_k8s.K8sRunLauncher.config_type()), config)
+    assert result.success, result.errors
+
+
+# --- real processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    params_file = make_small_archive(tmp_path / "archive", num_scenes=6)
+    params = load_params(params_file)
+    for step in ("scenes", "land_cover"):
+        chain.run_step(step, params, RecordingReporter())
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.add_dynamic_partitions("scenes", chain.scene_ids(params))
+    return params_file
+
+
+def _start(params_file: Path, first: str, last: str, log: Path) -> subprocess.Popen[bytes]:
+    """A run of some scenes in processes of its own."""
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    arguments = ["-m", "geokr_assets.definitions", "-j", "align_scene", "--tags", json.dumps(tags)]
+    home = params_file.parents[1] / "dagster_home"
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dagster", "job", "execute", *arguments],
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                "DAGSTER_HOME": str(home),
+                "GEOKR_PARAMS": str(params_file),
+                "GEOKR_EXECUTOR": "multiprocess",
+                "PYTHONPATH": str(REPOSITORY),
+            },
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a run and all of its processes at once, as a power cut would."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def _versions(params_file: Path) -> list[str]:
+    folders = chain.Folders(load_params(params_file))
+    return [data_version(folders[step]) for step in ("chips", "proportions")]
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> list[str]:
+    """What one undisturbed process makes of the same scenes."""
+    params_file = make_small_archive(tmp_path / "undisturbed", num_scenes=6)
+    for step in ("scenes", "land_cover", "chips", "proportions"):
+        chain.run_step(step, load_params(params_file), RecordingReporter())
+    return _versions(params_file)
+
+
+@pytest.mark.slow
+def test_two_runs_on_the_same_scenes_at_once_leave_one_correct_shard_each(
+    archive: Path, expected: list[str], tmp_path: Path
+) -> None:
+    runs = [_start(archive, "scene_0000", "scene_0005", tmp_path / f"run{k}.log") for k in range(2)]
+    try:
+        codes = [run.wait(timeout=240) for run in runs]
+    finally:
+        for run in runs:
+            _kill(run)
+    logs = [(tmp_path / f"run{k}.log").read_text() for k in range(2)]
+    assert codes == [0, 0], logs
+    assert "Multiprocess executor" in logs[0] or "multiprocess" in logs[0].lower()
+    assert _versions(archive) == expected
+    assert not list(archive.parent.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_started_again_ends_where_an_undisturbed_one_does(
+    archive: Path, expected: list[str], tmp_path: Path
+) -> None:
+    chips = chain.Folders(load_params(archive))["chips"]
+    run = _start(archive, "scene_0000", "scene_0005", tmp_path / "killed.log")
+    try:
+        deadline = time.monotonic() + 180
+        while not list(chips.glob("*.parquet")):
+            assert run.poll() is None, (tmp_path / "killed.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        _kill(run)
+    assert len(list(chips.glob("*.parquet"))) < 6  # it was killed under way
+    again = _start(archive, "scene_0000", "scene_0005", tmp_path / "again.log")
+    try:
+        assert again.wait(timeout=240) == 0, (tmp_path / "again.log").read_text()
+    finally:
+        _kill(again)
+    assert _versions(archive) == expected
+    with dg.DagsterInstance.from_config(str(archive.parents[1] / "dagster_home")) as instance:
+        assert len(instance.get_materialized_partitions(dg.AssetKey("proportions"))) == 6
