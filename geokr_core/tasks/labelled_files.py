@@ -10,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from rasterio.errors import RasterioError
 
 from geokr_core.errors import EvaluationError
-from geokr_core.raster_files import open_raster
+from geokr_core.raster_files import RASTER_ERRORS, open_raster
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"}) | RASTER_SUFFIXES
@@ -89,7 +88,7 @@ def read_pixels(path: Path) -> np.ndarray:
         try:
             with open_raster(path) as source:
                 return np.moveaxis(source.read(), 0, -1)
-        except RasterioError as error:
+        except RASTER_ERRORS as error:
             raise OSError(f"{path}: {error}") from error
     try:
         with Image.open(path) as image:
