@@ -198,7 +198,7 @@ def make_small_archive(
         "chips": {"size_px": 32, "stride_px": 32},
         "levir_kr": {"place_size_deg": 0.05},
         "evaluation": {"folder": str(folder / "tasks"), "tasks": [{"name": "scene_classification"}]},
-        "champion": {"task": "scene_classification"},
+        "champion": {"primary": [{"task": "scene_classification"}]},
     }
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

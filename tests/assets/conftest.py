@@ -49,7 +49,7 @@ def write_params(root: Path, *, world: Path | None = None) -> Path:
             "labels_per_class": ["all"],
             "seeds": [0],
         },
-        "champion": {"task": "scene_classification"},
+        "champion": {"primary": [{"task": "scene_classification"}]},
     }
     path = root / "params.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

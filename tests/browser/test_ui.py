@@ -30,7 +30,7 @@ def _write_params(root: Path) -> Path:
             "products": [{"name": "globe", "files": "**/*.tif", "legend": "globeland30", "year": 2020}],
         },
         "evaluation": {"folder": str(world / "tasks"), "tasks": [{"name": "scene_classification"}]},
-        "champion": {"task": "scene_classification"},
+        "champion": {"primary": [{"task": "scene_classification"}]},
     }
     path = root / "params.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -194,7 +194,7 @@ def test_a_real_exact_pair_is_aligned_and_moving_it_is_noticed(real_data: Path, 
         },
         "chips": {"bands": ["red", "nir"]},
         "evaluation": {"folder": str(tmp_path), "tasks": [{"name": "scene_classification"}]},
-        "champion": {"task": "scene_classification"},
+        "champion": {"primary": [{"task": "scene_classification"}]},
     }  # fmt: skip
     params = Params.model_validate(content)
     for step in ("scenes", "land_cover"):

@@ -42,7 +42,7 @@ def params(tmp_path: Path) -> Params:
             },
             "chips": {"size_px": 16, "stride_px": 16},
             "evaluation": {"folder": tmp_path / "tasks", "tasks": [{"name": "t"}]},
-            "champion": {"task": "t"},
+            "champion": {"primary": [{"task": "t"}]},
         }
     )
 
