@@ -1,8 +1,8 @@
 """Cutting chips against a bare loop that reads the same windows and writes as many bytes.
 
-The bare loop reads full lines of windows in one thread, drops the upper byte of each value, and writes; it measures no
-stretch, no quality and no place on Earth, and it does not wait for the disk. Beside it stands the loop that most people
-would write, which reads window by window.
+The bare loop reads window by window, in one thread, drops the upper byte of each value, and writes; it measures no
+stretch, no quality and no place on Earth, and it does not wait for the disk. Beside it stands a stricter loop that reads
+full lines of windows at once, which is about as fast as this file can be copied.
 """
 
 import json
@@ -24,7 +24,7 @@ from geokr_core.config import ChipsConfig, ScenesConfig
 from geokr_core.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
-_SIZE_PX, _CHIP_PX, _REPEATS = 4096, 64, 5
+_SIZE_PX, _CHIP_PX, _REPEATS = 8192, 64, 4
 _BANDS = ("blue", "green", "red", "nir")
 _FILES: Mapping[str, Mapping[str, Any]] = {
     "tiled": {"tiled": True, "blockxsize": 512, "blockysize": 512},
@@ -67,15 +67,14 @@ def bench_ingest(folder: Path) -> Measurement:
             "one": cut(name, one_core),
             "bare": partial(_bare, folder, name),
         }
-        if name == "tiled":
-            rivals["by_window"] = partial(_bare, folder, name, width=_CHIP_PX)
+        rivals["lines"] = partial(_bare, folder, name, width=_SIZE_PX)
         best = _interleaved(rivals)
         prefix = "" if name == "tiled" else f"{name}_"
         details[f"{prefix}ratio"] = best["bare"] / best["all"]
         details[f"{prefix}ratio_one_core"] = best["bare"] / best["one"]
+        details[f"{prefix}ratio_to_full_lines"] = best["lines"] / best["all"]
         if name == "tiled":
             num = (_SIZE_PX // _CHIP_PX) ** 2
-            details["ratio_to_window_by_window"] = best["by_window"] / best["all"]
             details["chips_per_s"] = num / best["all"]
             details["megabytes_per_s"] = num * _CHIP_PX**2 * len(_BANDS) / 1e6 / best["all"]
     details["peak_memory_mb"] = peak_memory_mb(folder, "tiled", config)
@@ -114,7 +113,7 @@ def _make_scenes(folder: Path) -> None:
     take_inventory(config, folder / "scenes", RecordingReporter())
 
 
-def _bare(folder: Path, name: str, width: int = _SIZE_PX) -> None:
+def _bare(folder: Path, name: str, width: int = _CHIP_PX) -> None:
     with rasterio.open(folder / "in" / f"{name}.tif") as source, (folder / "bare.npy").open("wb") as target:
         for row in range(0, _SIZE_PX, _CHIP_PX):
             for col in range(0, _SIZE_PX, width):
