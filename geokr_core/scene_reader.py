@@ -69,7 +69,7 @@ class _File:
         nodata = [
             dataset.nodatavals[i - 1] if MaskFlags.nodata in f else None for i, f in zip(indexes, flags, strict=True)
         ]
-        self._nodata = [
+        self.nodata = [
             None if v is None else stored_value(v, dataset.dtypes[i - 1]) for i, v in zip(indexes, nodata, strict=True)
         ]
         # Reading a mask costs as much as reading a band, so only a file that has one is asked.
@@ -80,13 +80,10 @@ class _File:
         self._alpha = colours.index(ColorInterp.alpha) + 1 if masked and ColorInterp.alpha in colours and not own else 0
 
     def read(self, window: Window, out: np.ndarray) -> np.ndarray | None:
-        """Fill ``out``, (C, h, w), from a window; where it holds data, bool (h, w), None for everywhere."""
+        """Fill ``out``, (C, h, w), from a window; where its masks let it hold data, bool (h, w), None for everywhere."""
         self.dataset.read(self.indexes, window=window, out=out)
         shape = out.shape[1:]
         valid: np.ndarray | None = None
-        for values, nodata in zip(out, self._nodata, strict=True):
-            if nodata is not None:
-                valid = _both(valid, values != nodata)
         if self._mask_indexes:
             masks = self.dataset.read_masks(
                 self._mask_indexes, window=window, out_shape=(len(self._mask_indexes), *shape)
@@ -216,6 +213,13 @@ class SceneReader:
             valid = _both(valid, np.isfinite(data).all(axis=0))
         if self._nodata is not None:
             valid = _both(valid, (data != self._nodata).any(axis=0))
+        nodata = [value for file in self._files for value in file.nodata]
+        for values, marked in zip(data, nodata, strict=True):
+            if marked is not None and marked != 0:
+                valid = _both(valid, values != marked)
+        # 0 is also what deep water and shadow measure: it marks no data only where all bands have it, as in a margin.
+        if zero := [band for band, value in enumerate(nodata) if value is not None and value == 0]:
+            valid = _both(valid, np.logical_or.reduce([data[band] != 0 for band in zero]))
         return data, np.ones(shape, dtype=bool) if valid is None else valid
 
 

@@ -373,3 +373,24 @@ def test_real_scenes_are_known_by_what_they_are(real_data: Path, tmp_path: Path,
         np.testing.assert_array_equal(valid, source.read_masks(1, window=((50, 114), (0, source.width))) > 0)
     if dtype is not None:
         assert data.dtype == dtype
+
+
+def test_zero_in_one_band_is_dark_water_and_zero_in_all_is_a_margin(tmp_path: Path) -> None:
+    pixels = np.full((3, 64, 64), 90, np.uint8)
+    pixels[0, :, :32] = 0  # near infrared over water
+    pixels[:, :4] = 0
+    write_raster(tmp_path / "in" / "a.tif", pixels, "EPSG:32648", Affine(30, 0, 5e5, 0, -30, 33e5), nodata=0)
+    pixels[0, 32:] = 255
+    write_raster(tmp_path / "in" / "b.tif", pixels, "EPSG:32648", Affine(30, 0, 5e5, 0, -30, 33e5), nodata=255)
+    collection = {"name": "c", "files": "*.tif", "bands": ("nir", "red", "green"), "land_cover": "gl"}
+    config = ScenesConfig(folder=tmp_path / "in", collections=(collection,))
+    take_inventory(config, tmp_path / "scenes", RecordingReporter())
+    found = usable_scenes(tmp_path / "scenes")
+    with open_scene(tmp_path / "in", found["a"], ["nir", "red", "green"]) as reader:
+        _, valid = reader.read(0, 64)
+    assert not valid[:4].any()
+    assert valid[4:].all()
+    with open_scene(tmp_path / "in", found["b"], ["nir", "red", "green"]) as reader:
+        _, valid = reader.read(0, 64)
+    assert valid[:32].all(), "0 is an ordinary value there"
+    assert not valid[32:].any(), "a band at its filler is missing, whatever the others hold"
