@@ -144,6 +144,9 @@ def _champion(params: Params, folders: Folders, out: Path, reporter: Reporter) -
     return promote(params.champion, params.evaluation, inputs, folders.checkpoints / "evaluation", out, reporter)
 
 
+SCENE_BY_SCENE = ("chips", "proportions")
+"""Steps that keep one output a scene, and pass over scenes that are current."""
+
 STEPS: Mapping[str, Step] = {
     step.name: step
     for step in (
@@ -265,6 +268,13 @@ def _recorded(folders: Folders, name: str, mark: str) -> Mapping[str, Any] | Non
     return state if state["fingerprint"] == mark and state["data_version"] == data_version(folders[name]) else None
 
 
+def _forget_scenes(out: Path) -> None:
+    """Take away the marks by which scenes are known as done, so that each is made again."""
+    for pattern in ("*.parquet", "*.quarantine.json"):
+        for mark in out.glob(pattern):
+            mark.unlink()
+
+
 def run_step(
     name: str, params: Params, reporter: Reporter, *, force: bool = False, tags: Mapping[str, str] | None = None
 ) -> Outcome:
@@ -293,6 +303,8 @@ def run_step(
         return Outcome(name, out, current["data_version"], read_summary(state), True, current["mlflow_url"])
     if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
         return _assist(step, params, folders, out)
+    if force and name in SCENE_BY_SCENE:
+        _forget_scenes(out)
     started = time.monotonic()
     with _tracked(step, params, reporter, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)

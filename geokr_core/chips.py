@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import rasterio
 from rasterio.errors import RasterioError
 
+from geokr_core import __version__
 from geokr_core.config import ChipsConfig, as_plain
 from geokr_core.errors import MissingInputError, SceneRefusedError
 from geokr_core.files import read_json, text_digest, write_json
@@ -177,7 +178,10 @@ def _plain(config: ChipsConfig) -> dict[str, Any]:
 
 
 def _mark(config: ChipsConfig, scene: Scene) -> str:
-    return text_digest([scene.md5, _plain(config), scene.bands, scene.nodata, scene.max_abs_latitude_deg])
+    """Digest of all that a shard is a function of: pixels, place and what the rows repeat of the scene, and the code."""
+    grid = [scene.grid.wkt, tuple(scene.grid.transform), scene.grid.height, scene.grid.width]
+    told = {field.name: getattr(scene, field.name) for field in fields(scene) if field.name != "grid"}
+    return text_digest([told, grid, _plain(config), __version__])
 
 
 def _current(out: Path, scene_id: str, mark: str) -> SceneCut | None:

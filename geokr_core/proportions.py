@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from geokr_core import __version__
 from geokr_core.chips import read_rows, shard_ids
 from geokr_core.config import ProportionsConfig, as_plain
 from geokr_core.counting import Windows, look_up
@@ -140,7 +141,7 @@ def is_scene_current(config: ProportionsConfig, land_cover: Path, chips: Path, s
 
 def _mark(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str) -> str:
     inputs = (chips / f"{scene_id}.parquet", land_cover / "tiles.parquet", land_cover / "products.json")
-    return text_digest([*(file_md5(path) for path in inputs), as_plain(config)])
+    return text_digest([*(file_md5(path) for path in inputs), as_plain(config), __version__])
 
 
 def _current(table: Path, refusal: Path, mark: str) -> str | None:

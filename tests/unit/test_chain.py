@@ -110,6 +110,9 @@ def test_scene_by_scene_ends_where_the_whole_step_does(params: Params) -> None:
         assert written.stat().st_mtime_ns == before
         assert not chain.run_scene(name, "a", params, reporter, force=True).was_current
         assert written.stat().st_mtime_ns != before
+        before = written.stat().st_mtime_ns
+        chain.run_step(name, params, reporter, force=True)
+        assert written.stat().st_mtime_ns != before, "forced means every scene"
     with pytest.raises(MissingInputError, match="scene 'c' is not among the 2 usable scenes"):
         chain.run_scene("chips", "c", params, reporter)
 
