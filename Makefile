@@ -33,7 +33,7 @@ demo: setup ## run the whole chain on a small generated world, offline, and writ
 
 .PHONY: test
 test: lint ## format, lint, types and every test that is quick and needs no GPU
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest -m "not slow and not gpu" --durations=15
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest -n 2 -m "not slow and not gpu" --durations=15
 
 .PHONY: test-slow
 test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU
