@@ -44,9 +44,9 @@ def test_running_sums_are_what_counting_chip_by_chip_gives(
         size_px=size, stride_px=stride, edge=edge, bands=BANDS, stretch="none", min_valid_fraction=0.0,
         max_saturated_fraction=1, max_cloud_fraction=1,
     )  # fmt: skip
-    cut(tmp_path, pixels, config, nodata=0)
+    cut(tmp_path, pixels, config, nodata=12)
     rows, images = read_rows(tmp_path / "chips", "s"), np.load(tmp_path / "chips" / "s.npy")
-    valid = (pixels != 0).all(axis=0)
+    valid = (pixels != 12).all(axis=0)
     tops, lefts = sorted(set(rows["pixel_row"])), sorted(set(rows["pixel_col"]))
     assert len(rows) == len(images) == len(tops) * len(lefts)
     assert (tops[-1] == 101 - size and lefts[-1] == 110 - size) or edge == "drop"
