@@ -19,8 +19,7 @@ from PIL import Image
 
 from geokr_core.config import TaskConfig
 from geokr_core.errors import EvaluationError
-from geokr_core.tasks.labelled_files import Findings, halves, listing, read_pixels, read_split
-from geokr_core.tasks.mask_layouts import Split
+from geokr_core.tasks.labelled_files import Findings, Split, halves, listing, read_pixels, read_split, rows_by_split
 
 _OUTSIDE_PX: Final = 1.0
 """A box may reach this far out of its image before that is a finding: some tools count pixels from 1."""
@@ -276,14 +275,7 @@ def read_box_set(folder: Path, task: TaskConfig, size_px: int, threads: int) -> 
             continue
         kept.append((item, *_scaled(pixels, _sound_boxes(item, pixels.shape, findings), size_px)))
     classes = {name: place for place, name in enumerate(layout.classes, start=1)}
-    rows: dict[Split, np.ndarray] = {}
-    names: tuple[Split, ...] = ("train", "val", "test")
-    for split in names:
-        rows[split] = np.array([k for k, entry in enumerate(kept) if entry[0].split == split], dtype=np.int64)
-        if not len(rows[split]) and split != "val":
-            raise EvaluationError(
-                f"{folder}: no usable image is left in the {split} split ({'; '.join(findings.notes)})."
-            )
+    rows = rows_by_split([entry[0].split for entry in kept], folder, findings, "image")
     return BoxSet(
         layout=layout.name,
         classes=layout.classes,

@@ -7,6 +7,8 @@ import numpy as np
 
 from geokr_core import finetune
 from geokr_core.config import EvaluationConfig, TaskConfig
+from geokr_core.errors import EvaluationError
+from geokr_core.tasks import Cell
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,21 @@ def held_out(rows: np.ndarray, validation: np.ndarray, fraction: float, seed: in
     count = min(len(rows) - 1, max(1, round(fraction * len(rows))))
     order = np.random.default_rng([seed, 1]).permutation(rows)
     return np.sort(order[count:]), np.sort(order[:count])
+
+
+def require_fine_tuned(name: str, cell: Cell, what_is: str) -> None:
+    """Check that a cell asks for fine-tuning on a share of the training images.
+
+    Args:
+        name: of the set, for the message.
+        cell: the cell.
+        what_is: what is judged and its verb, for the message, e.g. ``masks are``.
+
+    Raises:
+        EvaluationError: it asks for labels by number, or for frozen features.
+    """
+    if cell.protocol != "fine_tune" or not isinstance(cell.labels_per_class, str):
+        raise EvaluationError(
+            f"{name}: asked for {cell.protocol} with {cell.labels_per_class} labels; {what_is} judged by "
+            "fine-tuning on a share of the training images, such as `10%` or `all`."
+        )

@@ -17,6 +17,8 @@ from geokr_core.raster_files import RASTER_ERRORS, open_raster
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"}) | RASTER_SUFFIXES
 
+Split = Literal["train", "val", "test"]
+
 
 @dataclass
 class Findings:
@@ -69,6 +71,31 @@ def read_split(path: Path) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise EvaluationError(f"{path}: {twice!r} is listed more than once; expected every image once.")
     return names
+
+
+def rows_by_split(
+    splits: Sequence[Split | None], folder: Path, findings: Findings, what: str
+) -> dict[Split, np.ndarray]:
+    """Places of the usable items of each split, int64.
+
+    Args:
+        splits: split of each usable item, in order; None is none of them.
+        folder: the set, for the message.
+        findings: what was left out, for the message.
+        what: what an item is, for the message.
+
+    Raises:
+        EvaluationError: the training or the test split has no usable item; validation may be empty.
+    """
+    rows: dict[Split, np.ndarray] = {}
+    names: tuple[Split, ...] = ("train", "val", "test")
+    for split in names:
+        rows[split] = np.array([k for k, found in enumerate(splits) if found == split], dtype=np.int64)
+        if not len(rows[split]) and split != "val":
+            raise EvaluationError(
+                f"{folder}: no usable {what} is left in the {split} split ({'; '.join(findings.notes) or 'none listed'})."
+            )
+    return rows
 
 
 def read_pixels(path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
@@ -19,14 +19,22 @@ from rasterio.errors import NotGeoreferencedWarning
 from geokr_core.config import TaskConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.tasks import RGB
-from geokr_core.tasks.labelled_files import Findings, halves, listing, read_mask, read_pixels, read_split
+from geokr_core.tasks.labelled_files import (
+    Findings,
+    Split,
+    halves,
+    listing,
+    read_mask,
+    read_pixels,
+    read_split,
+    rows_by_split,
+)
 
 IGNORED: Final = 255
 """Mask value of pixels that are neither learnt from nor scored."""
 _UNKNOWN: Final = 254
 
 Colour = tuple[int, int, int]
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -383,14 +391,7 @@ def read_mask_set(folder: Path, task: TaskConfig, layouts: Mapping[str, Recognis
             kept.append((item, image, mask))
     bands = _bands_of(folder, layout, task, kept, findings)
     kept = [entry for entry in kept if entry[1].shape[-1] == len(bands)]
-    rows: dict[Split, np.ndarray] = {}
-    names: tuple[Split, ...] = ("train", "val", "test")
-    for split in names:
-        rows[split] = np.array([k for k, entry in enumerate(kept) if entry[0].split == split], dtype=np.int64)
-        if not len(rows[split]) and split != "val":
-            raise EvaluationError(
-                f"{folder}: no usable item is left in the {split} split ({'; '.join(findings.notes) or 'none listed'})."
-            )
+    rows = rows_by_split([entry[0].split for entry in kept], folder, findings, "item")
     return MaskSet(
         layout=layout.name,
         classes=layout.classes,

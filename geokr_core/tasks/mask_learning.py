@@ -25,7 +25,7 @@ from geokr_core.errors import EvaluationError
 from geokr_core.files import data_version
 from geokr_core.statistics import bootstrap_rows, percentile_interval
 from geokr_core.tasks import Cell, Measurement, Score, Start, fraction_of_labels
-from geokr_core.tasks.budget import Budget, budget_of, drawn, held_out
+from geokr_core.tasks.budget import Budget, budget_of, drawn, held_out, require_fine_tuned
 from geokr_core.tasks.mask_layouts import IGNORED, MaskSet, Recogniser, read_mask_set
 from geokr_core.tasks.pyramid import Pyramid
 from geokr_core.tasks.stopwatch import computing
@@ -202,11 +202,7 @@ class MaskTask:
         Raises:
             EvaluationError: it asks for labels by number, or for frozen features.
         """
-        if cell.protocol != "fine_tune" or not isinstance(cell.labels_per_class, str):
-            raise EvaluationError(
-                f"{self.name}: asked for {cell.protocol} with {cell.labels_per_class} labels; masks are judged by "
-                "fine-tuning on a share of the training images, such as `10%` or `all`."
-            )
+        require_fine_tuned(self.name, cell, "masks are")
 
     def measure(self, cell: Cell, start: Start) -> Measurement:
         """Learn from the drawn training images and score on all test images.
