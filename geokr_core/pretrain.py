@@ -1,11 +1,13 @@
 """The pretraining step: one run for each variant and seed, and the folder that holds their results.
 
-What one run does is in ``training``. Finished runs are kept beside the checkpoints until all are there, so that a
-killed step goes on with what is missing; then the output appears whole.
+What one run does is in ``training``. Finished runs are kept beside the checkpoints, under a name made of all that they
+depend on: a killed step goes on with what is missing, a variant or a seed more trains nothing again, and the output
+appears whole.
 """
 
 import csv
 import io
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -56,8 +58,8 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
         levir_kr: folder of the frozen data set.
         out: folder to write into, replaced as a whole: ``runs.json``, ``history.csv`` and a folder
             ``<variant>-seed<k>`` for each run.
-        checkpoints: folder for half-done work, outside ``out``. Work of these parameters and data found there is
-            gone on with; it is removed when ``out`` is there.
+        checkpoints: folder for half-done and finished runs, outside ``out``. Work of these parameters and data found
+            there is gone on with, and finished runs are taken as they are.
         reporter: hears progress and curves.
 
     Returns:
@@ -87,8 +89,6 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
         finished = world.agree([_record(run) for run in runs] if world.is_first else None)
         if world.is_first:
             _assemble(runs, finished, out)
-            for run in runs:
-                shutil.rmtree(run.folder)
         world.agree(None)  # nobody looks at the output before it is there
     return _summary(
         [record["result"] for record in finished], [record["history"] for record in finished], clocks, reporter
@@ -233,11 +233,15 @@ def _labels(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) ->
 def _mention_strangers(checkpoints: Path, runs: Sequence[Run], reporter: Reporter) -> None:
     ours = {run.folder for run in runs}
     strangers = sorted(p for p in checkpoints.glob("*") if p.is_dir() and p not in ours)
-    if strangers:
-        size = sum(file.stat().st_size for folder in strangers for file in folder.rglob("*") if file.is_file())
-        reporter.warning(
-            f"{checkpoints}: {len(strangers)} half-done run(s) of other parameters or data ({size / 1e6:.0f} MB) are "
-            "not used. Restore those parameters to go on with them, or delete the folder to free the space."
+    for state in ("half-done", "finished"):
+        found = [folder for folder in strangers if (folder / _FINISHED).is_dir() == (state == "finished")]
+        if not found:
+            continue
+        size = sum(file.stat().st_size for folder in found for file in folder.rglob("*") if file.is_file())
+        tell = reporter.warning if state == "half-done" else reporter.info
+        tell(
+            f"{checkpoints}: {len(found)} {state} run(s) of other parameters or data ({size / 1e6:.0f} MB) are not used. "
+            "They wait there for those parameters; delete the folder to free the space."
         )
 
 
@@ -333,10 +337,19 @@ def _description(run: Run) -> dict[str, Any]:
 def _assemble(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]], out: Path) -> None:
     with whole_folder(out) as folder:
         for run in runs:
-            shutil.copytree(run.folder / _FINISHED, folder / run.name, ignore=shutil.ignore_patterns("record.json"))
+            hidden = shutil.ignore_patterns("record.json")
+            shutil.copytree(run.folder / _FINISHED, folder / run.name, ignore=hidden, copy_function=_linked)
         write_json(folder / "runs.json", [record["result"] for record in finished])
         with whole_file(folder / "history.csv") as partial:
             partial.write_text(_history_csv(runs, finished), encoding="utf-8")
+
+
+def _linked(source: str, target: str) -> None:
+    """A second name for a finished file, so that weights lie on the disk once; a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _history_csv(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]]) -> str:

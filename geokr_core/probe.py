@@ -6,7 +6,7 @@ regression. Not here: reading images, drawing labels and scoring (``tasks``); le
 Images are uint8 (N, H, W, 3), red, green, blue. Features are float32 (N, D). Labels are int64 (N,).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,13 +29,14 @@ HISTOGRAM_BINS = 16
 HISTOGRAM_BATCH = 256
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Candidates for C, the inverse L2 strength in scikit-learn's sense: 0.5 |w|² + C * sum of losses, rising."""
-FEW_LABELS_STRENGTH = 1.0
-"""C where labels are too few to hold some out: scikit-learn's default, fixed so that no choice is made on test items.
-
-Pooled features hardly care between 0.03 and 1, but the 54 colour numbers lose points below: a smaller C would flatter
-every network against that baseline.
-"""
+SINGLE_LABEL_STRENGTH = 0.1
+"""C where every class has one labelled item, so that none can be held out: the middle of `STRENGTHS`, fixed so that no
+choice is made on test items."""
 HOLDOUT_FRACTION = 0.2
+HOLDOUTS = 5
+"""Draws of held-out items that C is chosen on: a single one of a few items a class says too little."""
+MANY_ITEMS = 1000
+"""From so many labelled items on, one draw of held-out items says enough."""
 
 _MAX_ITERATIONS = 1000
 _GRADIENT_TOLERANCE = 1e-4
@@ -277,7 +278,12 @@ class LinearClassifier:
 
 
 def nearest_neighbours(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, num_classes: int, num_neighbours: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    num_classes: int,
+    unlabelled: np.ndarray,
+    num_neighbours: int,
 ) -> np.ndarray:
     """Classify by the labelled images whose features point the same way.
 
@@ -289,6 +295,7 @@ def nearest_neighbours(
         labels: int64 (N,).
         queries: float32 (M, D), of test items.
         num_classes: number of classes K.
+        unlabelled: float32 (P, D), of all training items, labelled or not: features are standardised by them.
         num_neighbours: items that vote, at most N.
 
     Returns:
@@ -297,7 +304,7 @@ def nearest_neighbours(
     Raises:
         EvaluationError: a feature is not finite.
     """
-    centre, scale = standardisation(features)
+    centre, scale = standardisation(unlabelled)
     known, asked = (_unit_length((part - centre) / scale) for part in (features, queries))
     if not (np.isfinite(known).all() and np.isfinite(asked).all()):
         raise EvaluationError("k-NN met features that are not finite; look for enormous features in this network.")
@@ -333,17 +340,19 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_probe(
-    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int, choose_strength: bool
+    features: np.ndarray, labels: np.ndarray, num_classes: int, unlabelled: np.ndarray, *, seed: int
 ) -> LinearClassifier:
-    """Fit the linear probe.
+    """Fit the linear probe: C is chosen among `STRENGTHS` on held-out labelled items, then all of them are fitted.
+
+    A fixed C would judge features by how many there are: 1,280 of them want a stronger penalty than 54 colour numbers.
 
     Args:
         features: float32 (N, D), of labelled training items only.
         labels: int64 (N,), every class present.
         num_classes: number of classes K.
-        seed: of the hold-out.
-        choose_strength: choose C among `STRENGTHS` on a fifth of the items, then fit on all; else take
-            `FEW_LABELS_STRENGTH`.
+        unlabelled: float32 (M, D), of all training items, labelled or not: features are standardised by them, since
+            mean and deviation of a few labelled items are mostly noise.
+        seed: of the held-out items.
 
     Returns:
         The classifier.
@@ -351,9 +360,9 @@ def fit_probe(
     Raises:
         EvaluationError: the fit does not stay finite.
     """
-    centre, scale = standardisation(features)
+    centre, scale = standardisation(unlabelled)
     standardised = (features - centre) / scale
-    strength = _chosen_strength(standardised, labels, num_classes, seed) if choose_strength else FEW_LABELS_STRENGTH
+    strength = _chosen_strength(standardised, labels, num_classes, seed)
     weight, bias = fit_logistic_regression(standardised, labels, num_classes, strength)
     return LinearClassifier(centre, scale, weight, bias, strength)
 
@@ -363,15 +372,22 @@ def _chosen_strength(features: np.ndarray, labels: np.ndarray, num_classes: int,
 
     Weak penalties, which take longest to fit and only overfit past the dip, are thus never tried in vain.
     """
-    fitting, held_out = stratified_holdout(labels, seed)
-    if not len(held_out):
-        return FEW_LABELS_STRENGTH
+    num_draws = 1 if len(labels) >= MANY_ITEMS else HOLDOUTS
+    draws = [stratified_holdout(labels, [seed, number]) for number in range(num_draws)]
+    if not len(draws[0][1]):
+        return SINGLE_LABEL_STRENGTH
     best, least = STRENGTHS[0], np.inf
-    solution = None
+    solutions: list[tuple[np.ndarray, np.ndarray] | None] = [None] * num_draws
     for strength in STRENGTHS:
-        solution = fit_logistic_regression(features[fitting], labels[fitting], num_classes, strength, solution)
-        logits = torch.from_numpy(features[held_out] @ solution[0].T + solution[1])
-        loss = float(F.cross_entropy(logits, torch.from_numpy(labels[held_out])))
+        losses = []
+        for number, (fitting, held_out) in enumerate(draws):
+            solution = fit_logistic_regression(
+                features[fitting], labels[fitting], num_classes, strength, solutions[number]
+            )
+            solutions[number] = solution
+            logits = torch.from_numpy(features[held_out] @ solution[0].T + solution[1])
+            losses.append(float(F.cross_entropy(logits, torch.from_numpy(labels[held_out]))))
+        loss = float(np.mean(losses))
         if loss >= least:
             break
         best, least = strength, loss
@@ -379,7 +395,7 @@ def _chosen_strength(features: np.ndarray, labels: np.ndarray, num_classes: int,
 
 
 def stratified_holdout(
-    labels: np.ndarray, seed: int, fraction: float = HOLDOUT_FRACTION
+    labels: np.ndarray, seed: int | Sequence[int], fraction: float = HOLDOUT_FRACTION
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split items into those to fit on and those held out, a share of each class.
 

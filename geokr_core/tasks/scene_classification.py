@@ -296,8 +296,8 @@ class SceneClassification:
         config = self._evaluation
         return {
             "image size": f"{self.size_px} px",
-            "frozen features": "logistic regression on standardised features (C chosen on a fifth of the labels where "
-            f"all are given); {config.knn_neighbours} nearest neighbours by cosine similarity",
+            "frozen features": "standardised by all training images; logistic regression (C chosen on held-out labelled items); "
+            f"{config.knn_neighbours} nearest neighbours by cosine similarity",
             "fine-tuning": f"{config.fine_tune_steps} steps of {config.batch_size} images",
             "schedule": finetune.SCHEDULE,
             "learning rates": list(config.fine_tune_learning_rates or (config.fine_tune_learning_rate,)),
@@ -333,7 +333,7 @@ class SceneClassification:
         elif cell.protocol == "knn":
             settings["neighbours"] = config.knn_neighbours
         else:
-            settings |= {"strengths": probe.STRENGTHS, "few_labels_strength": probe.FEW_LABELS_STRENGTH}
+            settings |= {"strengths": probe.STRENGTHS, "holdouts": probe.HOLDOUTS, "standardised_by": "train"}
         return settings
 
     def require(self, cell: Cell) -> None:
@@ -415,20 +415,12 @@ class SceneClassification:
 
     def _probe(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
         features = self._features(cell.features, start, runtime)
+        labels, num_classes = self.set.labels[rows], len(self.set.classes)
+        labelled, unlabelled, asked = (features[part] for part in (rows, self.set.train_rows, self.set.test_rows))
         if cell.protocol == "knn":
-            labels, num_classes = self.set.labels[rows], len(self.set.classes)
-            queries = features[self.set.test_rows]
-            return probe.nearest_neighbours(
-                features[rows], labels, queries, num_classes, self._evaluation.knn_neighbours
-            )
-        classifier = probe.fit_probe(
-            features[rows],
-            self.set.labels[rows],
-            len(self.set.classes),
-            seed=cell.seed,
-            choose_strength=cell.labels_per_class == "all",
-        )
-        return classifier.predict(features[self.set.test_rows])
+            num_neighbours = self._evaluation.knn_neighbours
+            return probe.nearest_neighbours(labelled, labels, asked, num_classes, unlabelled, num_neighbours)
+        return probe.fit_probe(labelled, labels, num_classes, unlabelled, seed=cell.seed).predict(asked)
 
     def _features(self, features: Features, start: Start, runtime: Runtime) -> np.ndarray:
         """Features float32 (N, D) of all images; a network's are computed once and kept until the next network."""

@@ -129,7 +129,7 @@ def test_each_method_resumes_to_the_same_bytes(
 ) -> None:
     variant = {"name": "judged", "method": method, "settings": settings}
     config = _config(variants=("geokr", variant), checkpoint_every=2)
-    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "ck", RecordingReporter())
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer("judged", 5))
     reporter = RecordingReporter()
@@ -144,7 +144,7 @@ def test_each_method_resumes_to_the_same_bytes(
 
 def test_a_damaged_checkpoint_costs_some_steps_and_not_the_run(data: LevirKR, tmp_path: Path) -> None:
     config = _config(checkpoint_every=2)
-    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "ck", RecordingReporter())
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer("loss", 5))
     older, newer = sorted((tmp_path / "ck").rglob("checkpoint_*.safetensors"))

@@ -145,7 +145,7 @@ def test_output_holds_what_it_promises(data: LevirKR, tmp_path: Path) -> None:
         ("geokr", "0", "2"), ("geokr", "0", "4"), ("geokr", "3", "2"), ("geokr", "3", "4"),
     ]  # fmt: skip
     assert all(r["validation_kl"] for r in rows if r["step"] == "4")
-    assert not any((tmp_path / "ck").iterdir())
+    assert not list((tmp_path / "ck").rglob("checkpoint_*"))
     assert summary.picture_png is not None
     assert 0 < len(summary.picture_png) < 200_000
 
@@ -198,7 +198,7 @@ def test_evidence_about_the_teacher_is_true(data: LevirKR, tmp_path: Path, monke
     # A teacher that is the student in disguise must be told apart.
     monkeypatch.setattr("geokr_core.teacher.copy.deepcopy", lambda student: student)
     monkeypatch.setattr(torch.nn.Module, "requires_grad_", lambda self, flag=True: self)
-    pretrain(_config(steps=3), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    pretrain(_config(steps=3), data.folder, tmp_path / "out", tmp_path / "disguised-ck", RecordingReporter())
     (run,) = read_json(tmp_path / "out/runs.json")
     assert (run["teacher_shares_storage"], run["teacher_differs"]) == (True, False)
 
@@ -216,7 +216,7 @@ RESUMED = [
 @pytest.mark.parametrize("changes", RESUMED, ids=["geokr", "paper"])
 def test_a_resumed_run_ends_with_the_same_bytes(changes: dict[str, Any], data: LevirKR, tmp_path: Path) -> None:
     config = _config(**({"steps": 7, "log_every": 1, "checkpoint_every": 4} | changes))
-    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "ck", RecordingReporter())
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer(6))
     assert not (tmp_path / "resumed").exists()
@@ -245,7 +245,7 @@ pretrain(config, *(Path(p) for p in sys.argv[2:]), Killer())
 
 def test_a_run_killed_for_real_resumes_to_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
     config = _config(log_every=1, checkpoint_every=5)
-    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "ck", RecordingReporter())
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     arguments = [config.model_dump_json(), str(data.folder), str(tmp_path / "resumed"), str(tmp_path / "ck")]
     died = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -258,7 +258,7 @@ def test_a_run_killed_for_real_resumes_to_the_same_bytes(data: LevirKR, tmp_path
 
 def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp_path: Path) -> None:
     config = _config(seeds=(0, 1, 2), steps=3, log_every=1)
-    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "ck", RecordingReporter())
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
 
     class DiesInSecondRun(RecordingReporter):
         def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -272,6 +272,18 @@ def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp
     assert not any("loss" in values for _, values in reporter.points)
     assert any("geokr-seed0: finished before" in message for message in reporter.infos)
     assert data_version(tmp_path / "straight") == data_version(tmp_path / "out")
+
+
+def test_a_variant_and_a_seed_more_train_nothing_again(data: LevirKR, tmp_path: Path) -> None:
+    small, large = _config(steps=3), _config(steps=3, seeds=(0, 1), variants=("geokr", "shuffled"))
+    pretrain(small, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    first = (tmp_path / "out/geokr-seed0/backbone.safetensors").read_bytes()
+    reporter = RecordingReporter()
+    pretrain(large, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert [m for m in reporter.infos if "finished before" in m] == ["geokr-seed0: finished before, kept"]
+    assert (tmp_path / "out/geokr-seed0/backbone.safetensors").read_bytes() == first
+    pretrain(large, data.folder, tmp_path / "afresh", tmp_path / "other-ck", RecordingReporter())
+    assert data_version(tmp_path / "out") == data_version(tmp_path / "afresh")
 
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 2e-3}, {"log_every": 6}, {"seeds": (5,)}])

@@ -76,13 +76,12 @@ def test_strength_is_chosen_strong_for_noise_and_weak_for_signal() -> None:
     labels = np.repeat(np.arange(2), 60)
     useless = rng.normal(size=(120, 60)).astype(np.float32)
     telling = (labels[:, None] * 6.0 + rng.normal(size=(120, 3))).astype(np.float32)
-    chosen = [
-        probe.fit_probe(features, labels, 2, seed=0, choose_strength=True).strength for features in (useless, telling)
-    ]
+    chosen = [probe.fit_probe(features, labels, 2, features, seed=0).strength for features in (useless, telling)]
 
     assert chosen[0] == min(probe.STRENGTHS)
     assert chosen[1] >= 0.3
-    assert probe.fit_probe(telling, labels, 2, seed=0, choose_strength=False).strength == probe.FEW_LABELS_STRENGTH
+    lone = np.array([0, 60])  # one labelled item a class: nothing can be held out
+    assert probe.fit_probe(telling[lone], labels[lone], 2, telling, seed=0).strength == probe.SINGLE_LABEL_STRENGTH
 
 
 def test_holdout_takes_a_fifth_of_each_class_and_leaves_every_class_to_fit_on() -> None:
@@ -96,8 +95,8 @@ def test_holdout_takes_a_fifth_of_each_class_and_leaves_every_class_to_fit_on() 
 def test_constant_features_do_no_harm() -> None:
     features, labels = blobs(100, 6, seed=0)
     dead = np.concatenate([features, np.full((100, 2), 7.0, dtype=np.float32)], axis=1)
-    without = probe.fit_probe(features, labels, 4, seed=0, choose_strength=False).predict(features)
-    classifier = probe.fit_probe(dead, labels, 4, seed=0, choose_strength=False)
+    without = probe.fit_probe(features, labels, 4, features, seed=0).predict(features)
+    classifier = probe.fit_probe(dead, labels, 4, dead, seed=0)
 
     assert (classifier.predict(dead) == without).mean() > 0.98
 
@@ -197,7 +196,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 def test_predictions_that_are_not_finite_are_refused() -> None:
     features, labels = blobs(50, 5, seed=0)
-    classifier = probe.fit_probe(features, labels, 4, seed=0, choose_strength=False)
+    classifier = probe.fit_probe(features, labels, 4, features, seed=0)
     features[0, 0] = np.inf
 
     with pytest.raises(EvaluationError, match="not finite"):
@@ -287,20 +286,32 @@ def test_nearest_neighbours_equal_scikit_learn() -> None:
     theirs = KNeighborsClassifier(7, metric="cosine", weights=lambda distance: 2.0 - distance)
     theirs.fit((features - centre) / scale, labels)
 
-    found = probe.nearest_neighbours(features, labels, queries, 3, 7)
+    found = probe.nearest_neighbours(features, labels, queries, 3, features, 7)
     assert np.array_equal(found, theirs.predict((queries - centre) / scale))
+
+
+def test_a_few_labelled_items_do_not_decide_how_features_are_scaled() -> None:
+    """One feature varies over the training images but hardly over the labelled ones: it must not be blown up."""
+    rng = np.random.default_rng(0)
+    unlabelled = rng.normal(size=(200, 2)).astype(np.float32) * [1.0, 100.0]
+    labels = np.repeat(np.arange(2), 3)
+    labelled = np.stack([labels * 4.0, 0.01 * rng.normal(size=6)], axis=1)
+    asked = np.stack([np.repeat([0.0, 4.0], 50), 100.0 * rng.normal(size=100)], axis=1)
+    classifier = probe.fit_probe(labelled, labels, 2, unlabelled, seed=0)
+
+    assert (classifier.predict(asked) == np.repeat([0, 1], 50)).mean() > 0.95
 
 
 def test_fewer_labels_than_neighbours_all_vote() -> None:
     features = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32)
-    found = probe.nearest_neighbours(features, np.array([0, 1]), features, 2, num_neighbours=50)
+    found = probe.nearest_neighbours(features, np.array([0, 1]), features, 2, features, num_neighbours=50)
     assert found.tolist() == [0, 1]
 
 
 def test_neighbours_that_are_not_finite_are_refused() -> None:
     features = np.array([[np.inf, 1.0], [1.0, 0.0]], dtype=np.float32)
     with pytest.raises(EvaluationError, match="not finite"), np.errstate(invalid="ignore"):
-        probe.nearest_neighbours(features, np.array([0, 1]), features, 2, 1)
+        probe.nearest_neighbours(features, np.array([0, 1]), features, 2, features, 1)
 
 
 def test_fine_tuning_keeps_batchnorm_where_it_is_to_be_frozen() -> None:
