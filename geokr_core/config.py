@@ -319,8 +319,9 @@ class PretrainingConfig(Section):
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="factor of the learning rate from each stage to the one before it"
     )
-    anchor: Literal["weights", "features"] | None = Field(
-        None, description="what `anchor_weight` holds to the start: the weights (L2-SP) or the pooled features"
+    anchor: Literal["weights", "features", "stages"] | None = Field(
+        None,
+        description="what `anchor_weight` holds to the start: the weights (L2-SP), the pooled last stage, or all pooled stages in units of their own spread",
     )
     anchor_weight: float | None = Field(None, ge=0, description="how strongly the backbone is held to its start")
     interpolation: float | None = Field(
@@ -368,6 +369,11 @@ class PretrainingConfig(Section):
     )
     temperature: float | None = Field(None, gt=0, description="of the contrastive methods")
     memory_bank_size: int | None = Field(None, ge=1, description="chips that `moco` holds as negatives")
+    shuffle_window_chips: int | None = Field(
+        None,
+        ge=1,
+        description="archives larger than memory: shards are shuffled and chips within windows of whole shards of about so many chips, so that reading stays local; null: over all chips",
+    )
     threads: int = Field(1, ge=1)
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints of a running training that are kept")
@@ -464,6 +470,9 @@ class TaskConfig(Section):
     absent_classes: Literal["fail", "leave_out"] = Field(
         "leave_out", description="a class without a test item: an error, or left out of the means and reported"
     )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="null: `evaluation.seeds`; fewer where a task costs much"
+    )
     steps: int | None = Field(None, ge=1, description="null: `evaluation.fine_tune_steps`")
     batch_size: int | None = Field(None, ge=1, description="null: `evaluation.batch_size`")
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
@@ -482,7 +491,7 @@ class TaskConfig(Section):
 
 
 _TASK_FIELDS: Mapping[str, frozenset[str]] = {
-    "every kind": frozenset({"name", "kind", "layout", "show_images"}),
+    "every kind": frozenset({"name", "kind", "layout", "show_images", "seeds"}),
     "scene_classification": frozenset({"image_size_px", "batchnorm"}),
     "segmentation": frozenset(
         {"crop_size_px", "downscale", "decoder", "decoder_channels", "batchnorm", "bands", "test_groups", "bad_items"}
@@ -508,6 +517,10 @@ class EvaluationConfig(Section):
     initialisations: tuple[Initialisation, ...] = (
         "random",
         "geokr",
+    )
+    fine_tune_initialisations: tuple[Initialisation, ...] | None = Field(
+        None,
+        description="those of `initialisations` that are fine-tuned too, where that costs too much for all; null: all",
     )
     imagenet_weights: dict[Architecture, Path] = Field(
         {},
@@ -549,6 +562,22 @@ class EvaluationConfig(Section):
     knn_neighbours: int = Field(20, ge=1, description="neighbours that vote, at most as many as there are labels")
     threads: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _fine_tuned_are_judged(self) -> Self:
+        unknown = [name for name in self.fine_tune_initialisations or () if name not in self.initialisations]
+        if unknown:
+            raise ValueError(f"fine_tune_initialisations: {unknown[0]!r} is none of `initialisations`; add it there")
+        return self
+
+    def seeds_of(self, task: TaskConfig) -> tuple[int, ...]:
+        """The seeds of a task, each once."""
+        return tuple(dict.fromkeys(self.seeds if task.seeds is None else task.seeds))
+
+    def is_fine_tuned(self, initialisation: Initialisation) -> bool:
+        """Whether an initialisation is fine-tuned, too: the colour histogram has no weights to tune."""
+        chosen = self.initialisations if self.fine_tune_initialisations is None else self.fine_tune_initialisations
+        return initialisation in chosen and initialisation != "colour_histogram"
 
 
 class ReportConfig(Section):

@@ -187,7 +187,7 @@ def _criterion_score(
     features: Features = "last" if criterion.protocol == "fine_tune" else criterion.features
     plan = [
         Cell(criterion.task, "geokr", criterion.protocol, features, criterion.labels_per_class, seed)
-        for seed in dict.fromkeys(config.seeds)
+        for seed in config.seeds_of(section)
     ]
     task = _opened(open_task(section, config), bundle, plan, reporter)
     per_seed = {}
@@ -225,7 +225,7 @@ def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
     """The cells of one task, ordered so that a network's features serve all cells that need them."""
     plan = []
     for initialisation in dict.fromkeys(config.initialisations):
-        for seed in dict.fromkeys(config.seeds):
+        for seed in config.seeds_of(task):
             for protocol, features, labels in KINDS[task.kind].choices(config, initialisation):
                 plan.append(Cell(task.name, initialisation, protocol, features, labels, seed))
     if not plan:
@@ -333,7 +333,7 @@ class _Starts:
     def shared_pretrainings(self, config: EvaluationConfig) -> list[str]:
         """A warning for each variant that has fewer pretrainings than the evaluation has seeds."""
         warnings = []
-        seeds = list(dict.fromkeys(config.seeds))
+        seeds = sorted({seed for task in config.tasks for seed in config.seeds_of(task)})
         for variant in dict.fromkeys(config.initialisations):
             if variant in UNTRAINED:
                 continue

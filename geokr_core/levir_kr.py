@@ -101,7 +101,8 @@ class LevirKR:
         return [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
 
     @cached_property
-    def _shard_of_row(self) -> np.ndarray:
+    def shard_of_row(self) -> np.ndarray:
+        """int64 (N,): number of the shard of each row, in the order of the manifest."""
         order = {name: index for index, name in enumerate(self.manifest["shards"])}
         return self.catalogue["shard"].map(order).to_numpy(dtype=np.int64)
 
@@ -122,7 +123,7 @@ class LevirKR:
             DatasetError: a shard is missing.
         """
         out = np.empty((len(rows), self.chip_size_px, self.chip_size_px, len(self.bands)), dtype=np.uint8)
-        shards, places = self._shard_of_row[rows], self._row_in_shard[rows]
+        shards, places = self.shard_of_row[rows], self._row_in_shard[rows]
         for shard in np.unique(shards):
             mine = np.flatnonzero(shards == shard)
             out[mine] = self._shards[shard][places[mine]]

@@ -78,7 +78,7 @@ class Recipe:
     head_warmup_steps: int = 0
     backbone_learning_rate_factor: float = 1.0
     layer_decay: float = 1.0
-    anchor: Literal["weights", "features"] = "weights"
+    anchor: Literal["weights", "features", "stages"] = "weights"
     anchor_weight: float = 0.0
     interpolation: float = 1.0
     gradient_clip_norm: float = 0.0
@@ -187,6 +187,6 @@ def resolve(config: PretrainingConfig, method: Method = "geokr") -> Recipe:
 OPEN_FIELDS: Final = tuple(
     name
     for name, field in PretrainingConfig.model_fields.items()
-    if field.default is None and name != "initial_weights"
+    if field.default is None and name not in ("initial_weights", "shuffle_window_chips")
 )
 """Fields of the configuration that a recipe fills where they are left out."""

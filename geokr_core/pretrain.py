@@ -177,7 +177,9 @@ def _require_possible(
 
 
 def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, data_version: str) -> dict[str, Any]:
-    settings = {key: value for key, value in as_plain(config).items() if key not in _NO_MATTER}
+    # A field that is not given says nothing: one that a later version adds must not disown what was trained before.
+    given = {key: value for key, value in as_plain(config).items() if value is not None}
+    settings = {key: value for key, value in given.items() if key not in _NO_MATTER}
     return {
         "config": settings,
         "recipe": asdict(recipe),

@@ -6,7 +6,7 @@ a recipe in ``presets``.
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from geokr_core import schedules
 from geokr_core.augment import Geometry, Normalisation, cells_under, colour_view, draw, geometry_of, seen
-from geokr_core.backbone import load_initial_weights, load_weights, save_weights
-from geokr_core.batches import Batch, batch_rows, prefetched, reader
+from geokr_core.backbone import load_initial_weights, load_weights, save_weights, stages
+from geokr_core.batches import Batch, Windows, batch_rows, prefetched, reader
 from geokr_core.checkpoint import checkpoint_path, load_checkpoint, newest_first, prune, save_checkpoint
 from geokr_core.config import Method, PretrainingConfig
 from geokr_core.distributed import World
@@ -329,8 +329,9 @@ def losses_of(run: Run, state: State, seen: Seen, step: int) -> Tensor:
 def _anchor_loss(run: Run, state: State) -> Tensor:
     """How far the backbone is from its start.
 
-    ``features``: 1 − cosine of the pooled features of the same images. ``weights``: half the squared distance of the
-    weights (L2-SP, Li, Grandvalet and Davoine 2018), the new first layer of other bands included.
+    ``weights``: half the squared distance of the weights (L2-SP, Li, Grandvalet and Davoine 2018), the new first layer
+    of other bands included. ``features``: 1 − cosine of the pooled last stages of the same images. ``stages``: see
+    `stage_distance`.
     """
     start, said, images = state.start, state.forward.said, state.forward.images
     if start is None or said is None or images is None:
@@ -339,8 +340,34 @@ def _anchor_loss(run: Run, state: State) -> Tensor:
         pairs = zip(state.student.backbone.parameters(), start.parameters(), strict=True)
         return 0.5 * torch.stack([(mine - first).square().sum() for mine, first in pairs]).sum()
     with torch.no_grad(), run.runtime.autocast():
-        reference = start(images)
-    return 1.0 - F.cosine_similarity(said.features.float(), reference.float(), dim=1).mean()
+        reference = [F.adaptive_avg_pool2d(stage, 1).flatten(1) for stage in stages(start, images)]
+    if run.recipe.anchor == "features":
+        return 1.0 - F.cosine_similarity(said.pooled[-1].float(), reference[-1].float(), dim=1).mean()
+    return stage_distance(said.pooled, reference)
+
+
+def stage_distance(pooled: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """Mean squared distance of pooled stages from those of the start, in units of each channel's own variance.
+
+    A linear classifier on standardised features sees them in these units, so that this is what it stands to lose.
+
+    Args:
+        pooled: one float (B, D_i) a stage.
+        reference: the same of the start.
+
+    Returns:
+        A scalar: 0 where nothing has changed, about 2 where nothing of the start is left.
+    """
+    distances = []
+    for mine, first in zip(pooled, reference, strict=True):
+        variance = first.float().var(dim=0, unbiased=False)
+        # Channels that hardly ever fire must not outweigh all others.
+        floor = _LEAST_SHARE_OF_VARIANCE * variance.mean() + torch.finfo(torch.float32).eps
+        distances.append(((mine.float() - first.float()).square().mean(dim=0) / (variance + floor)).mean())
+    return torch.stack(distances).mean()
+
+
+_LEAST_SHARE_OF_VARIANCE: Final = 0.01
 
 
 def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
@@ -462,10 +489,11 @@ def _loop(
 
 def reading(run: Run) -> Callable[[int], Batch]:
     """The function that reads this process's chips of a step."""
-    places = run.places().numpy()
+    places, window_chips = run.places().numpy(), run.config.shuffle_window_chips
+    windows = None if window_chips is None else Windows(run.data.shard_of_row[run.train_rows], window_chips)
 
     def rows_of(step: int) -> np.ndarray:
-        mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step)[places]
+        mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step, windows)[places]
         return mine
 
     wanted = run.label_rows if run.recipe.needs_cells else None

@@ -18,12 +18,12 @@ class Outputs(NamedTuple):
     """What a network says of a batch.
 
     Attributes:
-        features: float (B, D), pooled last stage.
+        pooled: four of float (B, D_i), the pooled stages, the last one at the end.
         logits: float (B, K) of land cover, or the projection (B, P) of a contrastive method.
         maps: float (B, K, H, W), logits of each cell of the last stage; None where nothing asks for them.
     """
 
-    features: Tensor
+    pooled: tuple[Tensor, ...]
     logits: Tensor
     maps: Tensor | None
 
@@ -53,15 +53,16 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """Everything that the heads say of normalised float32 images (B, C, H, W)."""
-        last = stages(self.backbone, images)[-1]
-        features = F.adaptive_avg_pool2d(last, 1).flatten(1)
+        found = stages(self.backbone, images)
+        last = found[-1]
+        pooled = tuple(F.adaptive_avg_pool2d(stage, 1).flatten(1) for stage in found)
         maps = None
         if self.dense_head is not None:
             maps = self.dense_head(last)
         elif self.correction is not None and isinstance(self.head, nn.Linear):
             # The head applied to each cell by itself: the mean of these logits is the chip's.
             maps = torch.einsum("bdhw,kd->bkhw", last, self.head.weight) + self.head.bias[:, None, None]
-        return Outputs(features, self.head(features), maps)
+        return Outputs(pooled, self.head(pooled[-1]), maps)
 
     def as_product(self, logits: Tensor) -> Tensor:
         """Logits (..., K) of what the product would say, where confusions are learned; else the logits themselves."""

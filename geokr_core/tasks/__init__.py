@@ -202,13 +202,13 @@ def _classification_choices(config: EvaluationConfig, initialisation: Initialisa
         for protocol in frozen:
             for labels in dict.fromkeys(config.labels_per_class) if protocol in config.protocols else ():
                 yield protocol, features, labels
-    if "fine_tune" in config.protocols and initialisation != "colour_histogram":
+    if "fine_tune" in config.protocols and config.is_fine_tuned(initialisation):
         for labels in dict.fromkeys(config.fine_tune_labels_per_class or config.labels_per_class):
             yield "fine_tune", "last", labels
 
 
 def _fine_tuned_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
-    if initialisation != "colour_histogram":
+    if config.is_fine_tuned(initialisation):
         for fraction in dict.fromkeys(config.label_fractions):
             yield "fine_tune", "last", labels_of_fraction(fraction)
 

@@ -186,7 +186,9 @@ class MaskTask:
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         task, config = self._task, self._evaluation
-        dump = task.model_dump(mode="json", exclude={"name", "steps", "batch_size", "learning_rates", "batchnorm"})
+        dump = task.model_dump(
+            mode="json", exclude={"name", "seeds", "steps", "batch_size", "learning_rates", "batchnorm"}
+        )
         return {
             **dump,
             **self.plan.settings(),

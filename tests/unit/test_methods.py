@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from geokr_core import training
 from geokr_core.augment import Strength, cells_under
-from geokr_core.backbone import build, save_weights
+from geokr_core.backbone import build, save_weights, stages
 from geokr_core.config import Method, PretrainingConfig
 from geokr_core.errors import ConfigError
 from geokr_core.files import data_version, read_json
@@ -483,7 +483,7 @@ def test_earlier_stages_learn_more_slowly() -> None:
     assert of["backbone.conv1.weight"] == pytest.approx(0.2 / 16)
 
 
-@pytest.mark.parametrize("anchor", ["weights", "features"])
+@pytest.mark.parametrize("anchor", ["weights", "features", "stages"])
 def test_an_anchor_holds_the_backbone_to_its_start(anchor: str, given: Path, data: LevirKR, tmp_path: Path) -> None:
     start, distances = load_file(given), []
     for weight in (0.0, 100.0):
@@ -500,10 +500,30 @@ def test_an_anchor_holds_the_backbone_to_its_start(anchor: str, given: Path, dat
             else:
                 first = build("squeezenet1_1")
                 first.load_state_dict(start)
-                features = state.student(batch.student).features
-                distances.append(float(1 - torch.cosine_similarity(features, first(batch.student)).mean()))
+                mine, theirs = (stages(network, batch.student) for network in (state.student.backbone, first))
+                if anchor == "features":
+                    mine, theirs = mine[-1:], theirs[-1:]
+                distances.append(sum(_relative(a, b) for a, b in zip(mine, theirs, strict=True)))
         assert ("anchor_loss" in state.terms) == (weight > 0)
     assert distances[1] < 0.7 * distances[0]
+
+
+def _relative(mine: torch.Tensor, theirs: torch.Tensor) -> float:
+    """How far pooled stages are from those of the start, as a share of what these are."""
+    mine, theirs = mine.mean(dim=(2, 3)), theirs.mean(dim=(2, 3))
+    return float((mine - theirs).norm() / theirs.norm())
+
+
+def test_the_distance_of_stages_is_in_units_of_each_channel() -> None:
+    torch.manual_seed(0)
+    first = torch.randn(64, 3) * torch.tensor([1.0, 100.0, 0.0])  # the last channel never fires
+    moved = first + torch.tensor([0.5, 50.0, 0.0]) * torch.sign(torch.randn(64, 3))
+    alone = [training.stage_distance([moved[:, k : k + 1]], [first[:, k : k + 1]]) for k in range(2)]
+
+    assert training.stage_distance([first, first], [first, first]) == 0.0
+    assert alone[0] == pytest.approx(0.25, rel=0.3)
+    assert alone[1] == pytest.approx(float(alone[0]), rel=0.5)
+    assert torch.isfinite(training.stage_distance([first + 1e-3], [first]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])

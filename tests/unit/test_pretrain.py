@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from geokr_core import runtime, signs, training
 from geokr_core.augment import Strength
 from geokr_core.backbone import build, load_weights, save_weights
-from geokr_core.batches import Batch, batch_rows, prefetched
+from geokr_core.batches import Batch, Windows, batch_rows, prefetched
 from geokr_core.checkpoint import load_checkpoint, save_checkpoint
 from geokr_core.config import PretrainingConfig
 from geokr_core.errors import BackboneError, TrainingError
@@ -430,6 +430,29 @@ def test_every_chip_comes_once_an_epoch_in_another_order() -> None:
     assert all(sorted(epoch) == rows.tolist() for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
     assert not np.array_equal(batch_rows(rows, 4, seed=1, step=1), seen[:4])
+
+
+def test_windows_keep_reading_local_and_leave_no_chip_out() -> None:
+    shards = np.repeat(np.arange(12), [5, 30, 1, 17, 8, 8, 40, 2, 9, 9, 9, 12])  # of any length
+    rows, windows = 1000 + np.arange(150), Windows(shards, window_chips=40)
+    epoch = batch_rows(rows, 150, 0, 1, windows)
+    assert sorted(epoch) == rows.tolist()
+    assert not np.array_equal(epoch, batch_rows(rows, 150, 0, 2, windows))
+    read = shards[epoch - 1000]
+    spans = [int(np.ptp(np.flatnonzero(read == shard))) + 1 for shard in range(12)]
+    assert max(spans) <= 40 + 39  # never further apart than a window and what its last shard may add
+    assert len(set(read[:20])) > 1  # a window mixes shards
+    batches = np.concatenate([batch_rows(rows, 15, 0, step, windows) for step in range(1, 11)])
+    assert np.array_equal(batches, epoch)  # batches are cut from the epoch: a resumed run goes on with the same ones
+
+
+def test_a_run_in_windows_reads_few_shards_at_a_time(data: LevirKR, tmp_path: Path) -> None:
+    read: dict[int | None, int] = {}
+    for window_chips in (None, 8):
+        (run,) = _runs(_config(shuffle_window_chips=window_chips, batch_size=8), data, tmp_path / "ck")
+        rows = training.reading(run)(1).rows
+        read[window_chips] = len(np.unique(data.shard_of_row[rows]))
+    assert read[8] < (read[None] or 0)
 
 
 def test_a_batch_may_be_larger_than_the_data_set() -> None:
