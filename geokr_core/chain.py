@@ -306,7 +306,7 @@ def run_step(
     if force and name in SCENE_BY_SCENE:
         _forget_scenes(out)
     started = time.monotonic()
-    with _tracked(step, params, reporter, tags or {}) as run:
+    with _tracked(step, params, reporter, mark, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)
         seconds = round(time.monotonic() - started, 1)
         summary = replace(summary, numbers={**summary.numbers, "seconds": seconds})
@@ -337,14 +337,14 @@ class _Untracked:
 
 
 @contextmanager
-def _tracked(step: Step, params: Params, reporter: Reporter, tags: Mapping[str, str]) -> Iterator[Any]:
+def _tracked(step: Step, params: Params, reporter: Reporter, mark: str, tags: Mapping[str, str]) -> Iterator[Any]:
     if not step.tracked:
         yield _Untracked(reporter)
         return
-    from geokr_core.registry import track_step
+    from geokr_core.registry import FINGERPRINT_TAG, track_step
 
     parameters = {name: as_plain(getattr(params, name)) for name in step.sections}
-    with track_step(step.name, parameters, tags, reporter) as run:
+    with track_step(step.name, parameters, {FINGERPRINT_TAG: mark, **tags}, reporter) as run:
         yield run
 
 

@@ -82,6 +82,8 @@ _AWAY: Final = (MlflowException, SQLAlchemyError, OSError)
 """What the client raises when server, database or artifact store cannot be reached or refuse."""
 
 DATA_VERSION_TAG: Final = "geokr/data_version"
+FINGERPRINT_TAG: Final = "geokr/fingerprint"
+"""Digest of everything that a step depends on: by it a step that is gone on with finds the run it began."""
 _EVIDENCE: Final = "evidence"
 """Folder of a run's artifacts with the results and the report that a promotion rests on."""
 _DECISION_TAG: Final = "geokr/decision"
@@ -463,7 +465,8 @@ def track_step(
     Args:
         step: name of the run.
         parameters: configuration; scalars become parameters, the whole becomes ``params.json``.
-        tags: more tags, e.g. ``dagster/asset_key``.
+        tags: more tags, e.g. ``dagster/asset_key``. With `FINGERPRINT_TAG` among them, the run of a step that was
+            killed or failed with the same fingerprint is gone on with: its curves stay whole.
         reporter: who listens beside MLflow.
 
     Yields:
@@ -497,7 +500,12 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
     try:
         connection = _connect()
         _deliver_kept(connection, reporter)
-        run_id = connection.client.create_run(connection.experiment_id, tags=all_tags, run_name=step).info.run_id
+        run_id = _unfinished(connection, all_tags)
+        if run_id is not None:
+            _reopen(connection.client, run_id, all_tags)
+            reporter.info(f"{step}: going on with MLflow's run {run_id}")
+        else:
+            run_id = connection.client.create_run(connection.experiment_id, tags=all_tags, run_name=step).info.run_id
         _log_parameters(connection.client, run_id, parameters)
     except _AWAY as error:
         reporter.warning(
@@ -512,6 +520,25 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
     monitor = SystemMetricsMonitor(run_id, sampling_interval=5, tracking_uri=connection.uri)  # type: ignore[no-untyped-call]
     monitor.start()  # type: ignore[no-untyped-call]
     return TrackedRun(TeeReporter(reporter, curves), run_id, _page(connection, run_id), delivery, curves, monitor)
+
+
+def _unfinished(connection: _Connection, tags: Mapping[str, str]) -> str | None:
+    """The newest run of the same step and fingerprint that did not end well, if there is one."""
+    mark = tags.get(FINGERPRINT_TAG)
+    if mark is None:
+        return None
+    same = f"tags.`{FINGERPRINT_TAG}` = '{mark}' AND tags.`geokr/step` = '{tags['geokr/step']}'"
+    found = connection.client.search_runs(
+        [connection.experiment_id], f"{same} AND attributes.status != 'FINISHED'", order_by=["start_time DESC"], max_results=1
+    )  # fmt: skip
+    return str(found[0].info.run_id) if found else None
+
+
+def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    client.update_run(run_id, status="RUNNING")
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    if "geokr/error" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "geokr/error")
 
 
 def _page(connection: _Connection, run_id: str) -> str:

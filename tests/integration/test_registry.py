@@ -564,6 +564,34 @@ def test_interrupted_step_is_a_killed_run(server: MlflowClient) -> None:
     assert only_run(server, run.run_id).info.status == "KILLED"
 
 
+def test_a_step_that_is_gone_on_with_goes_on_with_its_run(server: MlflowClient) -> None:
+    """A killed training that is resumed has one curve, not two halves in two runs."""
+
+    def trained(mark: str, first: int, last: int, *, dies: bool = False) -> str | None:
+        with registry.track_step(
+            "pretraining", {"steps": 6}, {registry.FINGERPRINT_TAG: mark}, RecordingReporter()
+        ) as run:
+            for step in range(first, last + 1):
+                run.reporter.metrics({"loss": 1.0 / step}, step)
+            begun.append(run.run_id)
+            if dies:
+                raise KeyboardInterrupt
+            return run.run_id
+
+    begun: list[str | None] = []
+    with pytest.raises(KeyboardInterrupt):
+        trained("same", 1, 4, dies=True)
+    resumed = trained("same", 3, 6)  # from its checkpoint at step 2
+    assert resumed == begun[0]
+    assert only_run(server, resumed).info.status == "FINISHED"
+    assert "geokr/error" not in only_run(server, resumed).data.tags
+    assert {m.step for m in server.get_metric_history(str(resumed), "loss")} == {1, 2, 3, 4, 5, 6}
+    assert trained("same", 1, 6) != resumed, "a finished run is history"
+    with pytest.raises(KeyboardInterrupt):
+        trained("same", 1, 2, dies=True)
+    assert trained("other parameters", 1, 6) not in begun[:-1]
+
+
 def test_absent_server_is_a_warning_and_the_step_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
     listener = RecordingReporter()
