@@ -32,7 +32,7 @@ Architecture = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn", "squeezenet1_1", "convnext_tiny", "swin_t",
     "vit_small_patch16_224",
 ]  # fmt: skip
-Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "simclr", "moco"]
+Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "joint", "simclr", "moco"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -302,7 +302,7 @@ class PretrainingConfig(Section):
     variants: tuple[Method | VariantConfig, ...] = Field(
         ("geokr",),
         min_length=1,
-        description="methods to train, by name, or as `{name, method, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `simclr` and `moco` (contrastive, no land cover)",
+        description="methods to train, by name, or as `{name, method, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `joint` (land cover, and telling chips apart); `simclr` and `moco` (contrastive, no land cover)",
     )
     steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
     batch_size: int = Field(128, ge=2, description="chips a step, over all processes and accumulated parts together")
@@ -367,7 +367,10 @@ class PretrainingConfig(Section):
     correction_aggregation_weight: float | None = Field(
         None, ge=0, description="how much mixed and ragged land cover within a chip costs"
     )
-    temperature: float | None = Field(None, gt=0, description="of the contrastive methods")
+    contrast_weight: float | None = Field(
+        None, ge=0, description="weight of telling chips apart (SimCLR's loss) beside land cover"
+    )
+    temperature: float | None = Field(None, gt=0, description="of the contrastive losses")
     memory_bank_size: int | None = Field(None, ge=1, description="chips that `moco` holds as negatives")
     shuffle_window_chips: int | None = Field(
         None,

@@ -51,6 +51,7 @@ class Recipe:
         correction: whether the product's confusions are learned, see ``methods.correction``.
         correction_identity_weight: see there.
         correction_aggregation_weight: see there.
+        contrast_weight: weight of SimCLR's loss beside land cover; 0: none.
         temperature: of the contrastive losses.
         memory_bank_size: negatives that ``moco`` remembers.
         augmentation: how chips are varied.
@@ -86,6 +87,7 @@ class Recipe:
     correction: bool = False
     correction_identity_weight: float = 0.05
     correction_aggregation_weight: float = 0.1
+    contrast_weight: float = 0.0
     temperature: float = 0.2
     memory_bank_size: int = 4096
 

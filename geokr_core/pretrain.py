@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from geokr_core.watch import Clock
 HISTORY_COLUMNS: Final = (
     "variant", "seed", "step", "loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl",
     "learning_rate", "teacher_momentum", "gradient_norm", "label_entropy", "teacher_entropy", "mean_bias", "dense_loss",
-    "identity_loss", "aggregation_loss", "anchor_loss",
+    "identity_loss", "aggregation_loss", "contrast_loss", "anchor_loss",
 )  # fmt: skip
 
 _NO_MATTER: Final = frozenset(
@@ -177,12 +177,14 @@ def _require_possible(
 
 
 def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, data_version: str) -> dict[str, Any]:
-    # A field that is not given says nothing: one that a later version adds must not disown what was trained before.
+    # What is not given, and what a recipe has by itself, says nothing: a field that is added must not disown what was
+    # trained before. Whoever changes the meaning of such a default raises the version.
+    own = {field.name: field.default for field in fields(recipe)}
     given = {key: value for key, value in as_plain(config).items() if value is not None}
     settings = {key: value for key, value in given.items() if key not in _NO_MATTER}
     return {
         "config": settings,
-        "recipe": asdict(recipe),
+        "recipe": {key: value for key, value in asdict(recipe).items() if value != own[key]},
         "initial_weights": _weights_md5(config),
         "device": runtime.device.type,
         "data_version": data_version,

@@ -27,13 +27,13 @@ from geokr_core.training import Runtime
 EXTRACTION_BATCH = 256
 HISTOGRAM_BINS = 16
 HISTOGRAM_BATCH = 256
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Candidates for C, the inverse L2 strength in scikit-learn's sense: 0.5 |w|² + C * sum of losses, rising."""
 SINGLE_LABEL_STRENGTH = 0.1
 """C where every class has one labelled item, so that none can be held out: the middle of `STRENGTHS`, fixed so that no
 choice is made on test items."""
 HOLDOUT_FRACTION = 0.2
-HOLDOUTS = 5
+HOLDOUTS = 3
 """Draws of held-out items that C is chosen on: a single one of a few items a class says too little."""
 MANY_ITEMS = 1000
 """From so many labelled items on, one draw of held-out items says enough."""

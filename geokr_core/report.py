@@ -8,7 +8,7 @@ scripts) and ``report.md``. It measures nothing. Layout and words around the num
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,23 +21,51 @@ from geokr_core import __version__
 from geokr_core.bundle import Bundle, open_bundle
 from geokr_core.charts import (
     FEATURE_NAMES,
-    INITIALISATION_COLOURS,
     INITIALISATION_NAMES,
     METRIC_NAMES,
     PROTOCOL_NAMES,
     comparison_chart,
+    initialisation_styles,
     labels_name,
     pretraining_chart,
 )
-from geokr_core.config import ReportConfig
+from geokr_core.config import UNTRAINED, ReportConfig
 from geokr_core.errors import MissingInputError
 from geokr_core.files import data_version, read_json, whole_file, whole_folder
 from geokr_core.levir_kr import LevirKR, open_levir_kr
 from geokr_core.pictures import as_rgb, png
 from geokr_core.reporter import Reporter
-from geokr_core.statistics import CELL_KEYS, CONTRASTS, Estimate, differences, headline_rows, labels_order, summarise
+from geokr_core.statistics import (
+    CELL_KEYS,
+    Estimate,
+    cell_of,
+    contrast_sides,
+    differences,
+    headline_rows,
+    intervals_overlap,
+    labels_order,
+    summarise,
+)
 from geokr_core.summary import Number, Summary
-from geokr_core.task_sections import item_intervals, task_sections
+from geokr_core.task_sections import (
+    Entry,
+    Head,
+    Styles,
+    Table,
+    difference_tables,
+    estimate_of,
+    item_intervals,
+    laid_out,
+    listed,
+    losses,
+    metric_name,
+    score,
+    score_tables,
+    signed,
+    signed_interval,
+    style_heads,
+    task_sections,
+)
 
 _COMMANDS: Final = {
     "levir_kr": "geokr levir-kr",
@@ -125,6 +153,7 @@ class _Pieces:
     differences: pd.DataFrame
     confusion: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
+    styles: Styles
 
     @classmethod
     def read(cls, inputs: Mapping[str, Path]) -> "_Pieces":
@@ -140,17 +169,28 @@ class _Pieces:
                         f"{path}: no such file; the report needs it. Run `{_COMMANDS[step]}` first."
                     )
         results = pd.read_parquet(evaluation / "results.parquet")
+        settings, runs = read_json(evaluation / "evaluation.json"), read_json(pretraining / "runs.json")
+        # As they were asked for, which an author does in an order that says something; then whatever else there is.
+        named = [*settings.get("initialisations", ()), *results["initialisation"], *(run["variant"] for run in runs)]
+        history = pd.read_csv(pretraining / "history.csv")
         return cls(
             levir_kr=open_levir_kr(inputs["levir_kr"]),
             bundle=open_bundle(inputs["backbone"]),
-            runs=read_json(pretraining / "runs.json"),
-            history=pd.read_csv(pretraining / "history.csv"),
+            runs=runs,
+            history=history,
             results=results,
             summary=summarise(results),
-            differences=_with_item_intervals(differences(results), evaluation),
+            differences=_with_item_intervals(_compared(results), evaluation),
             confusion=read_json(evaluation / "confusion.json"),
-            settings=read_json(evaluation / "evaluation.json"),
+            settings=settings,
+            styles=initialisation_styles([*named, *history["variant"]]),
         )
+
+
+def _compared(results: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences, and whether the intervals over test items overlap all the same."""
+    table = differences(results)
+    return table.assign(overlap=intervals_overlap(table, results))
 
 
 def _primaries(results: pd.DataFrame) -> list[Primary]:
@@ -169,23 +209,14 @@ def _primaries(results: pd.DataFrame) -> list[Primary]:
 
 def _rows(table: pd.DataFrame, primary: Primary, initialisation: str | None = None) -> pd.DataFrame:
     """Rows of the first metric of one comparison; the colour histogram's, whatever features it stands beside."""
-    features = "histogram" if initialisation == "colour_histogram" else primary.features
-    chosen = (
-        (table["task"] == primary.task)
-        & (table["protocol"] == primary.protocol)
-        & (table["features"] == features)
-        & (table["labels_per_class"] == primary.labels)
-        & (table["metric"] == primary.metric)
-    )
-    return table[chosen & (table["initialisation"] == initialisation)] if initialisation else table[chosen]
-
-
-def _estimate(row: "pd.Series[Any]") -> Estimate:
-    return Estimate(float(row["mean"]), float(row["ci_low"]), float(row["ci_high"]), int(row["n_seeds"]))
+    cell = (primary.task, primary.protocol, primary.features, primary.labels, primary.metric)
+    keys = [*CELL_KEYS, *(["initialisation"] if initialisation else [])]
+    wanted = cell_of(cell, initialisation) if initialisation else cell
+    return table[(table[keys] == list(wanted)).all(axis=1)]
 
 
 def headline(results: pd.DataFrame, primary: Primary) -> str:
-    """What was compared and what came out, with intervals, in two or three plain sentences.
+    """What was compared and what came out, with intervals, in a few plain sentences.
 
     Args:
         results: rows of ``results.parquet``.
@@ -195,35 +226,29 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
         The sentences. Where intervals overlap, a difference includes zero or the colour histogram is not cleared, they
         say so.
     """
+    results = results[(results["task"] == primary.task) & (results["metric"] == primary.metric)]
+    summary, styles = summarise(results), initialisation_styles(results["initialisation"])
     means = {
-        name: _estimate(rows.iloc[0])
-        for name in INITIALISATION_COLOURS
-        if not (rows := _rows(summarise(results), primary, name)).empty
+        name: estimate_of(rows.iloc[0].to_dict())
+        for name in styles
+        if not (rows := _rows(summary, primary, name)).empty
     }
     if "geokr" not in means:
         return f"{primary.words}: the pretrained backbone was not evaluated, so nothing can be said about it."
     ours = means["geokr"]
     sentences = [f"{primary.words}: GeoKR reaches {_a_metric(primary.metric)} of {estimate_text(ours)}."]
-    table = differences(results)
+    table = _rows(_compared(results), primary).set_index("contrast")
+    found = {name: _Difference.of(table.loc[f"geokr - {name}"].to_dict()) for name in means if name != "geokr"}
     sentences += [
-        _versus(
-            INITIALISATION_NAMES[name],
-            ours,
-            means[name],
-            _difference(table, primary, name),
-            other_images=_within_image_error(results, primary, name),
-        )
+        _versus(INITIALISATION_NAMES[name], ours, means[name], found[name])
         for name in ("random", "imagenet", "shuffled")
-        if name in means
+        if name in found
     ]
-    if "colour_histogram" in means:
-        sentences.append(
-            _histogram_sentence(
-                means["colour_histogram"],
-                _difference(table, primary, "colour_histogram"),
-                other_images=_within_image_error(results, primary, "colour_histogram"),
-            )
-        )
+    others = {styles[name].label: known for name, known in found.items() if name not in INITIALISATION_NAMES}
+    if others:
+        sentences.append(_versus_others(others))
+    if "colour_histogram" in found:
+        sentences.append(_histogram_sentence(means["colour_histogram"], found["colour_histogram"]))
     elif primary.protocol == "linear_probe":
         sentences.append(
             "No colour histogram was evaluated: without it nobody knows whether more than colour was learned."
@@ -233,81 +258,106 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
     return " ".join(sentences)
 
 
+@dataclass(frozen=True)
+class _Difference:
+    """A paired difference, and whether the intervals over test images overlap all the same."""
+
+    estimate: Estimate
+    overlap: bool
+
+    @classmethod
+    def of(cls, row: Mapping[Hashable, Any]) -> "_Difference":
+        return cls(estimate_of(row), bool(row["overlap"]))
+
+    @property
+    def shown(self) -> str:
+        estimate = self.estimate
+        return f"{signed(estimate.mean)} {signed_interval(estimate.ci_low, estimate.ci_high)}".rstrip()
+
+    @property
+    def includes_zero(self) -> bool:
+        return self.estimate.ci_low <= 0.0 <= self.estimate.ci_high
+
+
 def _a_metric(metric: str) -> str:
     name = METRIC_NAMES.get(metric, metric)
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _difference(table: pd.DataFrame, primary: Primary, other: str) -> Estimate:
-    rows = _rows(table, primary)
-    return _estimate(rows[rows["contrast"] == f"geokr - {other}"].iloc[0])
-
-
-def _within_image_error(results: pd.DataFrame, primary: Primary, other: str) -> bool:
-    """Whether the intervals over test images overlap, averaged over seeds.
-
-    Seeds alone may show no spread at all (all labels, one pretraining): that is no certainty about other images.
-    """
-    ours, theirs = (_rows(results, primary, name)[["ci_low", "ci_high"]].mean() for name in ("geokr", other))
-    return bool(ours["ci_low"] <= theirs["ci_high"] and theirs["ci_low"] <= ours["ci_high"])
-
-
-def _versus(name: str, ours: Estimate, theirs: Estimate, difference: Estimate, *, other_images: bool) -> str:
+def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference) -> str:
     start = f"With {name} it is {estimate_text(theirs)}:"
-    if difference.n_seeds == 1:
-        return f"{start} a difference of {signed(difference.mean)} in the one seed that was run."
-    shown = f"{signed(difference.mean)} [{signed(difference.ci_low)}, {signed(difference.ci_high)}]"
-    if difference.ci_low <= 0.0 <= difference.ci_high:
-        return f"{start} the paired difference {shown} includes zero, so no difference is shown."
+    num_seeds = difference.estimate.n_seeds
+    if num_seeds == 1:
+        return f"{start} a difference of {difference.shown} in the one seed that was run."
+    if difference.includes_zero:
+        return f"{start} the paired difference {difference.shown} includes zero, so no difference is shown."
     remark = ""
-    if other_images:
+    if difference.overlap:
         remark = ", but the intervals over test images overlap: other images could undo it"
     elif ours.ci_low <= theirs.ci_high and theirs.ci_low <= ours.ci_high:
         remark = ", although the two intervals overlap"
-    verdict = "ahead" if difference.mean > 0 else "behind"
-    return f"{start} GeoKR is {verdict} by {shown}, paired over {difference.n_seeds} seeds{remark}."
+    verdict = "ahead" if difference.estimate.mean > 0 else "behind"
+    return f"{start} GeoKR is {verdict} by {difference.shown}, paired over {num_seeds} seeds{remark}."
 
 
-def _histogram_sentence(theirs: Estimate, difference: Estimate, *, other_images: bool) -> str:
+def _versus_others(differences: Mapping[str, _Difference]) -> str:
+    """The other variants in one sentence: there may be twenty of them."""
+    groups: dict[str, list[str]] = {}
+    for name, difference in differences.items():
+        groups.setdefault(_standing(difference), []).append(f"{name} ({signed(difference.estimate.mean)})")
+    said = "; ".join(f"{standing} {listed(names)}" for standing, names in sorted(groups.items()))
+    return f"Among the other variants GeoKR is {said}."
+
+
+def _standing(difference: _Difference) -> str:
+    ahead = "ahead of" if difference.estimate.mean > 0 else "behind"
+    if difference.estimate.n_seeds == 1:
+        return f"in the one seed that was run {ahead}"
+    if difference.includes_zero:
+        return "not told apart from"
+    return f"{ahead}, though other test images could undo it," if difference.overlap else ahead
+
+
+def _histogram_sentence(theirs: Estimate, difference: _Difference) -> str:
     start = f"The colour histogram, 54 numbers and no network, reaches {estimate_text(theirs)}:"
-    if difference.n_seeds == 1:
-        verdict = "above it" if difference.mean > 0 else "not above it"
-        return f"{start} GeoKR is {verdict} in the one seed that was run ({signed(difference.mean)})."
-    shown = f"{signed(difference.mean)} [{signed(difference.ci_low)}, {signed(difference.ci_high)}]"
-    if difference.ci_low <= 0:
-        return f"{start} GeoKR does not clear it ({shown})."
-    if other_images:
-        return f"{start} GeoKR does not surely clear it ({shown}, but the intervals over test images overlap)."
-    return f"{start} GeoKR clears it by {shown}."
+    if difference.estimate.n_seeds == 1:
+        verdict = "above it" if difference.estimate.mean > 0 else "not above it"
+        return f"{start} GeoKR is {verdict} in the one seed that was run ({difference.shown})."
+    if difference.estimate.ci_low <= 0:
+        return f"{start} GeoKR does not clear it ({difference.shown})."
+    if difference.overlap:
+        return (
+            f"{start} GeoKR does not surely clear it ({difference.shown}, but the intervals over test images overlap)."
+        )
+    return f"{start} GeoKR clears it by {difference.shown}."
 
 
 def estimate_text(estimate: Estimate) -> str:
     """``0.746 [0.731, 0.761]``, or the mean alone where a single seed gives no interval."""
-    return " ".join(part for part in _cell(estimate).values() if part)
-
-
-def signed(value: float) -> str:
-    """``+0.123`` or ``−0.123``; a true minus sign, so that a range never reads like a subtraction."""
-    return f"{value:+.3f}".replace("-", "−")
+    shown = score(estimate)
+    return f"{shown.mean} {shown.interval}".rstrip()
 
 
 def _content(
     config: ReportConfig, inputs: Mapping[str, Path], pieces: _Pieces, sentences: Sequence[str]
 ) -> dict[str, Any]:
-    first = pieces.runs[0]
+    first, pretraining, styles = pieces.runs[0], inputs["pretraining"], pieces.styles
     return {
         "title": config.title,
         "headlines": sentences,
         "generated_world": pieces.levir_kr.manifest.get("generated_world") is True,
         "remarks": _remarks(pieces),
-        "comparison_svg": _svg(comparison_chart(pieces.summary, "svg")),
+        "comparison_svg": _svg(comparison_chart(pieces.summary, "svg", styles)),
         "headline_table": _headline_table(pieces),
-        **task_sections(inputs["evaluation"]),
-        "tables": [_table(pieces.summary, metric) for metric in sorted(set(pieces.summary["metric"]))],
-        "differences": _difference_rows(pieces.differences, pieces.results),
+        **task_sections(inputs["evaluation"], styles),
+        "tables": score_tables(pieces.summary, styles),
+        "losses": _losses(pieces),
+        "differences": difference_tables(pieces.differences, styles),
         "confusions": _confusions(pieces.confusion),
-        "pretraining_svg": _svg(pretraining_chart(pieces.history, _constant_kl(first), "svg")),
-        "runs": [_run_row(run) for run in pieces.runs],
+        "pretraining_svg": _svg(pretraining_chart(pieces.history, _constant_kl(first), "svg", styles)),
+        "runs": [_run_row(run, styles) for run in pieces.runs],
+        "calibration": _calibration(pretraining, pieces.runs),
+        "corrections": _corrections(pretraining, pieces.runs, styles),
         "dataset": _dataset(pieces.levir_kr),
         "legend": [
             {"name": _spaced(name), "colour": colour}
@@ -321,19 +371,10 @@ def _content(
 
 def _remarks(pieces: _Pieces) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    remarks = []
+    evaluated = set(pieces.results["initialisation"])
     seeds = sorted(set(pieces.results["seed"]))
-    for variant in ("geokr", "shuffled"):
-        if not (pieces.results["initialisation"] == variant).any():
-            continue
-        num_runs = sum(run["variant"] == variant for run in pieces.runs)
-        used = len({seed % num_runs for seed in seeds}) if num_runs else 0
-        if used < len(seeds):
-            remarks.append(
-                f"{INITIALISATION_NAMES[variant]}: {len(seeds)} evaluation seeds share {used} pretraining(s), seed k "
-                f"using number k modulo {num_runs}. Its intervals leave out part of the spread between pretrainings."
-            )
-    if not (pieces.results["initialisation"] == "shuffled").any():
+    remarks = _shared_pretrainings(pieces, evaluated, seeds)
+    if "shuffled" not in evaluated:
         remarks.append(
             "No control with shuffled land cover was evaluated: how much of the gain the land cover itself carries is "
             "open."
@@ -345,101 +386,34 @@ def _remarks(pieces: _Pieces) -> list[str]:
         f"The error of drawing the test images themselves (n: {shown}) comes on top; every cell has it in "
         "results.parquet."
     )
+    remarks.append("– stands where an initialisation was not evaluated; what is missing enters no mean and no difference.")
     return remarks
+
+
+def _shared_pretrainings(pieces: _Pieces, evaluated: set[str], seeds: Sequence[int]) -> list[str]:
+    """A remark for all variants together whose seeds share the same number of pretrainings."""
+    variants: dict[tuple[int, int], list[str]] = {}
+    for name, style in pieces.styles.items():
+        num_runs = sum(run["variant"] == name for run in pieces.runs)
+        used = len({seed % num_runs for seed in seeds}) if num_runs else 0
+        if name in evaluated and name not in UNTRAINED and used < len(seeds):
+            variants.setdefault((used, num_runs), []).append(style.label)
+    return [
+        f"{listed(names)}: {len(seeds)} evaluation seeds share {used} pretraining(s), seed k using number k modulo "
+        f"{num_runs}. Such intervals leave out part of the spread between pretrainings."
+        for (used, num_runs), names in variants.items()
+    ]
+
+
+def _losses(pieces: _Pieces) -> list[str] | None:
+    """Where `geokr` loses; None where no interval could show it."""
+    ours = pieces.differences[pieces.differences["contrast"].str.startswith("geokr - ")]
+    return losses(ours, pieces.styles) if (ours["n_seeds"] > 1).any() else None
 
 
 def _constant_kl(run: Mapping[str, Any]) -> float | None:
     value = run.get("constant_kl")
     return None if value is None else float(value)
-
-
-def _table(summary: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """One row a comparison, one column an initialisation."""
-    rows = summary[summary["metric"] == metric]
-    columns = [name for name in INITIALISATION_COLOURS if (rows["initialisation"] == name).any()]
-    networks = rows[rows["features"] != "histogram"]
-    keys = ["task", "protocol", "features", "labels_per_class"]
-    combinations = _reading_order((rows if networks.empty else networks)[keys].drop_duplicates())
-    body = []
-    for task, protocol, features, labels in combinations.itertuples(index=False):
-        cells = []
-        for name in columns:
-            wanted = "histogram" if name == "colour_histogram" else features
-            found = rows[
-                (rows["task"] == task)
-                & (rows["protocol"] == protocol)
-                & (rows["features"] == wanted)
-                & (rows["labels_per_class"] == labels)
-                & (rows["initialisation"] == name)
-            ]
-            cells.append(None if found.empty else _cell(_estimate(found.iloc[0])))
-        head = [task, PROTOCOL_NAMES.get(protocol, protocol), FEATURE_NAMES.get(features, features)]
-        body.append({"head": [*head, labels_name(labels)], "cells": cells})
-    return {
-        "metric": METRIC_NAMES.get(metric, metric.replace("_", " ")),
-        "columns": [{"name": INITIALISATION_NAMES[name], "colour": INITIALISATION_COLOURS[name]} for name in columns],
-        "rows": body,
-    }
-
-
-def _cell(estimate: Estimate) -> dict[str, str]:
-    low, high = estimate.ci_low, estimate.ci_high
-    # A t-interval of few seeds may leave the range that a score can have; nobody needs to read that.
-    interval = "" if math.isnan(low) else f"[{max(0.0, low):.3f}, {min(1.0, high):.3f}]"
-    return {"mean": f"{estimate.mean:.3f}", "interval": interval}
-
-
-def _reading_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Linear probe before fine-tuning, last stage before all, few labels before many, random before shuffled."""
-    orders = {"protocol": list(PROTOCOL_NAMES), "features": list(FEATURE_NAMES)}
-    orders["contrast"] = [f"geokr - {name}" for name in CONTRASTS]
-
-    def key(column: "pd.Series[Any]") -> "pd.Series[Any]":
-        name = str(column.name)
-        if name == "labels_per_class":
-            return column.map(labels_order)
-        return column.map(orders[name].index) if name in orders else column
-
-    by = [name for name in ("task", "protocol", "features", "labels_per_class", "contrast") if name in rows]
-    return rows.sort_values(by, key=key, kind="stable")
-
-
-def _difference_rows(table: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for _, row in _reading_order(headline_rows(table)).iterrows():
-        estimate = _estimate(row)
-        unknown = math.isnan(estimate.ci_low)
-        if unknown:
-            verdict = "one seed"
-        elif estimate.ci_low <= 0.0 <= estimate.ci_high:
-            verdict = "includes zero"
-        else:
-            verdict = "GeoKR ahead" if estimate.mean > 0 else "GeoKR behind"
-            keys = ("task", "protocol", "features", "labels_per_class", "metric")
-            primary = Primary(*(str(row[key]) for key in keys))
-            if _within_image_error(results, primary, str(row["contrast"]).removeprefix("geokr - ")):
-                verdict += "; test intervals overlap"
-        rows.append(
-            {
-                "head": [
-                    row["task"],
-                    PROTOCOL_NAMES.get(str(row["protocol"]), str(row["protocol"])),
-                    FEATURE_NAMES.get(str(row["features"]), str(row["features"])),
-                    labels_name(str(row["labels_per_class"])),
-                ],
-                "contrast": f"GeoKR − {INITIALISATION_NAMES[str(row['contrast']).removeprefix('geokr - ')]}",
-                "mean": signed(estimate.mean),
-                "interval": "" if unknown else f"[{signed(estimate.ci_low)}, {signed(estimate.ci_high)}]",
-                "items": _items_text(row),
-                "verdict": verdict,
-            }
-        )
-    return rows
-
-
-def _items_text(row: "pd.Series[Any]") -> str:
-    low, high = (float(row.get(name, math.nan)) for name in ("items_ci_low", "items_ci_high"))
-    return "" if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
 
 
 def _with_item_intervals(table: pd.DataFrame, evaluation: Path) -> pd.DataFrame:
@@ -451,26 +425,18 @@ def _with_item_intervals(table: pd.DataFrame, evaluation: Path) -> pd.DataFrame:
     return table.drop(columns=["items_ci_low", "items_ci_high"]).merge(bounds, on=keys, how="left")
 
 
-def _headline_table(pieces: "_Pieces") -> dict[str, Any]:
-    """One row a task, one column an initialisation: the primary comparison of each."""
-    primaries = _primaries(pieces.results)
-    found = {
-        (primary.task, name): _cell(_estimate(rows.iloc[0]))
-        for primary in primaries
-        for name in INITIALISATION_COLOURS
-        if not (rows := _rows(pieces.summary, primary, name)).empty
+def _headline_table(pieces: "_Pieces") -> Table:
+    """The primary comparison of each task, with every initialisation."""
+    primaries = {primary.task: primary for primary in _primaries(pieces.results)}
+    heads = style_heads(pieces.styles, pieces.results["initialisation"])
+    entries = {
+        (task, name): score(estimate_of(rows.iloc[0].to_dict()))
+        for task, primary in primaries.items()
+        for name in heads
+        if not (rows := _rows(pieces.summary, primary, str(name))).empty
     }
-    columns = [name for name in INITIALISATION_COLOURS if any(name == key[1] for key in found)]
-    return {
-        "columns": [{"name": INITIALISATION_NAMES[name], "colour": INITIALISATION_COLOURS[name]} for name in columns],
-        "rows": [
-            {
-                "head": [primary.words, METRIC_NAMES.get(primary.metric, primary.metric)],
-                "cells": [found.get((primary.task, name)) for name in columns],
-            }
-            for primary in primaries
-        ],
-    }
+    settings = {task: (primary.words, metric_name(primary.metric)) for task, primary in primaries.items()}
+    return laid_out("Every task at a glance", settings, ("Task", "Metric"), heads, "Initialisation", entries)
 
 
 def _confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -499,14 +465,13 @@ def _confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
     return pages
 
 
-def _run_row(run: Mapping[str, Any]) -> list[str]:
+def _run_row(run: Mapping[str, Any], styles: Styles) -> list[str]:
     def number(key: str) -> str:
         value = run.get(key)
         return "" if value is None else f"{float(value):.3f}"
 
-    variant = str(run["variant"])
     return [
-        INITIALISATION_NAMES.get(variant, variant),
+        styles[str(run["variant"])].label,
         str(run["seed"]),
         str(run["architecture"]),
         str(run["num_steps"]),
@@ -514,6 +479,47 @@ def _run_row(run: Mapping[str, Any]) -> list[str]:
         number("validation_kl"),
         number("constant_kl"),
     ]
+
+
+def _calibration(pretraining: Path, runs: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Predicted against product shares, class by class, of the first run of `geokr`, where it left them."""
+    run = next((run for run in runs if run["variant"] == "geokr"), None)
+    path = pretraining / str(run["folder"]) / "calibration.json" if run else pretraining
+    if run is None or not path.is_file():
+        return None
+    columns = [Head(words) for words in ("Product", "Predicted", "Apart within tenths")]
+    rows = [
+        ([Head(_spaced(part["class"]))], [Entry(f"{value:.3f}") for value in (part["label"], part["predicted"], _apart(part["bins"]))])
+        for part in read_json(path)
+    ]
+    return Table(f"Calibration of GeoKR, seed {run['seed']}", ("Class",), columns, rows)
+
+
+def _apart(bins: Sequence[Mapping[str, float]]) -> float:
+    """Mean distance of predicted and product share over tenths of the predicted share, each by its chips."""
+    num_chips = sum(part["num_chips"] for part in bins)
+    return sum(part["num_chips"] * abs(part["predicted"] - part["label"]) for part in bins) / num_chips
+
+
+def _corrections(pretraining: Path, runs: Sequence[Mapping[str, Any]], styles: Styles) -> list[dict[str, Any]]:
+    """What the first run of each variant learned of the product's confusions, where it did; the diagonal tinted."""
+    pages: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        path = pretraining / str(run["folder"]) / "correction.json"
+        if str(run["variant"]) in pages or not path.is_file():
+            continue
+        found = read_json(path)
+        rows = []
+        for k, (name, shares) in enumerate(zip(found["ground_classes"], found["matrix"], strict=True)):
+            tints = [_DEEPEST_TINT * share if column == k else 0.0 for column, share in enumerate(shares)]
+            cells = [{"count": f"{s:.2f}", "tint": f"{tint:.3f}"} for s, tint in zip(shares, tints, strict=True)]
+            rows.append({"name": _spaced(name), "cells": cells})
+        pages[str(run["variant"])] = {
+            "title": f"What {styles[str(run['variant'])].label}, seed {run['seed']}, corrects",
+            "labels": [_spaced(name) for name in found["reported_classes"]],
+            "rows": rows,
+        }
+    return list(pages.values())
 
 
 def _dataset(levir_kr: LevirKR) -> dict[str, Any]:
@@ -634,12 +640,13 @@ def _summary(pieces: _Pieces, sentences: Sequence[str]) -> Summary:
     numbers: dict[str, Number] = {}
     table: list[dict[str, Number]] = []
     for primary, sentence in zip(_primaries(pieces.results), sentences, strict=True):
-        for name in INITIALISATION_COLOURS:
+        for name in pieces.styles:
             rows = _rows(pieces.summary, primary, name)
             if not rows.empty:
                 numbers[f"{primary.task}/{name}_{primary.metric}"] = round(float(rows["mean"].iloc[0]), 4)
         for row in _rows(pieces.differences, primary).to_dict("records"):
-            name = str(row["contrast"]).removeprefix("geokr - ")
-            numbers[f"{primary.task}/gain_over_{name}"] = round(float(row["mean"]), 4)
+            first, second = contrast_sides(str(row["contrast"]))
+            gain = f"gain_over_{second}" if first == "geokr" else f"{first}_gain_over_{second}"
+            numbers[f"{primary.task}/{gain}"] = round(float(row["mean"]), 4)
         table.append({"task": primary.task, "headline": sentence})
-    return Summary(numbers, table, comparison_chart(pieces.summary, "png"))
+    return Summary(numbers, table, comparison_chart(pieces.summary, "png", pieces.styles))

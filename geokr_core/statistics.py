@@ -6,13 +6,15 @@ random networks and other draws of labels. Neither contains the other.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from geokr_core.config import UNTRAINED
 from geokr_core.errors import EvaluationError
 
 CONFIDENCE = 0.95
@@ -28,15 +30,12 @@ DIFFERENCE_COLUMNS = [
     *CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds", "items_ci_low", "items_ci_high",
 ]  # fmt: skip
 EFFICIENCY_COLUMNS = [
-    "task", "protocol", "features", "metric", "initialisation", "target", "target_label_fraction",
+    "task", "protocol", "features", "metric", "ours", "initialisation", "target", "target_label_fraction",
     "needed_label_fraction",
 ]  # fmt: skip
 
 HEADLINE_METRICS = ("accuracy", "miou", "map")
 """The one metric that a task is spoken of by: the first of these that it has."""
-
-CONTRASTS = ("random", "imagenet", "shuffled", "colour_histogram")
-"""What `geokr` is compared with, seed by seed. The histogram has features of its own and stands beside each."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,44 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     return t_interval([first[seed] - second[seed] for seed in sorted(first)])
 
 
+def contrasts(initialisations: Iterable[str]) -> list[tuple[str, str]]:
+    """Which initialisations are compared, first minus second.
+
+    Args:
+        initialisations: names, in the order in which they are to be compared.
+
+    Returns:
+        `geokr` with every other one; then, where `imagenet` is among them, every other pretraining with it: starting
+        from ImageNet costs nothing, so it is what a pretraining has to beat. The control `shuffled` claims nothing.
+    """
+    names = list(dict.fromkeys(initialisations))
+    trained = [name for name in names if name not in (*UNTRAINED, "geokr", "shuffled")]
+    against_ours = [("geokr", name) for name in names if name != "geokr" and "geokr" in names]
+    return against_ours + [(name, "imagenet") for name in trained if "imagenet" in names]
+
+
+def contrast_sides(contrast: str) -> tuple[str, str]:
+    """The two initialisations of ``"geokr - random"``; no name of a variant holds a blank."""
+    first, second = contrast.split(" - ")
+    return first, second
+
+
+def cell_of(cell: Sequence[str], initialisation: str) -> tuple[str, ...]:
+    """Where an initialisation is found that stands in a cell.
+
+    Args:
+        cell: task, protocol, features, and whatever else tells cells apart.
+        initialisation: its name.
+
+    Returns:
+        The cell and the name. The colour histogram has features of its own and stands beside all others.
+    """
+    task, protocol, features, *rest = cell
+    return (task, protocol, "histogram" if initialisation == "colour_histogram" else features, *rest, initialisation)
+
+
 def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Paired differences of `geokr` and what it is compared with, over seeds and over test items.
+    """Paired differences of all `contrasts`, over seeds and over test items.
 
     Args:
         results: rows of ``results.parquet``.
@@ -224,74 +259,94 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
             percentile interval of that, NaN where it is not known.
 
     Returns:
-        One row a cell and contrast (``"geokr - random"`` …); columns `DIFFERENCE_COLUMNS`. Empty where `geokr`
-        was not evaluated or nothing stands beside it.
+        One row a cell and contrast (``"geokr - random"`` …); columns `DIFFERENCE_COLUMNS`. A cell that only one side
+        was evaluated in has no row; the table is empty where nothing can be compared.
 
     Raises:
         EvaluationError: two initialisations were not evaluated on the same seeds.
     """
+    scores = _by_cell(results, "value")
+    resampled = {} if replicates is None else _by_cell(replicates, "replicates")
+    pairs = contrasts(results["initialisation"])
     rows = []
-    ours = results[results["initialisation"] == "geokr"]
-    for key, group in ours.groupby(CELL_KEYS, sort=False):
-        cell = dict(zip(CELL_KEYS, key, strict=True))
-        for other in CONTRASTS:
-            theirs = _same_cell(results, cell, other)
-            if theirs.empty:
+    for cell in dict.fromkeys(key[:-1] for key in scores):
+        for first, second in pairs:
+            ours, theirs = cell_of(cell, first), cell_of(cell, second)
+            if ours not in scores or theirs not in scores:
                 continue
-            estimate = paired_difference(_by_seed(group), _by_seed(theirs))
-            items = _item_interval(replicates, cell, other)
+            estimate = paired_difference(scores[ours], scores[theirs])
+            items = _item_interval(resampled.get(ours, {}), resampled.get(theirs, {}))
             bounds = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds, *items]
-            rows.append([*key, f"geokr - {other}", *bounds])
+            rows.append([*cell, f"{first} - {second}", *bounds])
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
     return table if table.empty else sort_rows(table, DIFFERENCE_COLUMNS[:6])
 
 
-def _item_interval(replicates: pd.DataFrame | None, cell: Mapping[str, object], other: str) -> tuple[float, float]:
-    if replicates is None or replicates.empty:
+def _by_cell(table: pd.DataFrame, column: str) -> dict[tuple[str, ...], dict[int, Any]]:
+    """What a column holds of each cell and initialisation, by seed."""
+    return {
+        tuple(key): dict(zip(rows["seed"].tolist(), rows[column].tolist(), strict=True))
+        for key, rows in table.groupby([*CELL_KEYS, "initialisation"], sort=False)
+    }
+
+
+def _item_interval(ours: Mapping[int, Any], theirs: Mapping[int, Any]) -> tuple[float, float]:
+    if not ours or ours.keys() != theirs.keys():
         return math.nan, math.nan
-    ours = _same_cell(replicates, cell, "geokr").set_index("seed")["replicates"]
-    theirs = _same_cell(replicates, cell, other).set_index("seed")["replicates"]
-    if ours.empty or set(ours.index) != set(theirs.index):
-        return math.nan, math.nan
-    pairs = [np.asarray(ours[seed], np.float64) - np.asarray(theirs[seed], np.float64) for seed in ours.index]
+    pairs = [np.asarray(ours[seed], np.float64) - np.asarray(theirs[seed], np.float64) for seed in ours]
     return percentile_interval(np.mean(pairs, axis=0).tolist())
 
 
-def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
-    """How many labels `geokr` needs to reach what another initialisation reaches with the most labels.
+def intervals_overlap(table: pd.DataFrame, results: pd.DataFrame) -> list[bool]:
+    """Whether the intervals over test items of the two sides of a difference overlap, averaged over seeds.
 
-    The score of `geokr` between two amounts of labels is interpolated linearly over the logarithm of the share of
-    labelled training items.
+    Seeds alone may show no spread at all (all labels, one pretraining): that is no certainty about other test items.
+
+    Args:
+        table: rows of `differences`.
+        results: rows of ``results.parquet`` that it was made of.
+
+    Returns:
+        One value a row; False where no interval is known.
+    """
+    means = results.groupby([*CELL_KEYS, "initialisation"])[["ci_low", "ci_high"]].mean()
+    bounds = {key: (low, high) for key, low, high in means.itertuples()}
+    found = []
+    for *cell, contrast in table[[*CELL_KEYS, "contrast"]].itertuples(index=False):
+        (low, high), (their_low, their_high) = (bounds[cell_of(cell, name)] for name in contrast_sides(contrast))
+        found.append(bool(low <= their_high and their_low <= high))
+    return found
+
+
+def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
+    """How many labels one initialisation needs to reach what another reaches with the most labels, for all `contrasts`.
+
+    The score between two amounts of labels is interpolated linearly over the logarithm of the share of labelled
+    training items.
 
     Args:
         results: rows of ``results.parquet``.
 
     Returns:
-        One row a task, protocol, features and other initialisation; columns `EFFICIENCY_COLUMNS`. ``target`` is the
-        other's mean with its most labels; ``needed_label_fraction`` is the smallest share with which `geokr` reaches
-        it, NaN where it never does. The smallest share tried is an upper bound: fewer may do.
+        One row a task, protocol, features and contrast; columns `EFFICIENCY_COLUMNS`. ``target`` is the mean of
+        ``initialisation`` with its most labels; ``needed_label_fraction`` is the smallest share with which ``ours``
+        reaches it, NaN where it never does. The smallest share tried is an upper bound: fewer may do. What was
+        evaluated with one amount of labels alone has no row as ``ours``.
     """
+    headline = headline_rows(results)
+    keys = ["task", "protocol", "features", "metric", "initialisation"]
+    means = headline.groupby([*keys, "label_fraction"], as_index=False)["value"].mean()
+    curves = {tuple(key): rows.sort_values("label_fraction") for key, rows in means.groupby(keys, sort=True)}
+    pairs = contrasts(headline["initialisation"])
     rows = []
-    means = (
-        headline_rows(results)
-        .groupby(["task", "protocol", "features", "metric", "initialisation", "label_fraction"], as_index=False)[
-            "value"
-        ]
-        .mean()
-    )
-    keys = ["task", "protocol", "features", "metric"]
-    for key, group in means.groupby(keys, sort=True):
-        curves = {
-            str(name): pd.DataFrame(part).sort_values("label_fraction")
-            for name, part in group.groupby("initialisation")
-        }
-        ours = curves.pop("geokr", None)
-        if ours is None or len(ours) < 2:
-            continue
-        for name in [other for other in CONTRASTS if other in curves]:
-            target, share = float(curves[name]["value"].iloc[-1]), float(curves[name]["label_fraction"].iloc[-1])
+    for cell in dict.fromkeys(key[:-1] for key in curves):
+        for first, second in pairs:
+            ours, theirs = curves.get(cell_of(cell, first)), curves.get(cell_of(cell, second))
+            if ours is None or theirs is None or len(ours) < 2:
+                continue
+            target, share = float(theirs["value"].iloc[-1]), float(theirs["label_fraction"].iloc[-1])
             needed = _first_reaching(ours["label_fraction"].to_numpy(), ours["value"].to_numpy(), target)
-            rows.append([*key, name, target, share, needed])
+            rows.append([*cell, first, second, target, share, needed])
     return pd.DataFrame(rows, columns=EFFICIENCY_COLUMNS)
 
 
@@ -304,19 +359,6 @@ def _first_reaching(fractions: np.ndarray, values: np.ndarray, target: float) ->
             part = (target - values[k - 1]) / (values[k] - values[k - 1])
             return math.exp(low + part * (high - low))
     return math.nan
-
-
-def _same_cell(results: pd.DataFrame, cell: Mapping[str, object], initialisation: str) -> pd.DataFrame:
-    chosen = results["initialisation"] == initialisation
-    for column, value in cell.items():
-        if column == "features" and initialisation == "colour_histogram":
-            continue
-        chosen &= results[column] == value
-    return results[chosen]
-
-
-def _by_seed(rows: pd.DataFrame) -> dict[int, float]:
-    return {int(seed): float(value) for seed, value in zip(rows["seed"], rows["value"], strict=True)}
 
 
 def flat_metrics(summary: pd.DataFrame) -> dict[str, float]:

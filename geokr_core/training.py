@@ -206,7 +206,7 @@ def begin(run: Run) -> State:
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
     objective: Objective
     if recipe.reads_land_cover:
-        objective = LandCoverObjective(recipe)
+        objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
     else:
         objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
@@ -260,7 +260,7 @@ def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) 
     student = teacher = colour_view(planes, bands, normalisation, strength, first)
     if not recipe.reads_land_cover:
         planes = seen(images, geometry_of(second, strength, device))
-    if not recipe.reads_land_cover or (recipe.two_views and teacher_predicts(recipe)):
+    if not recipe.reads_land_cover or recipe.contrast_weight > 0 or (recipe.two_views and teacher_predicts(recipe)):
         teacher = colour_view(planes, bands, normalisation, strength, second)
     cells = None if batch.cells is None else batch.cells[part].to(device, non_blocking=True)
     rows = torch.from_numpy(batch.rows)[part].to(device, non_blocking=True)

@@ -6,11 +6,20 @@ across GPUs serves the same end). Both crop their two views independently.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geokr_core.methods.network import PROJECTION_DIM, Network
 from geokr_core.methods.objective import Forward, Objective, Seen
 from geokr_core.presets import Recipe
+
+
+def contrast(recipe: Recipe, *, distributed: bool, remembers: bool = False) -> nn.Module:
+    """The loss that tells two views of a chip from all other chips of the batch, and of a memory where it has one."""
+    from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
+
+    size = (recipe.memory_bank_size, PROJECTION_DIM) if remembers else 0
+    loss: nn.Module = NTXentLoss(recipe.temperature, memory_bank_size=size, gather_distributed=distributed)
+    return loss
 
 
 class ContrastiveObjective(Objective):
@@ -26,11 +35,8 @@ class ContrastiveObjective(Objective):
             device: of the networks.
             distributed: also compare with the chips of the other processes.
         """
-        from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
-
         self._moco = recipe.objective == "moco"
-        size = (recipe.memory_bank_size, PROJECTION_DIM) if self._moco else 0
-        self._loss = NTXentLoss(recipe.temperature, memory_bank_size=size, gather_distributed=distributed).to(device)
+        self._loss = contrast(recipe, distributed=distributed, remembers=self._moco).to(device)
 
     def losses(self, network: Network, student: Forward, teacher: Forward, seen: Seen, step: int) -> Tensor:
         """See `Objective.losses`."""

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from geokr_core.augment import cells_under
 from geokr_core.losses import consistency_loss, dense_loss, label_kl, supervised_loss
+from geokr_core.methods.contrastive import contrast
 from geokr_core.methods.correction import aggregation_loss
 from geokr_core.methods.network import Network, Outputs
 from geokr_core.methods.objective import Forward, Objective, Seen
@@ -17,17 +18,21 @@ from geokr_core.presets import Recipe
 class LandCoverObjective(Objective):
     """Proportions, consistency with the teacher, and what a recipe adds to them."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Take what the recipe asks for."""
+    def __init__(self, recipe: Recipe, *, distributed: bool = False) -> None:
+        """Take what the recipe asks for; ``distributed``: tell chips from those of the other processes, too."""
         self._recipe = recipe
         self.terms = ("loss", "supervised_loss", "consistency_loss", "train_kl", "label_entropy", "teacher_entropy")
         self.terms += ("dense_loss",) if recipe.dense_weight > 0 else ()
         self.terms += ("identity_loss", "aggregation_loss") if recipe.correction else ()
+        self.terms += ("contrast_loss",) if recipe.contrast_weight > 0 else ()
+        self._contrast = contrast(recipe, distributed=distributed) if recipe.contrast_weight > 0 else None
 
     def losses(self, network: Network, student: Forward, teacher: Forward, seen: Seen, step: int) -> Tensor:
         """See `Objective.losses`."""
         recipe = self._recipe
-        said = student(seen.student)
+        num_chips = len(seen.student)
+        both = student(seen.student if self._contrast is None else torch.cat([seen.student, seen.teacher]))
+        said = both.of(slice(num_chips))
         targets = teacher(seen.teacher).logits if teacher_predicts(recipe) else said.logits.detach()
         reported = network.as_product(said.logits)
         # The largest class alone is what a classifier would be given; the teacher and all figures keep the proportions.
@@ -46,6 +51,11 @@ class LandCoverObjective(Objective):
             loss = loss + recipe.correction_identity_weight * identity
             loss = loss + recipe.correction_aggregation_weight * aggregation
             terms += [identity, aggregation]
+        if self._contrast is not None and both.projected is not None:
+            first, second = both.projected.float().chunk(2)
+            told_apart: Tensor = self._contrast(first, second)
+            loss = loss + recipe.contrast_weight * told_apart
+            terms.append(told_apart)
         return torch.stack([loss, *(term.float() for term in terms)])
 
     def _dense(self, network: Network, said: Outputs, seen: Seen) -> Tensor:

@@ -21,11 +21,18 @@ class Outputs(NamedTuple):
         pooled: four of float (B, D_i), the pooled stages, the last one at the end.
         logits: float (B, K) of land cover, or the projection (B, P) of a contrastive method.
         maps: float (B, K, H, W), logits of each cell of the last stage; None where nothing asks for them.
+        projected: float (B, P), what chips are told apart by beside land cover; None where nothing asks for it.
     """
 
     pooled: tuple[Tensor, ...]
     logits: Tensor
     maps: Tensor | None
+    projected: Tensor | None = None
+
+    def of(self, chips: slice) -> "Outputs":
+        """What is said of some of the chips."""
+        maps, projected = (None if part is None else part[chips] for part in (self.maps, self.projected))
+        return Outputs(tuple(stage[chips] for stage in self.pooled), self.logits[chips], maps, projected)
 
 
 class Network(nn.Module):
@@ -37,6 +44,7 @@ class Network(nn.Module):
         head: linear layer, or the projection head of a contrastive method.
         dense_head: 1 x 1 convolution on the last stage, or None.
         correction: the product's confusions, or None.
+        projection: projection head of a contrastive loss beside land cover, or None.
     """
 
     def __init__(self, architecture: str, in_channels: int, num_classes: int, recipe: Recipe | None = None) -> None:
@@ -50,6 +58,8 @@ class Network(nn.Module):
         dense = recipe is not None and recipe.dense_weight > 0
         self.dense_head = nn.Conv2d(width, num_classes, kernel_size=1) if dense else None
         self.correction = Correction(num_classes) if recipe is not None and recipe.correction else None
+        contrasts = recipe is not None and recipe.contrast_weight > 0
+        self.projection = _projection("simclr", width) if contrasts else None
 
     def forward(self, images: Tensor) -> Outputs:
         """Everything that the heads say of normalised float32 images (B, C, H, W)."""
@@ -62,7 +72,8 @@ class Network(nn.Module):
         elif self.correction is not None and isinstance(self.head, nn.Linear):
             # The head applied to each cell by itself: the mean of these logits is the chip's.
             maps = torch.einsum("bdhw,kd->bkhw", last, self.head.weight) + self.head.bias[:, None, None]
-        return Outputs(pooled, self.head(pooled[-1]), maps)
+        projected = None if self.projection is None else self.projection(pooled[-1])
+        return Outputs(pooled, self.head(pooled[-1]), maps, projected)
 
     def as_product(self, logits: Tensor) -> Tensor:
         """Logits (..., K) of what the product would say, where confusions are learned; else the logits themselves."""

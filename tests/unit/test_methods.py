@@ -93,6 +93,7 @@ def test_methods_differ_from_the_recipe_in_what_they_are_named_for() -> None:
     assert changed("majority") == {"labels"}
     assert changed("dense") == {"dense_weight"}
     assert changed("corrected") == {"correction"}
+    assert changed("joint") == {"contrast_weight", "consistency", "transfer"}
     assert {"objective", "augmentation"} <= changed("simclr")
     assert resolve(_config(), "paper") == resolve(_config(preset="paper"))
 
@@ -119,6 +120,7 @@ CAREFUL = {
         ("majority", {}),
         ("dense", {}),
         ("corrected", {}),
+        ("joint", {"accumulation_parts": 2}),
         ("simclr", {}),
         ("moco", {"memory_bank_size": 20}),
         ("geokr", {**CAREFUL, "accumulation_parts": 2, "deliver": "best"}),
@@ -415,6 +417,36 @@ def test_simclr_learns_to_tell_chips_apart(data: LevirKR, tmp_path: Path) -> Non
     assert float(state.history[-1]["loss"] or 0) < guessing - 0.1
 
 
+def test_joint_learns_land_cover_and_tells_chips_apart(data: LevirKR, tmp_path: Path) -> None:
+    settings = {"architecture": "resnet18", "learning_rate": 2e-3, "crop_area_fraction": (1.0, 1.0)}
+    run = replace(_run(data, "joint", steps=60, batch_size=16, log_every=15, **settings), folder=tmp_path)
+    state, _ = training.train(run, RecordingReporter())
+    first, last = state.history[0], state.history[-1]
+    for term in ("contrast_loss", "train_kl"):
+        assert (last[term] or 0) < 0.8 * (first[term] or 0), term
+
+
+def test_joint_shows_two_views_of_one_crop_so_that_its_label_holds(data: LevirKR) -> None:
+    run = _run(data, "joint")
+    seen = _seen(run)
+    assert not torch.equal(seen.student, seen.teacher)
+    assert torch.equal(seen.labels, _seen(_run(data)).labels)
+    network = Network("squeezenet1_1", 3, len(data.classes), run.recipe).eval()
+    shown: list[torch.Tensor] = []
+
+    def student(images: torch.Tensor) -> Outputs:
+        shown.append(images)
+        said: Outputs = network(images)
+        return said
+
+    terms = LandCoverObjective(run.recipe).losses(network, student, student, seen, 1)
+    assert len(shown[0]) == 2 * len(seen.student)
+    # What is said of land cover is that of the first view alone.
+    alone = LandCoverObjective(resolve(_config(consistency="none"))).losses(network, student, student, seen, 1)
+    torch.testing.assert_close(terms[1], alone[1])
+    torch.testing.assert_close(terms[0], alone[0] + run.recipe.contrast_weight * terms[-1])
+
+
 def test_moco_compares_with_what_it_remembers(data: LevirKR) -> None:
     run = _run(data, "moco", memory_bank_size=20, precision="fp32")
     torch.manual_seed(0)
@@ -503,15 +535,14 @@ def test_an_anchor_holds_the_backbone_to_its_start(anchor: str, given: Path, dat
                 mine, theirs = (stages(network, batch.student) for network in (state.student.backbone, first))
                 if anchor == "features":
                     mine, theirs = mine[-1:], theirs[-1:]
-                distances.append(sum(_relative(a, b) for a, b in zip(mine, theirs, strict=True)))
+                distances.append(sum(_angle(a, b) for a, b in zip(mine, theirs, strict=True)))
         assert ("anchor_loss" in state.terms) == (weight > 0)
     assert distances[1] < 0.7 * distances[0]
 
 
-def _relative(mine: torch.Tensor, theirs: torch.Tensor) -> float:
-    """How far pooled stages are from those of the start, as a share of what these are."""
-    mine, theirs = mine.mean(dim=(2, 3)), theirs.mean(dim=(2, 3))
-    return float((mine - theirs).norm() / theirs.norm())
+def _angle(mine: torch.Tensor, theirs: torch.Tensor) -> float:
+    """1 − cosine of pooled stages."""
+    return float(1 - torch.cosine_similarity(mine.mean(dim=(2, 3)), theirs.mean(dim=(2, 3))).mean())
 
 
 def test_the_distance_of_stages_is_in_units_of_each_channel() -> None:
