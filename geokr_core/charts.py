@@ -177,11 +177,13 @@ def comparison_chart(summary: pd.DataFrame, form: Format, styles: Mapping[str, S
     panels.sort(key=lambda panel: (panel[0], list(PROTOCOL_NAMES).index(str(panel[1]))))
     heights = [_panel_inches(groups) for _, _, groups in panels]
     shown = [style for name, style in styles.items() if (accuracy["initialisation"] == name).any()]
+    many = len(shown) > MANY_INITIALISATIONS
     with _style():
         figure = Figure(figsize=(_WIDTH_INCHES, sum(heights) + 0.26), layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
         for ax, (task, protocol, groups) in zip(axes, panels, strict=True):
-            _draw_panel(ax, groups, styles, named=len(shown) > MANY_INITIALISATIONS)
+            _draw_panel(ax, groups, styles, named=many)
+            ax.tick_params(axis="x", labelbottom=many or ax is axes[-1])
             metric = str(accuracy[accuracy["task"] == task]["metric"].iloc[0])
             ax.set_title(f"{task}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}, {METRIC_NAMES[metric]}")
         axes[-1].set_xlabel("mean and 95 % interval over seeds")

@@ -284,13 +284,17 @@ class VariantConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
     method: Method = Field("geokr", description="see `pretraining.variants`")
+    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="null: those of the section")
     settings: dict[str, Any] = Field({}, description="fields of `pretraining` that hold for this variant alone")
 
 
 class PretrainingConfig(Section):
     """How backbones are trained. A field left out takes the value of the preset and the method."""
 
-    preset: Literal["geokr", "paper"] = Field("geokr", description="recipe that every method but `paper` starts from")
+    preset: Literal["geokr", "continued", "paper"] = Field(
+        "geokr",
+        description="recipe that every method but `paper` starts from; `continued`: from given weights, which it holds on to",
+    )
     architecture: Architecture = "resnet18"
     initial_weights: Literal["imagenet"] | Path | None = Field(
         None,
@@ -302,7 +306,7 @@ class PretrainingConfig(Section):
     variants: tuple[Method | VariantConfig, ...] = Field(
         ("geokr",),
         min_length=1,
-        description="methods to train, by name, or as `{name, method, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `joint` (land cover, and telling chips apart); `simclr` and `moco` (contrastive, no land cover)",
+        description="methods to train, by name, or as `{name, method, seeds, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `joint` (land cover, and telling chips apart); `simclr` and `moco` (contrastive, no land cover)",
     )
     steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
     batch_size: int = Field(128, ge=2, description="chips a step, over all processes and accumulated parts together")
@@ -389,6 +393,15 @@ class PretrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = Field("auto", description="`torch.compile`; auto: on a GPU only")
 
+    @model_validator(mode="after")
+    def _continues_something(self) -> Self:
+        if self.preset == "continued" and self.initial_weights is None:
+            raise ValueError(
+                "`preset: continued` holds on to given weights, but `initial_weights` names none; name a file or `imagenet`, "
+                "or take `preset: geokr`"
+            )
+        return self
+
     @field_validator("crop_area_fraction")
     @classmethod
     def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -403,7 +416,10 @@ class PretrainingConfig(Section):
             raise ValueError("`variants` must hold `geokr` and name each variant once")
         for variant in self.named_variants:
             if "variants" in variant.settings or "seeds" in variant.settings:
-                raise ValueError(f"variants.{variant.name}.settings: `variants` and `seeds` hold for the whole section")
+                raise ValueError(
+                    f"variants.{variant.name}.settings: `variants` holds for the whole section, and `seeds` stands beside "
+                    "`settings`, not within"
+                )
             if variant.settings:
                 self.of_variant(variant)
         return self

@@ -20,7 +20,7 @@ import pandas as pd
 
 from geokr_core import __version__
 from geokr_core.bundle import WEIGHTS, Bundle, open_bundle
-from geokr_core.charts import comparison_chart, labels_name
+from geokr_core.charts import Style, comparison_chart, initialisation_styles, labels_name
 from geokr_core.config import UNTRAINED, Criterion, EvaluationConfig, Initialisation, TaskConfig, as_plain
 from geokr_core.errors import EvaluationError
 from geokr_core.files import read_json, text_digest, whole_file, whole_folder, write_json
@@ -130,7 +130,7 @@ def evaluate(
     summary = summarise(results)
     _write(out, config, results, summary, measured, tasks)
     numbers = {"num_cells": len(measured), "num_cells_kept": num_kept}
-    return _summary(summary, numbers, warnings)
+    return _summary(summary, numbers, warnings, initialisation_styles(config.initialisations))
 
 
 @cache
@@ -543,14 +543,16 @@ def _confusion(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def _summary(summary: pd.DataFrame, counts: Mapping[str, int], warnings: Sequence[str]) -> Summary:
+def _summary(
+    summary: pd.DataFrame, counts: Mapping[str, int], warnings: Sequence[str], styles: Mapping[str, Style]
+) -> Summary:
     first = headline_rows(summary)
     numbers: dict[str, Number] = {**counts, **flat_metrics(first)}
     table: list[dict[str, Number]] = [
         {str(key): (_shown(value) if isinstance(value, float) else value) for key, value in row.items()}
         for row in first.head(_TABLE_ROWS).to_dict("records")
     ]
-    return Summary(numbers, table, comparison_chart(summary, "png"), list(warnings))
+    return Summary(numbers, table, comparison_chart(summary, "png", styles), list(warnings))
 
 
 def _shown(value: float) -> Number:

@@ -124,7 +124,7 @@ def _runs(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: Wo
         recipe, runtime = resolve(own, variant.method), runtime_of(own, data.chip_size_px, world)
         _require_possible(variant, own, recipe, data, world)
         common = _fingerprinted(own, recipe, runtime, data_version)
-        for seed in config.seeds:
+        for seed in variant.seeds or config.seeds:
             labels = _labels(data, train_rows, recipe, seed)
             fingerprint = text_digest({**common, "variant": variant.name, "seed": seed, "processes": world.size})
             device = runtime.device
@@ -145,7 +145,7 @@ def _runs(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: Wo
                 validation_rows=validation_rows,
                 fingerprint=fingerprint,
                 folder=checkpoints / fingerprint,
-                is_first=variant.name == config.named_variants[0].name and seed == config.seeds[0],
+                is_first=variant.name == config.named_variants[0].name and seed == (variant.seeds or config.seeds)[0],
             )
 
 

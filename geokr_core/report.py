@@ -7,7 +7,6 @@ scripts) and ``report.md``. It measures nothing. Layout and words around the num
 
 import base64
 import json
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,6 +277,10 @@ class _Difference:
     def includes_zero(self) -> bool:
         return self.estimate.ci_low <= 0.0 <= self.estimate.ci_high
 
+    @property
+    def in_doubt(self) -> bool:
+        return self.estimate.n_seeds > 1 and self.overlap and not self.includes_zero
+
 
 def _a_metric(metric: str) -> str:
     name = METRIC_NAMES.get(metric, metric)
@@ -304,7 +307,11 @@ def _versus_others(differences: Mapping[str, _Difference]) -> str:
     """The other variants in one sentence: there may be twenty of them."""
     groups: dict[str, list[str]] = {}
     for name, difference in differences.items():
-        groups.setdefault(_standing(difference), []).append(f"{name} ({signed(difference.estimate.mean)})")
+        standing, doubt = (
+            _standing(difference),
+            ", though other test images could undo it" if difference.in_doubt else "",
+        )
+        groups.setdefault(standing, []).append(f"{name} ({signed(difference.estimate.mean)}{doubt})")
     said = "; ".join(f"{standing} {listed(names)}" for standing, names in sorted(groups.items()))
     return f"Among the other variants GeoKR is {said}."
 
@@ -313,9 +320,7 @@ def _standing(difference: _Difference) -> str:
     ahead = "ahead of" if difference.estimate.mean > 0 else "behind"
     if difference.estimate.n_seeds == 1:
         return f"in the one seed that was run {ahead}"
-    if difference.includes_zero:
-        return "not told apart from"
-    return f"{ahead}, though other test images could undo it," if difference.overlap else ahead
+    return "not told apart from" if difference.includes_zero else ahead
 
 
 def _histogram_sentence(theirs: Estimate, difference: _Difference) -> str:
@@ -386,7 +391,9 @@ def _remarks(pieces: _Pieces) -> list[str]:
         f"The error of drawing the test images themselves (n: {shown}) comes on top; every cell has it in "
         "results.parquet."
     )
-    remarks.append("– stands where an initialisation was not evaluated; what is missing enters no mean and no difference.")
+    remarks.append(
+        "– stands where an initialisation was not evaluated; what is missing enters no mean and no difference."
+    )
     return remarks
 
 
@@ -489,7 +496,10 @@ def _calibration(pretraining: Path, runs: Sequence[Mapping[str, Any]]) -> Table 
         return None
     columns = [Head(words) for words in ("Product", "Predicted", "Apart within tenths")]
     rows = [
-        ([Head(_spaced(part["class"]))], [Entry(f"{value:.3f}") for value in (part["label"], part["predicted"], _apart(part["bins"]))])
+        (
+            [Head(_spaced(part["class"]))],
+            [Entry(f"{value:.3f}") for value in (part["label"], part["predicted"], _apart(part["bins"]))],
+        )
         for part in read_json(path)
     ]
     return Table(f"Calibration of GeoKR, seed {run['seed']}", ("Class",), columns, rows)

@@ -48,7 +48,7 @@ class Entry:
         mean: the figure.
         interval: its interval, or what else belongs to it.
         note: a line of its own below.
-        verdict: ``ahead``, ``behind`` or nothing.
+        verdict: ``ahead`` or ``behind``, perhaps with a star, or nothing.
     """
 
     mean: str
@@ -248,9 +248,8 @@ def _difference(row: Mapping[Hashable, Any]) -> Entry:
     mean, low, high = (float(row[key]) for key in ("mean", "ci_low", "ci_high"))
     items = signed_interval(float(row["items_ci_low"]), float(row["items_ci_high"]))
     verdict = "ahead" if low > 0.0 else "behind" if high < 0.0 else ""
-    said = "one seed" if math.isnan(low) else f"{verdict} *" if verdict and row["overlap"] else verdict
-    note = "; ".join(part for part in (said, f"items {items}" if items else "") if part)
-    return Entry(signed(mean), signed_interval(low, high), note, verdict)
+    interval = "one seed" if math.isnan(low) else signed_interval(low, high)
+    return Entry(signed(mean), interval, items, f"{verdict} *" if verdict and row["overlap"] else verdict)
 
 
 def losses(table: pd.DataFrame, styles: Styles) -> list[str]:
@@ -344,7 +343,9 @@ def _efficiency(table: pd.DataFrame, styles: Styles) -> list[Table]:
     tables = []
     for task, rows in table.groupby("task", sort=True):
         records = rows.to_dict("records")
-        entries = {((r["protocol"], r["features"]), f"{r['ours']} - {r['initialisation']}"): _needed(r) for r in records}
+        entries = {
+            ((r["protocol"], r["features"]), f"{r['ours']} - {r['initialisation']}"): _needed(r) for r in records
+        }
         settings: dict[Hashable, list[str]] = {
             (r["protocol"], r["features"]): [PROTOCOL_NAMES[r["protocol"]], FEATURE_NAMES[r["features"]]]
             for r in records

@@ -175,12 +175,19 @@ def test_variants_may_differ_in_single_settings_even_in_the_architecture(data: L
     assert read_json(tmp_path / "out/no_teacher-seed0/run.json")["config"]["consistency"] == "none"
 
 
+def test_a_variant_may_have_seeds_of_its_own(data: LevirKR, tmp_path: Path) -> None:
+    variants = ({"name": "few", "method": "majority", "seeds": [2]}, "geokr")
+    runs = list(_runs(_config(variants=variants, seeds=(0, 1)), data, tmp_path / "ck"))
+    assert [run.name for run in runs] == ["few-seed2", "geokr-seed0", "geokr-seed1"]
+    assert sum(run.is_first for run in runs) == 1
+
+
 @pytest.mark.parametrize(
     ("variant", "complaint"),
     [
         ({"name": "a", "settings": {"stepps": 3}}, "stepps"),
         ({"name": "a", "settings": {"steps": "many"}}, "steps"),
-        ({"name": "a", "settings": {"seeds": [1]}}, "hold for the whole section"),
+        ({"name": "a", "settings": {"seeds": [1]}}, "stands beside"),
         ({"name": "geokr", "method": "moco"}, "name each variant once"),
         ({"name": "a", "method": "dino"}, "method"),
     ],
@@ -555,6 +562,16 @@ def test_the_distance_of_stages_is_in_units_of_each_channel() -> None:
     assert alone[0] == pytest.approx(0.25, rel=0.3)
     assert alone[1] == pytest.approx(float(alone[0]), rel=0.5)
     assert torch.isfinite(training.stage_distance([first + 1e-3], [first]))
+
+
+def test_continued_needs_something_to_go_on_from_and_holds_on_to_it(given: Path) -> None:
+    with pytest.raises(ValueError, match="initial_weights"):
+        _config(preset="continued")
+    recipe = resolve(_config(preset="continued", initial_weights=given, steps=200))
+    assert (recipe.head_warmup_steps, recipe.anchor, recipe.anchor_weight) == (30, "stages", 1.0)
+    assert recipe.head_warmup_steps + recipe.warmup_steps < 200
+    assert recipe.backbone_learning_rate_factor < 1
+    assert resolve(_config(preset="continued", initial_weights=given), "paper") == resolve(_config(), "paper")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
