@@ -7,7 +7,7 @@ scripts) and ``report.md``. It measures nothing. Layout and words around the num
 
 import base64
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -265,7 +265,7 @@ class _Difference:
     overlap: bool
 
     @classmethod
-    def of(cls, row: Mapping[Hashable, Any]) -> "_Difference":
+    def of(cls, row: Mapping[Any, Any]) -> "_Difference":
         return cls(estimate_of(row), bool(row["overlap"]))
 
     @property
@@ -525,7 +525,7 @@ def _corrections(pretraining: Path, runs: Sequence[Mapping[str, Any]], styles: S
             cells = [{"count": f"{s:.2f}", "tint": f"{tint:.3f}"} for s, tint in zip(shares, tints, strict=True)]
             rows.append({"name": _spaced(name), "cells": cells})
         pages[str(run["variant"])] = {
-            "title": f"What {styles[str(run['variant'])].label}, seed {run['seed']}, corrects",
+            "title": f"Correction that {styles[str(run['variant'])].label}, seed {run['seed']}, learned",
             "labels": [_spaced(name) for name in found["reported_classes"]],
             "rows": rows,
         }

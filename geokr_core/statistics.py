@@ -285,7 +285,7 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
 def _by_cell(table: pd.DataFrame, column: str) -> dict[tuple[str, ...], dict[int, Any]]:
     """What a column holds of each cell and initialisation, by seed."""
     return {
-        tuple(key): dict(zip(rows["seed"].tolist(), rows[column].tolist(), strict=True))
+        tuple(map(str, key)): dict(zip(rows["seed"].tolist(), rows[column].tolist(), strict=True))
         for key, rows in table.groupby([*CELL_KEYS, "initialisation"], sort=False)
     }
 
@@ -336,7 +336,10 @@ def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
     headline = headline_rows(results)
     keys = ["task", "protocol", "features", "metric", "initialisation"]
     means = headline.groupby([*keys, "label_fraction"], as_index=False)["value"].mean()
-    curves = {tuple(key): rows.sort_values("label_fraction") for key, rows in means.groupby(keys, sort=True)}
+    curves = {
+        tuple(map(str, key)): pd.DataFrame(rows).sort_values("label_fraction")
+        for key, rows in means.groupby(keys, sort=True)
+    }
     pairs = contrasts(headline["initialisation"])
     rows = []
     for cell in dict.fromkeys(key[:-1] for key in curves):

@@ -4,7 +4,7 @@ Numbers come from the outputs of ``evaluate``; nothing is measured. Layout is in
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -83,9 +83,9 @@ class Table:
 
 def laid_out(
     title: str,
-    settings: Mapping[Hashable, Sequence[str]],
+    settings: Mapping[Any, Sequence[str]],
     setting_names: Sequence[str],
-    compared: Mapping[Hashable, Head],
+    compared: Mapping[Any, Head],
     compared_name: str,
     entries: Mapping[tuple[Any, Any], Entry],
     *,
@@ -110,7 +110,7 @@ def laid_out(
     return Table(title, setting_names, list(compared.values()), body, folded)
 
 
-def style_heads(styles: Styles, names: Iterable[str]) -> dict[Hashable, Head]:
+def style_heads(styles: Styles, names: Iterable[str]) -> dict[Any, Head]:
     """The heads of initialisations, in the order of their styles."""
     wanted = set(names)
     return {name: Head(s.label, s.colour, s.shape) for name, s in styles.items() if name in wanted}
@@ -124,7 +124,7 @@ def score(estimate: Estimate) -> Entry:
     return Entry(f"{estimate.mean:.3f}", interval)
 
 
-def estimate_of(row: Mapping[str, Any]) -> Estimate:
+def estimate_of(row: Mapping[Any, Any]) -> Estimate:
     """The estimate in a row of a summary or of differences."""
     return Estimate(float(row["mean"]), float(row["ci_low"]), float(row["ci_high"]), int(row["n_seeds"]))
 
@@ -191,7 +191,7 @@ _SETTING_KEYS: Final = ["protocol", "features", "labels_per_class"]
 _SETTING_NAMES: Final = ("Protocol", "Features", "Labels")
 
 
-def _settings(rows: pd.DataFrame) -> dict[Hashable, list[str]]:
+def _settings(rows: pd.DataFrame) -> dict[Any, list[str]]:
     """Words of each setting: linear probe before fine-tuning, last stage before all, few labels before many."""
     orders = {"protocol": list(PROTOCOL_NAMES), "features": list(FEATURE_NAMES)}
 
@@ -205,7 +205,7 @@ def _settings(rows: pd.DataFrame) -> dict[Hashable, list[str]]:
     }
 
 
-def _settings_of(row: Mapping[Hashable, Any], settings: Iterable[Any]) -> list[Any]:
+def _settings_of(row: Mapping[Any, Any], settings: Iterable[Any]) -> list[Any]:
     """Where a row stands; one of the colour histogram beside all features."""
     protocol, features, labels = (row[key] for key in _SETTING_KEYS)
     return [s for s in settings if (s[0], s[2]) == (protocol, labels) and (features in (s[1], "histogram"))]
@@ -235,7 +235,7 @@ def difference_tables(table: pd.DataFrame, styles: Styles) -> list[Table]:
     return tables
 
 
-def _contrast_heads(wanted: set[str], styles: Styles) -> dict[Hashable, Head]:
+def _contrast_heads(wanted: set[str], styles: Styles) -> dict[Any, Head]:
     pairs = {f"{first} - {second}": (first, second) for first, second in contrasts(styles)}
     return {
         contrast: Head(f"{styles[first].label} − {styles[second].label}")
@@ -244,7 +244,7 @@ def _contrast_heads(wanted: set[str], styles: Styles) -> dict[Hashable, Head]:
     }
 
 
-def _difference(row: Mapping[Hashable, Any]) -> Entry:
+def _difference(row: Mapping[Any, Any]) -> Entry:
     mean, low, high = (float(row[key]) for key in ("mean", "ci_low", "ci_high"))
     items = signed_interval(float(row["items_ci_low"]), float(row["items_ci_high"]))
     verdict = "ahead" if low > 0.0 else "behind" if high < 0.0 else ""
@@ -273,7 +273,7 @@ def losses(table: pd.DataFrame, styles: Styles) -> list[str]:
     return sentences
 
 
-def _better(row: Mapping[Hashable, Any], styles: Styles) -> str:
+def _better(row: Mapping[Any, Any], styles: Styles) -> str:
     mean, low, high = (-float(row[key]) for key in ("mean", "ci_high", "ci_low"))
     doubt = " *" if row["overlap"] else ""
     return f"{styles[contrast_sides(str(row['contrast']))[1]].label} by {mean:.3f} [{low:.3f}, {high:.3f}]{doubt}"
@@ -323,9 +323,10 @@ def _per_class(table: pd.DataFrame, styles: Styles) -> list[dict[str, Any]]:
             for row in rows.to_dict("records")
             if not math.isnan(row["mean"])
         }
-        classes: dict[Hashable, list[str]] = {of_class: [of_class] for of_class in rows["class"]}
+        classes: dict[Any, list[str]] = {of_class: [of_class] for of_class in rows["class"]}
         pages.append(
             {
+                "task": task,
                 "caption": f"{PROTOCOL_NAMES[protocol]}, {labels_name(labels)}, mean over seeds; – is a class without test items",
                 "table": laid_out(
                     f"{task}: {name}", classes, ["Class"], style_heads(styles, rows["initialisation"]),
@@ -346,7 +347,7 @@ def _efficiency(table: pd.DataFrame, styles: Styles) -> list[Table]:
         entries = {
             ((r["protocol"], r["features"]), f"{r['ours']} - {r['initialisation']}"): _needed(r) for r in records
         }
-        settings: dict[Hashable, list[str]] = {
+        settings: dict[Any, list[str]] = {
             (r["protocol"], r["features"]): [PROTOCOL_NAMES[r["protocol"]], FEATURE_NAMES[r["features"]]]
             for r in records
         }
@@ -360,7 +361,7 @@ def _efficiency(table: pd.DataFrame, styles: Styles) -> list[Table]:
     return tables
 
 
-def _needed(row: Mapping[Hashable, Any]) -> Entry:
+def _needed(row: Mapping[Any, Any]) -> Entry:
     needed = float(row["needed_label_fraction"])
     reached = "not reached" if math.isnan(needed) else f"{needed:.1%} of the labels"
     return Entry(reached, f"for {float(row['target']):.3f} with {float(row['target_label_fraction']):.1%}")

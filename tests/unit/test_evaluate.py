@@ -127,6 +127,22 @@ def test_tables_beside_the_results_agree_with_them(judged: Store) -> None:
     assert matrix.trace() / matrix.sum() == pytest.approx(accuracy["geokr"][0])
 
 
+def test_a_variant_of_any_name_is_judged_drawn_and_compared_where_both_were_measured(store: Store) -> None:
+    runs = read_json(store.pretraining / "runs.json")
+    write_json(store.pretraining / "runs.json", [*runs, runs[-1] | {"variant": "no_teacher"}])
+    store.run(
+        config_of(
+            store, initialisations=["random", "geokr", "no_teacher"], protocols=["linear_probe", "fine_tune"],
+            fine_tune_initialisations=["random", "geokr"], labels_per_class=[4],
+        )
+    )  # fmt: skip
+    table = pd.read_csv(store.out / "differences.csv")
+
+    assert set(zip(table["protocol"], table["contrast"], strict=True)) == {
+        ("linear_probe", "geokr - no_teacher"), ("linear_probe", "geokr - random"), ("fine_tune", "geokr - random"),
+    }  # fmt: skip
+
+
 def test_paired_draws_are_the_same_for_every_initialisation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[tuple[object, int], set[tuple[int, ...]]] = {}
     draw = SceneClassification.draw_labels

@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -235,7 +237,7 @@ from geokr_core.reporter import RecordingReporter
 
 class Killer(RecordingReporter):
     def metrics(self, values, step):
-        if step == 7:
+        if step == int(os.environ["KILLED_AT"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
 config = PretrainingConfig.model_validate_json(sys.argv[1])
@@ -244,14 +246,17 @@ pretrain(config, *(Path(p) for p in sys.argv[2:]), Killer())
 
 
 def test_a_run_killed_for_real_resumes_to_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
+    killed_at = secrets.choice(range(1, 13))  # at any step: before the first checkpoint, between two, at the last step
     config = _config(log_every=1, checkpoint_every=5)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     arguments = [config.model_dump_json(), str(data.folder), str(tmp_path / "resumed"), str(tmp_path / "ck")]
-    died = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=False)
+    environment = {**os.environ, "KILLED_AT": str(killed_at)}
+    died = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=False, env=environment)
     assert died.returncode == -signal.SIGKILL
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", reporter)
-    assert [step for step, _ in reporter.points] == list(range(6, 13))
+    checkpoint = (killed_at - 1) // 5 * 5
+    assert [step for step, _ in reporter.points] == list(range(checkpoint + 1, 13)), killed_at
     for name in ("geokr-seed0/backbone.safetensors", "history.csv"):
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
 

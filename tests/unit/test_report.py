@@ -1,19 +1,23 @@
 """The report: it says the numbers it was given, says plainly what they do not show, and stands alone."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from geokr_core import charts
 from geokr_core.bundle import build_bundle
+from geokr_core.charts import comparison_chart, initialisation_styles, pretraining_chart
 from geokr_core.config import BackboneConfig, ReportConfig
 from geokr_core.errors import MissingInputError
 from geokr_core.evaluate import RESULT_COLUMNS
 from geokr_core.files import data_version, read_json, write_json
 from geokr_core.report import Primary, example_rows, headline, write_report
 from geokr_core.reporter import RecordingReporter
+from geokr_core.statistics import label_efficiency, summarise
 from geokr_core.summary import Summary
 from geokr_core.testing import make_levir_kr, make_pretraining
 
@@ -46,6 +50,7 @@ def write_evaluation(folder: Path, results: pd.DataFrame) -> Path:
     tasks = sorted(set(results["task"]))
     write_json(folder / "confusion.json", {task: {"geokr": matrix, "random": matrix} for task in tasks})
     write_json(folder / "evaluation.json", {"seeds": [0, 1, 2]})
+    label_efficiency(results).to_csv(folder / "label_efficiency.csv", index=False)
     return folder
 
 
@@ -256,3 +261,180 @@ def test_examples_show_rare_classes_and_no_chip_twice() -> None:
     assert len(set(rows)) == 6
     assert len(example_rows(proportions, 80)) == 50
     assert len(example_rows(proportions, 0)) == 0
+
+
+# --- any number of initialisations ------------------------------------------------------------------------------------
+
+TWELVE = (
+    "geokr", "simclr", "moco", "dense", "no_teacher", "paper", "majority", "imagenet_gentle", "shuffled", "random",
+    "imagenet", "colour_histogram",
+)  # fmt: skip
+
+
+def twelve() -> pd.DataFrame:
+    """Twelve initialisations, of which `no_teacher` is the best one and GeoKR, simclr and ImageNet are fine-tuned."""
+    values = {name: [0.50, 0.51, 0.52] for name in TWELVE} | {"geokr": [0.70, 0.71, 0.72]}
+    values["no_teacher"] = [0.80, 0.81, 0.82]
+    probed = results_of(**values)
+    few = probed.assign(labels_per_class="5", label_fraction=0.1, value=probed["value"] - 0.1)
+    tuned = results_of(geokr=[0.6] * 3, simclr=[0.61] * 3, imagenet=[0.4] * 3).assign(protocol="fine_tune")
+    second = probed.assign(metric="macro_f1", value=0.1234)
+    return pd.concat([probed, few, tuned, second], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def many(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The texts of a report on twelve initialisations, whose pretraining left a correction and a calibration."""
+    root = tmp_path_factory.mktemp("many")
+    shutil.copytree(inputs["pretraining"], root / "pretraining")
+    runs = read_json(root / "pretraining" / "runs.json")
+    (root / "pretraining" / "no_teacher-seed0").mkdir()
+    runs.append(runs[0] | {"variant": "no_teacher", "folder": "no_teacher-seed0"})
+    write_json(root / "pretraining" / "runs.json", runs)
+    matrix = {"ground_classes": ["forest", "bare_land"], "reported_classes": ["forest", "bare_land"]}
+    write_json(
+        root / "pretraining" / "no_teacher-seed0" / "correction.json", matrix | {"matrix": [[0.91, 0.09], [0.22, 0.78]]}
+    )
+    tenths = [
+        {"num_chips": 3, "predicted": 0.1, "label": 0.2}, {"num_chips": 1, "predicted": 0.8, "label": 0.5},
+    ]  # fmt: skip
+    calibration = [{"class": "bare_land", "predicted": 0.275, "label": 0.2754, "bins": tenths}]
+    write_json(root / "pretraining" / "geokr-seed0" / "calibration.json", calibration)
+    evaluation = write_evaluation(root / "evaluation", twelve())
+    write_json(evaluation / "evaluation.json", {"initialisations": list(reversed(TWELVE))})
+    written(inputs | {"evaluation": evaluation, "pretraining": root / "pretraining"}, root / "out", num_example_chips=0)
+    return {name: (root / "out" / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "md")}
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading of a Markdown text, up to the next one."""
+    return re.split(r"\n#+ ", text[text.index(f"# {title}\n") :].lstrip("# "))[0]
+
+
+def test_styles_are_in_a_stable_order_and_no_two_of_them_look_alike() -> None:
+    others = [f"variant_{number}" for number in range(20)]
+    styles = initialisation_styles(["random", *others, "colour_histogram", "geokr", *others, "imagenet", "shuffled"])
+
+    assert list(styles) == ["geokr", *others, "shuffled", "random", "imagenet", "colour_histogram"]
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
+    assert len({(style.colour, style.shape, style.line) for style in styles.values()}) == len(styles)
+    assert styles["variant_7"].label == "variant 7"
+    assert (styles["geokr"].colour, styles["random"].colour) == ("#0b6e4f", "#7a7f87")
+    assert styles["imagenet"].label == "ImageNet weights"
+
+
+def test_a_chart_of_twelve_shows_every_one_apart_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    draw = charts._legend
+
+    def noted(figure: object, handles: list[object]) -> None:
+        named.extend(handle.get_label() for handle in handles)  # type: ignore[attr-defined]
+        draw(figure, handles)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(charts, "_legend", noted)
+    summary = summarise(twelve())
+    drawing = comparison_chart(summary, "svg").decode()
+    dots = re.findall(r'<use [^>]*y="([\d.]+)" style="fill', drawing.partition('id="legend_1"')[0])
+    heights = np.sort([float(y) for y in dots])
+
+    assert len(dots) == (summary["metric"] == "accuracy").sum() == 2 * 12 + 3
+    assert np.diff(heights).min() > 5.5  # points, as large as a marker
+    assert sorted(named) == sorted(style.label for style in initialisation_styles(TWELVE).values())
+
+
+def test_the_pretraining_chart_names_a_variant_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    monkeypatch.setattr(charts, "_legend", lambda _, handles: named.extend(h.get_label() for h in handles))
+    points = {"step": [10, 20], "validation_kl": [np.nan, 0.5], "learning_rate": [1e-3, 1e-4]}
+    history = [
+        pd.DataFrame(points | {"variant": name, "seed": seed, "train_kl": np.nan if name == "simclr" else 0.5})
+        for name in ("geokr", "no_teacher", "simclr")
+        for seed in range(3)
+    ]
+    pretraining_chart(pd.concat(history), 1.0, "png")
+
+    assert named == ["GeoKR", "no teacher", "simclr (no KL)", "best constant"]
+
+
+def test_tables_of_many_have_a_row_for_each_and_say_what_was_not_evaluated(many: dict[str, str]) -> None:
+    glance = section(many["md"], "Every task at a glance")
+    scores = section(many["md"], "fields: accuracy, mean and 95 % interval over seeds")
+
+    for style in initialisation_styles(TWELVE).values():
+        assert f"| {style.label} | " in glance
+        assert f"| {style.label} | " in scores
+        assert f"&nbsp;{style.label}</td>" in many["html"]
+    asked_for = initialisation_styles(reversed(TWELVE))
+    assert re.findall(r"^\| (.+?) \|", glance, flags=re.MULTILINE)[1:] == [s.label for s in asked_for.values()]
+    assert "| no teacher | 0.710 [0.685, 0.735] | 0.810 [0.785, 0.835] | – |" in scores
+    assert "| simclr | 0.410 [0.385, 0.435] | 0.510 [0.485, 0.535] | 0.610 [0.610, 0.610] |" in scores
+
+
+def test_differences_hold_every_contrast_of_the_first_metric_alone(many: dict[str, str]) -> None:
+    compared = section(many["md"][many["md"].index("## Paired differences") :], "fields: accuracy")
+    contrasts = re.findall(r"^\| (.+? − .+?) \|", compared, flags=re.MULTILINE)
+
+    assert len(contrasts) == 11 + 7
+    assert "| GeoKR − no teacher | −0.100 behind [−0.100, −0.100] | −0.100 behind [−0.100, −0.100] | – |" in compared
+    assert "| no teacher − ImageNet weights | +0.300 ahead" in compared
+    assert "macro" not in compared
+
+
+def test_every_cell_that_is_lost_has_a_sentence(many: dict[str, str]) -> None:
+    said = section(many["md"], "Where GeoKR loses")
+
+    assert re.findall(r"^- (.*)", said, flags=re.MULTILINE) == [
+        "fields, linear probe, last stage, 5 labels a class, accuracy: GeoKR is behind no teacher by 0.100 [0.100, 0.100].",
+        "fields, linear probe, last stage, all labels, accuracy: GeoKR is behind no teacher by 0.100 [0.100, 0.100].",
+        "fields, fine-tuning, last stage, all labels, accuracy: GeoKR is behind simclr by 0.010 [0.010, 0.010] *.",
+    ]
+    assert all(sentence in many["html"] for sentence in ("GeoKR is behind no teacher by 0.100", "behind simclr by"))
+
+
+def test_nothing_lost_is_said_and_one_seed_says_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    said = "In no cell is another initialisation better"
+    for scores, expected in (([0.5, 0.6], True), ([0.5], False)):
+        evaluation = write_evaluation(tmp_path / "evaluation", results_of(geokr=scores, moco=scores))
+        text, _ = written({**inputs, "evaluation": evaluation}, tmp_path / "report", num_example_chips=0)
+        assert (said in text) is expected
+
+
+def test_label_efficiency_names_who_needs_the_labels(many: dict[str, str]) -> None:
+    table = section(many["md"][many["md"].index("## Label efficiency") :], "fields: accuracy")
+
+    assert "| GeoKR, to reach no teacher | not reached for 0.810 with 100.0% |" in table
+    assert "| no teacher, to reach ImageNet weights | 10.0% of the labels for 0.510 with 100.0% |" in table
+    assert "shuffled land cover, to reach" not in table
+
+
+def test_a_correction_and_a_calibration_are_shown_for_what_they_are(many: dict[str, str], page: Path) -> None:
+    correction = section(many["md"], "Correction that no teacher, seed 0, learned")
+    calibration = section(many["md"], "Calibration of GeoKR, seed 0")
+
+    assert "a statement on product and network together" in correction.replace("\n", " ")
+    assert "| bare land | 0.22 | 0.78 |" in correction
+    assert re.findall(r'rgb\(11 110 79 / ([\d.]+)\)">(0\.\d\d)<', many["html"]) == [
+        ("0.546", "0.91"), ("0.000", "0.09"), ("0.000", "0.22"), ("0.468", "0.78"),
+    ]  # fmt: skip
+    # (3 * |0.1 - 0.2| + 1 * |0.8 - 0.5|) / 4
+    assert "| bare land | 0.275 | 0.275 | 0.150 |" in calibration
+    without = (page / "report.html").read_text(encoding="utf-8")
+    assert "Correction that" not in without
+    assert "Calibration of" not in without
+
+
+def test_headline_names_the_other_variants_in_one_sentence() -> None:
+    text = headline(
+        results_of(geokr=[0.70, 0.71, 0.72], simclr=[0.50, 0.51, 0.52], moco=[0.69, 0.70, 0.71], dense=[0.8] * 3,
+                   no_teacher=[0.71, 0.72, 0.70]),
+        PRIMARY,
+    )  # fmt: skip
+
+    assert (
+        "Among the other variants GeoKR is ahead of simclr (+0.200) and moco (+0.010, though other test images could "
+        "undo it); behind dense (−0.090); not told apart from no teacher (+0.000)."
+    ) in text
+
+
+def test_pretrainings_that_several_variants_share_are_one_remark(many: dict[str, str]) -> None:
+    assert "GeoKR and no teacher: 3 evaluation seeds share 1 pretraining(s)" in many["md"]

@@ -12,9 +12,11 @@ from geokr_core.statistics import (
     BOOTSTRAP_RESAMPLES,
     _macro_f1_of_pairs,
     bootstrap_rows,
+    contrasts,
     differences,
     flat_metrics,
     headline_rows,
+    intervals_overlap,
     label_efficiency,
     labels_order,
     macro_f1_interval,
@@ -129,6 +131,66 @@ def test_differences_are_taken_seed_by_seed_within_the_same_cell() -> None:
     assert table.loc["geokr - colour_histogram", "ci_low"] == pytest.approx(0.05 - 0.248414, abs=1e-5)
 
 
+def test_everything_is_compared_with_geokr_and_what_was_trained_with_imagenet_too() -> None:
+    names = ["geokr", "simclr", "no_teacher", "shuffled", "random", "imagenet", "colour_histogram"]
+
+    assert contrasts(names) == [
+        *(("geokr", name) for name in names[1:]), ("simclr", "imagenet"), ("no_teacher", "imagenet"),
+    ]  # fmt: skip
+    assert contrasts(["random", "imagenet", "simclr"]) == [("simclr", "imagenet")]
+    assert contrasts(["random", "simclr", "simclr"]) == []
+
+
+def test_differences_know_any_variant_and_its_distance_from_imagenet() -> None:
+    table = differences(
+        results(
+            *(("geokr", "last", "5", seed, 0.70) for seed in (0, 1)),
+            ("simclr", "last", "5", 0, 0.60), ("simclr", "last", "5", 1, 0.62),
+            ("shuffled", "last", "5", 0, 0.50), ("shuffled", "last", "5", 1, 0.50),
+            *(("imagenet", "last", "5", seed, 0.65) for seed in (0, 1)),
+        )
+    ).set_index("contrast")  # fmt: skip
+
+    assert sorted(table.index) == [
+        "geokr - imagenet", "geokr - shuffled", "geokr - simclr", "simclr - imagenet",
+    ]  # fmt: skip
+    assert table.loc["geokr - simclr", "mean"] == pytest.approx(0.09)
+    assert table.loc["simclr - imagenet", "mean"] == pytest.approx(-0.04)
+
+
+def test_a_cell_of_one_side_alone_has_no_difference() -> None:
+    probed = results(*((name, "last", "5", seed, 0.6) for name in ("geokr", "simclr", "imagenet") for seed in (0, 1)))
+    tuned = results(*((name, "last", "5", seed, 0.7) for name in ("geokr", "imagenet") for seed in (0, 1)))
+    table = differences(pd.concat([probed, tuned.assign(protocol="fine_tune")]))
+    cells = set(zip(table["protocol"], table["contrast"], strict=True))
+
+    assert cells == {
+        ("linear_probe", "geokr - simclr"), ("linear_probe", "geokr - imagenet"),
+        ("linear_probe", "simclr - imagenet"), ("fine_tune", "geokr - imagenet"),
+    }  # fmt: skip
+    assert (table["mean"] == 0.0).all()
+
+
+@pytest.mark.parametrize("missing", ["geokr", "simclr", "imagenet"])
+def test_variants_of_other_seeds_are_no_pairs(missing: str) -> None:
+    rows = [(name, "last", "5", seed, 0.6) for name in ("geokr", "simclr", "imagenet") for seed in (0, 1)]
+    with pytest.raises(EvaluationError, match="same seeds"):
+        differences(results(*(row for row in rows if (row[0], row[3]) != (missing, 1))))
+
+
+def test_overlap_of_intervals_over_items_is_told_of_each_difference() -> None:
+    table = results(
+        ("geokr", "last", "5", 0, 0.70), ("simclr", "last", "5", 0, 0.66), ("imagenet", "last", "5", 0, 0.60),
+        ("colour_histogram", "histogram", "5", 0, 0.69),
+    )  # fmt: skip
+    table = table.assign(ci_low=table["value"] - 0.025, ci_high=table["value"] + 0.025)
+    compared = differences(table)
+
+    assert dict(zip(compared["contrast"], intervals_overlap(compared, table), strict=True)) == {
+        "geokr - simclr": True, "geokr - imagenet": False, "geokr - colour_histogram": True, "simclr - imagenet": False,
+    }  # fmt: skip
+
+
 def test_scores_of_other_seeds_are_no_pairs() -> None:
     with pytest.raises(EvaluationError, match=r"\[0, 1\].*\[0, 2\]"):
         paired_difference({0: 0.5, 1: 0.5}, {0: 0.4, 2: 0.4})
@@ -209,8 +271,32 @@ def test_label_efficiency_is_interpolated_over_the_logarithm_of_the_labels() -> 
     )
     found = label_efficiency(table).set_index("initialisation")
 
+    assert set(found["ours"]) == {"geokr"}
     assert found.loc["random", "target"] == 0.5
     assert found.loc["random", "needed_label_fraction"] == pytest.approx(10**-0.5)  # half way between 10 and 100 %
     assert math.isnan(found.loc["imagenet", "needed_label_fraction"])
     assert found.loc["shuffled", "needed_label_fraction"] == pytest.approx(0.01)
     assert label_efficiency(pd.DataFrame(curve("random", (0.1, 0.2), (1.0, 0.3)))).empty
+
+
+def test_label_efficiency_of_variants_stands_beside_imagenet_and_that_of_geokr_beside_the_histogram() -> None:
+    colours = [row | {"features": "histogram"} for row in curve("colour_histogram", (0.1, 0.2), (1.0, 0.4))]
+    table = pd.DataFrame(
+        [
+            *curve("geokr", (0.1, 0.4), (1.0, 0.6)),
+            *curve("dense", (0.1, 0.3), (1.0, 0.5)),
+            *curve("moco", (1.0, 0.9)),  # one amount of labels tells nothing of fewer
+            *curve("shuffled", (0.1, 0.3), (1.0, 0.5)),
+            *curve("imagenet", (0.1, 0.3), (1.0, 0.4)),
+            *colours,
+        ]
+    )
+    found = label_efficiency(table).set_index(["ours", "initialisation"])
+
+    assert sorted(found.index) == [
+        ("dense", "imagenet"), ("geokr", "colour_histogram"), ("geokr", "dense"), ("geokr", "imagenet"),
+        ("geokr", "moco"), ("geokr", "shuffled"),
+    ]  # fmt: skip
+    assert found.loc[("dense", "imagenet"), "needed_label_fraction"] == pytest.approx(10**-0.5)
+    assert found.loc[("geokr", "colour_histogram"), "needed_label_fraction"] == pytest.approx(0.1)
+    assert math.isnan(found.loc[("geokr", "moco"), "needed_label_fraction"])
