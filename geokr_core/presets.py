@@ -194,8 +194,8 @@ def resolve(config: PretrainingConfig, method: Method = "geokr") -> Recipe:
         The full recipe.
     """
     chosen = METHODS[method]
-    name = chosen.preset or config.preset
-    preset = PAPER if name == "paper" else _continued(config.steps) if name == "continued" else _geokr(config.steps)
+    named = chosen.preset or config.preset
+    preset = PAPER if named == "paper" else _continued(config.steps) if named == "continued" else _geokr(config.steps)
     given = {name: value for name in OPEN_FIELDS if (value := getattr(config, name)) is not None}
     settings: dict[str, Any] = {**chosen.changes, **given, **chosen.required}
     augmentation = preset.augmentation

@@ -424,19 +424,23 @@ def _rounded(value: Number | None) -> Number:
 
 
 def _curves(results: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[Mapping[str, float | None]]]) -> bytes:
-    """A picture of the KL curves against the best constant prediction."""
+    """A picture of the KL curves against the best constant prediction; all seeds of a variant in one colour."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
     axes = figure.subplots()
-    for index, (result, history) in enumerate(zip(results, histories, strict=True)):
-        colour = f"C{index % 10}"
+    variants = list(dict.fromkeys(result["variant"] for result in results))
+    named: set[str] = set()
+    for result, history in zip(results, histories, strict=True):
+        variant = result["variant"]
+        colour = f"C{variants.index(variant) % 10}"
         steps, train_kl, validation_kl = (
             np.array([point.get(key) for point in history], dtype=np.float64)
             for key in ("step", "train_kl", "validation_kl")
         )
         judged = np.isfinite(validation_kl)
-        axes.plot(steps, train_kl, color=colour, label=result["folder"])
+        axes.plot(steps, train_kl, color=colour, label=None if variant in named else variant)
+        named.add(variant)
         axes.plot(steps[judged], validation_kl[judged], "o--", color=colour)
     axes.axhline(results[0]["constant_kl"], color="grey", linestyle=":", label="best constant prediction")
     axes.set(xlabel="step", ylabel="KL to the labels (nat)", ylim=(0, None), title="lines: training, dots: validation")

@@ -5,21 +5,22 @@ which predicts in eval mode, so that BatchNorm cannot tell which keys share a ba
 across GPUs serves the same end). Both crop their two views independently.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geokr_core.methods.network import PROJECTION_DIM, Network
 from geokr_core.methods.objective import Forward, Objective, Seen
 from geokr_core.presets import Recipe
 
 
-def contrast(recipe: Recipe, *, distributed: bool, remembers: bool = False) -> nn.Module:
+def contrast(recipe: Recipe, *, distributed: bool, remembers: bool = False) -> Any:  # lightly ships no types
     """The loss that tells two views of a chip from all other chips of the batch, and of a memory where it has one."""
     from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
 
     size = (recipe.memory_bank_size, PROJECTION_DIM) if remembers else 0
-    loss: nn.Module = NTXentLoss(recipe.temperature, memory_bank_size=size, gather_distributed=distributed)
-    return loss
+    return NTXentLoss(recipe.temperature, memory_bank_size=size, gather_distributed=distributed)
 
 
 class ContrastiveObjective(Objective):
