@@ -128,6 +128,11 @@ class Geometry:
     boxes: Tensor | None
     orientation: Tensor
 
+    def beside(self, other: "Geometry") -> "Geometry":
+        """This of some chips, and then ``other`` of the same or of others; both with crops or both without."""
+        boxes = None if self.boxes is None or other.boxes is None else torch.cat([self.boxes, other.boxes])
+        return Geometry(boxes, torch.cat([self.orientation, other.orientation]))
+
 
 def geometry_of(draws: Draws, strength: Strength, device: torch.device) -> Geometry:
     """Crop and orientation of each chip.

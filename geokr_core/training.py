@@ -241,7 +241,8 @@ def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) 
     """Augment chips of a batch and look up what is known of the ground that is seen.
 
     Land-cover methods show student and teacher the same crop in two colour variants, so that the label holds for both;
-    contrastive methods crop both views by themselves.
+    contrastive methods crop both views by themselves. Where both are learned, the student sees both crops, each with the
+    land cover of its own ground.
 
     Args:
         run: its recipe says how.
@@ -258,12 +259,17 @@ def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) 
     geometry = geometry_of(first, strength, device)
     planes = seen(images, geometry)
     student = teacher = colour_view(planes, bands, normalisation, strength, first)
-    if not recipe.reads_land_cover:
-        planes = seen(images, geometry_of(second, strength, device))
-    if not recipe.reads_land_cover or recipe.contrast_weight > 0 or (recipe.two_views and teacher_predicts(recipe)):
-        teacher = colour_view(planes, bands, normalisation, strength, second)
     cells = None if batch.cells is None else batch.cells[part].to(device, non_blocking=True)
     rows = torch.from_numpy(batch.rows)[part].to(device, non_blocking=True)
+    if recipe.contrast_weight > 0 or not recipe.reads_land_cover:
+        other = geometry_of(second, strength, device)
+        teacher = colour_view(seen(images, other), bands, normalisation, strength, second)
+        if recipe.contrast_weight > 0:
+            student = teacher = torch.cat([student, teacher])
+            geometry, rows = geometry.beside(other), rows.repeat(2)
+            cells = None if cells is None else cells.repeat(2, 1, 1, 1)
+    elif recipe.two_views and teacher_predicts(recipe):
+        teacher = colour_view(planes, bands, normalisation, strength, second)
     labels, weights = labels_of(run, rows, cells, geometry)
     return Seen(student, teacher, geometry, labels, weights, cells)
 

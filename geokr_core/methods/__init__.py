@@ -58,8 +58,8 @@ METHODS: Final[Mapping[MethodName, Method]] = {
     "dense": Method("Land cover of every feature-map cell besides that of the chip.", {"dense_weight": 1.0}),
     "corrected": Method("A learned matrix takes up the classes that the product confuses.", {"correction": True}),
     "joint": Method(
-        "Land cover, and each chip told from all others of the batch: one network for both.",
-        {"contrast_weight": 0.3, "consistency": "none", "transfer": "student"},
+        "Land cover and contrast: two crops of a chip, each held to its own land cover and told from all other chips.",
+        _CONTRASTIVE | {"contrast_weight": 1.0, "consistency": "none", "transfer": "student"},
     ),
     "simclr": Method(
         "Baseline without land cover: two views of a chip are told from all other chips of the batch.",

@@ -30,9 +30,7 @@ class LandCoverObjective(Objective):
     def losses(self, network: Network, student: Forward, teacher: Forward, seen: Seen, step: int) -> Tensor:
         """See `Objective.losses`."""
         recipe = self._recipe
-        num_chips = len(seen.student)
-        both = student(seen.student if self._contrast is None else torch.cat([seen.student, seen.teacher]))
-        said = both.of(slice(num_chips))
+        said = student(seen.student)
         targets = teacher(seen.teacher).logits if teacher_predicts(recipe) else said.logits.detach()
         reported = network.as_product(said.logits)
         # The largest class alone is what a classifier would be given; the teacher and all figures keep the proportions.
@@ -51,8 +49,8 @@ class LandCoverObjective(Objective):
             loss = loss + recipe.correction_identity_weight * identity
             loss = loss + recipe.correction_aggregation_weight * aggregation
             terms += [identity, aggregation]
-        if self._contrast is not None and both.projected is not None:
-            first, second = both.projected.float().chunk(2)
+        if self._contrast is not None and said.projected is not None:
+            first, second = said.projected.float().chunk(2)
             told_apart: Tensor = self._contrast(first, second)
             loss = loss + recipe.contrast_weight * told_apart
             terms.append(told_apart)

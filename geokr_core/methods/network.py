@@ -29,11 +29,6 @@ class Outputs(NamedTuple):
     maps: Tensor | None
     projected: Tensor | None = None
 
-    def of(self, chips: slice) -> "Outputs":
-        """What is said of some of the chips."""
-        maps, projected = (None if part is None else part[chips] for part in (self.maps, self.projected))
-        return Outputs(tuple(stage[chips] for stage in self.pooled), self.logits[chips], maps, projected)
-
 
 class Network(nn.Module):
     """A backbone, and the linear layer that predicts proportions from its pooled last stage.

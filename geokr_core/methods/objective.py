@@ -18,7 +18,8 @@ class Seen:
     """What the networks see of some chips, and what is known about them.
 
     Attributes:
-        student: float32 (B, C, H, W), normalised, channels_last.
+        student: float32 (B, C, H, W), normalised, channels_last. Where land cover and contrast are learned together, first one
+            crop of every chip and then another: B is then twice the chips, here and below.
         teacher: the same chips for the teacher, or the other view of a contrastive method; often the very same tensor.
         geometry: what of the chips ``student`` shows.
         labels: float32 (B, K), land cover of what ``student`` shows; rows of zeros where nothing is known.
