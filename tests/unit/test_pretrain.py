@@ -568,7 +568,11 @@ def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> N
 def test_every_open_field_of_the_configuration_reaches_the_recipe() -> None:
     open_fields = {name for name, f in PretrainingConfig.model_fields.items() if f.default is None}
     augmentation = {field for field in open_fields if field in Strength.__dataclass_fields__}
-    assert open_fields - {"initial_weights"} - augmentation <= set(Recipe.__dataclass_fields__)
+    of_reading = {
+        "initial_weights",
+        "shuffle_window_chips",
+    }  # no choices of a method: what is started from, and read when
+    assert open_fields - of_reading - augmentation <= set(Recipe.__dataclass_fields__)
 
 
 def _seen(run: training.Run, step: int = 1) -> Seen:
