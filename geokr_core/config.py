@@ -21,6 +21,9 @@ PARAMS_VARIABLE = "GEOKR_PARAMS"
 
 DEFAULT_PARAMS = Path("params.yaml")
 
+EXTENDS = "extends"
+"""Key of a parameter file that names another one beside it, whose values hold where the file gives none."""
+
 LabelShare = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9](\.[0-9]+)?)%$")]
 LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"] | LabelShare
 TaskKind = Literal["scene_classification", "segmentation", "detection", "cloud_snow"]
@@ -707,27 +710,56 @@ def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Para
         The checked parameters.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or holds a wrong key or value; the message names each.
+        ConfigError: the file, or one that it extends, is missing, not YAML, or holds a wrong key or value; the message names
+            each.
     """
     path = params_path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: no such parameter file. Run from the project's folder, or name a file with --params or ${PARAMS_VARIABLE}."
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of sections (scenes, land_cover, …), found {type(content).__name__}."
-        )
+    content = _read(path)
     for override in overrides:
         _apply(content, override)
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(path, error)) from error
+
+
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a parameter file, laid over that of the file it `EXTENDS`, which lies beside it."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        remedy = (
+            f"{extending[-1]} extends it; names are relative to that file's folder."
+            if extending
+            else f"Run from the project's folder, or name a file with --params or ${PARAMS_VARIABLE}."
+        )
+        raise ConfigError(f"{path}: no such parameter file. {remedy}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of sections (scenes, land_cover, …), found {type(content).__name__}."
+        )
+    base = content.pop(EXTENDS, None)
+    if base is None:
+        return content
+    if path.resolve() == DEFAULT_PARAMS.resolve():
+        raise ConfigError(
+            f"{path}: `{EXTENDS}` is for other parameter files. DVC reads this one itself, and would not see what "
+            f"{base} holds; write the values here."
+        )
+    if not isinstance(base, str) or (path.parent / base).resolve() in [p.resolve() for p in (*extending, path)]:
+        raise ConfigError(f"{path}: `{EXTENDS}: {base}` must name another parameter file, and none that extends this one.")
+    return _laid_over(_read(path.parent / base, (*extending, path)), content)
+
+
+def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections key by key; lists and single values are replaced as a whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _laid_over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -791,6 +823,11 @@ def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
 def parameters_reference() -> str:
     """All parameters with types, defaults and meaning as Markdown; ``docs/parameters.md`` holds exactly this text."""
     lines = ["# Parameters", "", "What each key of `params.yaml` means. Made by `geokr parameters`; do not edit.", ""]
+    lines += [
+        f"A file other than `params.yaml` may begin with `{EXTENDS}: other.yaml`, a file in the same folder: it then gives "
+        "only what differs. Sections are laid over each other key by key, lists are replaced as a whole.",
+        "",
+    ]
     lines += _section_reference("top level", Params)
     return "\n".join(lines).rstrip() + "\n"
 

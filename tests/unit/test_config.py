@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
         "params/garrett.yaml",
         "params/lombardy.yaml",
         "params/sf_bay.yaml",
+        "params/methods_resnet18.yaml",
+        "params/methods_squeezenet1_1.yaml",
+        "params/joint_resnet18.yaml",
     ],
 )
 def test_shipped_parameter_files_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +77,35 @@ def test_overrides_apply_and_are_checked(tmp_path: Path) -> None:
         load_params(path, ["chips"])
     with pytest.raises(ConfigError, match="unknown key"):
         load_params(path, ["chips.size=32"])
+
+
+def test_a_file_gives_only_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
+    base = load_params(edited(tmp_path))
+    study = tmp_path / "study.yaml"
+    study.write_text("extends: params.yaml\nchips: {stride_px: 32}\npretraining: {seeds: [5]}\n")
+    found = load_params(study, ["chips.size_px=16"])
+    assert (found.chips.stride_px, found.chips.size_px, found.pretraining.seeds) == (32, 16, (5,))
+    assert found.chips.bands == base.chips.bands
+    assert found.pretraining.model_copy(update={"seeds": base.pretraining.seeds}) == base.pretraining
+    assert found.scenes == base.scenes
+
+
+def test_what_is_extended_must_be_there_and_not_extend_back(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("extends: base.yaml\n")
+    with pytest.raises(ConfigError, match=r"base\.yaml: no such parameter file\. .*study\.yaml extends it"):
+        load_params(study)
+    (tmp_path / "base.yaml").write_text("extends: study.yaml\n")
+    with pytest.raises(ConfigError, match=r"base\.yaml: `extends: study\.yaml` must name another parameter file"):
+        load_params(study)
+
+
+def test_the_file_that_dvc_reads_extends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text((ROOT / "params.yaml").read_text())
+    Path("params.yaml").write_text("extends: base.yaml\n")
+    with pytest.raises(ConfigError, match=r"DVC reads this one itself"):
+        load_params()
 
 
 def test_no_file_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
