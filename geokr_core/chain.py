@@ -134,7 +134,7 @@ def _report(params: Params, folders: Folders, out: Path, reporter: Reporter) -> 
     from geokr_core.report import write_report
 
     inputs = {name: folders[name] for name in ("levir_kr", "pretraining", "backbone", "evaluation")}
-    return write_report(params.report, inputs, out, reporter)
+    return write_report(params.report, inputs, out, reporter, params.file)
 
 
 def _champion(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from geokr_core.errors import ConfigError
 
@@ -650,6 +659,8 @@ class ChampionConfig(Section):
 class Params(Section):
     """A whole parameter file."""
 
+    _file: Path = PrivateAttr(DEFAULT_PARAMS)
+
     store: Path = Field(Path("data/store"), description="where the chain writes")
     world: WorldConfig | None = None
     scenes: ScenesConfig
@@ -686,6 +697,13 @@ class Params(Section):
         return self
 
     @property
+    def file(self) -> str:
+        """The file that was read: its path below the working directory, else its name alone. It changes no result."""
+        path = self._file
+        below = path.resolve().is_relative_to(Path.cwd())
+        return path.resolve().relative_to(Path.cwd()).as_posix() if below else path.name
+
+    @property
     def uses_world(self) -> bool:
         """Whether any source lies inside the generated world, so that it must be generated first."""
         if self.world is None:
@@ -718,9 +736,11 @@ def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Para
     for override in overrides:
         _apply(content, override)
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(path, error)) from error
+    params._file = path
+    return params
 
 
 def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -749,7 +769,9 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{base} holds; write the values here."
         )
     if not isinstance(base, str) or (path.parent / base).resolve() in [p.resolve() for p in (*extending, path)]:
-        raise ConfigError(f"{path}: `{EXTENDS}: {base}` must name another parameter file, and none that extends this one.")
+        raise ConfigError(
+            f"{path}: `{EXTENDS}: {base}` must name another parameter file, and none that extends this one."
+        )
     return _laid_over(_read(path.parent / base, (*extending, path)), content)
 
 

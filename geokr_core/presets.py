@@ -3,8 +3,9 @@
 ``paper`` follows the method as it was first published. It differs on purpose in three points: teacher and student
 start with the same head, inputs are normalised (every backbone of this project takes normalised input), and hue and
 saturation are left alone where the bands are not exactly red, green and blue.
-``geokr`` is what this project recommends. ``continued`` is for going on from good weights: what they know is kept. Only numbers and choices live here; what they do is in ``methods``,
-``losses``, ``teacher``, ``augment`` and ``training``; what sets one method apart from another in ``methods``.
+``geokr`` is what this project recommends. ``continued`` is for going on from good weights: what they know is kept.
+Only numbers and choices live here; what they do is in ``methods``, ``losses``, ``teacher``, ``augment`` and
+``training``; what sets one method apart from another in ``methods``.
 """
 
 from dataclasses import dataclass, replace

@@ -102,7 +102,9 @@ def _features(primary: Primary) -> str:
     return FEATURE_NAMES.get(primary.features, primary.features)
 
 
-def write_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, reporter: Reporter) -> Summary:
+def write_report(
+    config: ReportConfig, inputs: Mapping[str, Path], out: Path, reporter: Reporter, params_file: str = "params.yaml"
+) -> Summary:
     """Write the report.
 
     Args:
@@ -110,6 +112,7 @@ def write_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, re
         inputs: folders of ``levir_kr``, ``pretraining``, ``backbone`` and ``evaluation``.
         out: folder to write ``report.html`` and ``report.md`` into, replaced as a whole.
         reporter: hears the headline.
+        params_file: parameter file that the page tells to run again.
 
     Returns:
         The primary means and differences, a table of the headlines, and the main chart.
@@ -133,7 +136,7 @@ def write_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, re
     )
     with whole_folder(out) as folder:
         for name in ("report.html", "report.md"):
-            text = environment.get_template(f"{name}.j2").render(content)
+            text = environment.get_template(f"{name}.j2").render(content, params_file=params_file)
             with whole_file(folder / name) as partial:
                 partial.write_text(text, encoding="utf-8")
     return _summary(pieces, sentences)

@@ -108,6 +108,15 @@ def test_the_file_that_dvc_reads_extends_nothing(tmp_path: Path, monkeypatch: py
         load_params()
 
 
+def test_the_file_is_known_by_where_it_lies_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert load_params(Path("params/zion.yaml")).file == "params/zion.yaml"
+    assert load_params(ROOT / "params" / "zion.yaml").file == "params/zion.yaml"
+    assert load_params(edited(tmp_path)).file == "params.yaml"  # no machine's paths
+
+
 def test_no_file_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"params\.yaml: no such parameter file.*--params or \$GEOKR_PARAMS"):

@@ -89,6 +89,14 @@ def page(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+def test_page_and_text_name_the_parameter_file_they_were_made_with(inputs: dict[str, Path], tmp_path: Path) -> None:
+    write_report(ReportConfig(num_example_chips=0), inputs, tmp_path / "out", RecordingReporter(), "params/study.yaml")
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "geokr run --params params/study.yaml" in text
+        assert "--params params.yaml" not in text
+
+
 def test_page_and_text_hold_the_numbers_of_the_results(page: Path) -> None:
     for name in ("report.html", "report.md"):
         text = (page / name).read_text(encoding="utf-8")
