@@ -63,10 +63,12 @@ class Windows:
         """int64 (N,): places of the training chips in the order of an epoch."""
         rng = np.random.default_rng([seed, epoch])
         shards = [self._places[k] for k in rng.permutation(len(self._places))]
-        ends = np.cumsum([len(places) for places in shards])
-        window_of = (ends - 1) // self.window_chips
-        windows = [np.concatenate([shards[k] for k in np.flatnonzero(window_of == w)]) for w in np.unique(window_of)]
-        return np.concatenate([rng.permutation(window) for window in windows])
+        windows: list[list[np.ndarray]] = [[]]
+        for places in shards:
+            if sum(map(len, windows[-1])) >= self.window_chips:
+                windows.append([])
+            windows[-1].append(places)
+        return np.concatenate([rng.permutation(np.concatenate(window)) for window in windows])
 
 
 def batch_rows(

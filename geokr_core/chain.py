@@ -60,6 +60,7 @@ class Step:
         run: calls the one function of the step.
         tracked: whether a materialisation opens an MLflow run.
         purpose: one sentence for help texts and the Dagster UI.
+        names_file: whether its output tells the name of the parameter file.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Step:
     run: Runner
     purpose: str
     tracked: bool = False
+    names_file: bool = False
 
 
 def _world(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
@@ -169,7 +171,7 @@ STEPS: Mapping[str, Step] = {
         Step("evaluation", "evaluate", ("backbone", "pretraining"), ("evaluation",), ("evaluation",), _evaluation,
              "Judge the backbone on labelled downstream sets against other initialisations.", tracked=True),
         Step("report", "report", ("levir_kr", "pretraining", "backbone", "evaluation"), ("report",), (), _report,
-             "Write one self-contained page: tables, curves, example chips, confusion matrices.", tracked=True),
+             "Write one self-contained page: tables, curves, example chips, confusion matrices.", tracked=True, names_file=True),
         Step("champion", "promote", ("backbone", "evaluation", "report"), ("champion",), (), _champion,
              "Register the backbone as challenger and promote it if it beats the champion on the same data.", tracked=True),
     )
@@ -227,7 +229,10 @@ def fingerprint(params: Params, step: Step) -> str:
     for name in step.sources:
         inputs[f"source:{name}"] = require(getattr(params, name).folder, f"point `{name}.folder` at your data")
     sections = {name: as_plain(getattr(params, name)) for name in step.sections}
-    return text_digest({"inputs": inputs, "sections": sections, "files": _files_named(sections), "code": __version__})
+    named = {"params_file": params.file} if step.names_file else {}
+    return text_digest(
+        {"inputs": inputs, "sections": sections, "files": _files_named(sections), "code": __version__, **named}
+    )
 
 
 def _files_named(value: Any) -> dict[str, str]:
@@ -275,6 +280,12 @@ def _forget_scenes(out: Path) -> None:
             mark.unlink()
 
 
+def _forget_pretraining(params: Params, folders: Folders) -> None:
+    from geokr_core.pretrain import forget_finished
+
+    forget_finished(params.pretraining, folders["levir_kr"], folders.checkpoints / "pretraining")
+
+
 def run_step(
     name: str, params: Params, reporter: Reporter, *, force: bool = False, tags: Mapping[str, str] | None = None
 ) -> Outcome:
@@ -305,6 +316,8 @@ def run_step(
         return _assist(step, params, folders, out)
     if force and name in SCENE_BY_SCENE:
         _forget_scenes(out)
+    if force and name == "pretraining":
+        _forget_pretraining(params, folders)
     started = time.monotonic()
     with _tracked(step, params, reporter, mark, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)

@@ -291,13 +291,23 @@ class LevirKRConfig(Section):
     seed: int = Field(0, ge=0)
 
 
+def _each_once(seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if seeds is not None and len(set(seeds)) < len(seeds):
+        raise ValueError("each seed once")
+    return seeds
+
+
 class VariantConfig(Section):
     """A pretraining that differs from the others by its method, or by single settings."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
     method: Method = Field("geokr", description="see `pretraining.variants`")
-    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="null: those of the section")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="null: those of the section"
+    )
     settings: dict[str, Any] = Field({}, description="fields of `pretraining` that hold for this variant alone")
+
+    _seeds_once = field_validator("seeds")(_each_once)
 
 
 class PretrainingConfig(Section):
@@ -312,7 +322,7 @@ class PretrainingConfig(Section):
         None,
         description="file of weights to start from, by the upstream's key names; `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
     )
-    seeds: tuple[int, ...] = Field(
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="one pretraining a seed; the first one becomes the backbone"
     )
     variants: tuple[Method | VariantConfig, ...] = Field(
@@ -404,6 +414,8 @@ class PretrainingConfig(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = Field("auto", description="`torch.compile`; auto: on a GPU only")
+
+    _seeds_once = field_validator("seeds")(_each_once)
 
     @model_validator(mode="after")
     def _continues_something(self) -> Self:
@@ -687,6 +699,14 @@ class Params(Section):
         for criterion in self.champion.criteria:
             if criterion.task not in tasks:
                 raise ValueError(f"champion: task {criterion.task!r} is none of evaluation.tasks {tasks}")
+        seeds_of = {task.name: self.evaluation.seeds_of(task) for task in self.evaluation.tasks}
+        primary = {criterion.task: seeds_of[criterion.task] for criterion in self.champion.primary}
+        if len({frozenset(seeds) for seeds in primary.values()}) > 1:
+            raise ValueError(
+                f"champion.primary: the mean over several criteria is taken seed by seed, but their tasks have different "
+                f"seeds: {', '.join(f'{task} {list(seeds)}' for task, seeds in primary.items())}; give them the same "
+                "`seeds`, or make one of them a guard"
+            )
         trained = [variant.name for variant in self.pretraining.named_variants]
         for name in self.evaluation.initialisations:
             if name not in (*UNTRAINED, *trained):
@@ -698,7 +718,7 @@ class Params(Section):
 
     @property
     def file(self) -> str:
-        """The file that was read: its path below the working directory, else its name alone. It changes no result."""
+        """The file that was read: its path below the working directory, else its name alone. It changes no figure."""
         path = self._file
         below = path.resolve().is_relative_to(Path.cwd())
         return path.resolve().relative_to(Path.cwd()).as_posix() if below else path.name

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from geokr_core import __version__
@@ -44,7 +45,7 @@ from geokr_core.tasks.stopwatch import measuring
 RESULT_COLUMNS: Final = (
     "task", "dataset", "initialisation", "label_fraction", "labels_per_class", "protocol", "features", "seed",
     "metric", "value", "n", "ci_low", "ci_high", "seconds", "backbone_version", "data_version", "architecture",
-    "cell", "code_version",
+    "network", "cell", "code_version",
 )  # fmt: skip
 PER_CLASS_COLUMNS: Final = (
     "task", "initialisation", "protocol", "features", "labels_per_class", "metric", "class", "mean", "n_seeds",
@@ -71,6 +72,7 @@ class Measured:
         compute_seconds: of these, inside forward and backward passes.
         digest: of everything that the scores depend on.
         code_version: of the code that measured it.
+        network: digest of the network that was judged.
     """
 
     cell: Cell
@@ -79,6 +81,7 @@ class Measured:
     compute_seconds: float = math.nan
     digest: str = ""
     code_version: str = __version__
+    network: str = ""
 
 
 def evaluate(
@@ -124,7 +127,7 @@ def evaluate(
                 start = starts.of(cell.initialisation, cell.seed)
                 found, was_kept = _kept_or_measured(task, cell, start, cells, reporter)
                 num_kept += was_kept
-                measured.append(found)
+                measured.append(replace(found, network=text_digest(dict(start.identity()))))
                 advance(1)
     results = _results(measured, tasks, bundle)
     summary = summarise(results)
@@ -190,7 +193,7 @@ def _criterion_score(
         for seed in config.seeds_of(section)
     ]
     task = _opened(open_task(section, config), bundle, plan, reporter)
-    per_seed = {}
+    per_seed, replicates = {}, []
     for cell in plan:
         start = _start(bundle, "geokr", cell.seed, bundle.folder / WEIGHTS)
         found = _kept_or_measured(task, cell, start, cells, reporter)[0].measurement
@@ -201,10 +204,13 @@ def _criterion_score(
                 "correct `metric` in section `champion`."
             )
         per_seed[str(cell.seed)] = values[criterion.metric]
+        if found.replicates and found.scores[0].metric == criterion.metric:
+            replicates.append(found.replicates)
     settings = text_digest(
         [criterion.model_dump(mode="json"), [dict(task.settings(cell)) for cell in plan], __version__]
     )
-    return CriterionScore(per_seed, task.data_version, settings)
+    resampled = np.mean(replicates, axis=0).round(6).tolist() if len(replicates) == len(plan) else ()
+    return CriterionScore(per_seed, task.data_version, settings, tuple(resampled))
 
 
 def _kept_or_measured(
@@ -438,6 +444,7 @@ def _results(measured: Sequence[Measured], tasks: Mapping[str, Mapping[str, Any]
             "backbone_version": backbone_version,
             "data_version": tasks[done.cell.task]["data_version"],
             "architecture": bundle.architecture,
+            "network": done.network,
             "cell": done.digest,
             "code_version": done.code_version,
         }

@@ -168,13 +168,13 @@ def _continued(num_steps: int) -> Recipe:
     """``geokr`` from good weights: the head first, the backbone slowly, all pooled stages held to the start.
 
     Without the first, a fresh head wrecks the features within some tens of steps; without the last, what the chips do
-    not show is forgotten. docs/results.md has what each of them is worth.
+    not show is forgotten.
     """
-    head_first = round(_HEAD_WARMUP_FRACTION * num_steps)
+    head_first = min(round(_HEAD_WARMUP_FRACTION * num_steps), _MAX_WARMUP_STEPS)
     return replace(
         _geokr(num_steps),
         head_warmup_steps=head_first,
-        warmup_steps=round(_WARMUP_FRACTION * (num_steps - head_first)),
+        warmup_steps=min(round(_WARMUP_FRACTION * (num_steps - head_first)), _MAX_WARMUP_STEPS),
         backbone_learning_rate_factor=0.2,
         anchor="stages",
         anchor_weight=1.0,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from geokr_core import __version__
+from geokr_core.anchor import SPREAD_CHIPS
 from geokr_core.backbone import feature_dim, imagenet_weights, save_weights
 from geokr_core.config import PretrainingConfig, VariantConfig, as_plain
 from geokr_core.distributed import World, joined
@@ -79,7 +80,7 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
         _mention_precision(runs, reporter)
         clocks = []
         for run in runs:
-            if world.agree((run.folder / _FINISHED).is_dir()):
+            if world.agree(_is_kept(run, reporter) if world.is_first else None):
                 reporter.info(f"{run.name}: finished before, kept")
                 continue
             state, clock = train(run, reporter)
@@ -93,6 +94,25 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
     return _summary(
         [record["result"] for record in finished], [record["history"] for record in finished], clocks, reporter
     )
+
+
+def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path) -> None:
+    """Drop what is kept of finished runs of these parameters and data, so that `pretrain` trains them again."""
+    for run in _runs(config, open_levir_kr(levir_kr), checkpoints):
+        shutil.rmtree(run.folder / _FINISHED, ignore_errors=True)
+
+
+def _is_kept(run: Run, reporter: Reporter) -> bool:
+    """Whether a run is finished and lies there as it was written: its files have second names in the output."""
+    folder = run.folder / _FINISHED
+    if not folder.is_dir():
+        return False
+    written = _record(run)["files"]
+    changed = [name for name, md5 in written.items() if not (folder / name).is_file() or file_md5(folder / name) != md5]
+    if changed:
+        reporter.warning(f"{folder}: {', '.join(changed)} changed since it was written; {run.name} is trained again.")
+        shutil.rmtree(folder)
+    return not changed
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -182,6 +202,8 @@ def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, 
     own = {field.name: field.default for field in fields(recipe)}
     given = {key: value for key, value in as_plain(config).items() if value is not None}
     settings = {key: value for key, value in given.items() if key not in _NO_MATTER}
+    if recipe.anchor == "stages" and recipe.anchor_weight > 0:
+        settings["spread_chips"] = SPREAD_CHIPS
     return {
         "config": settings,
         "recipe": {key: value for key, value in asdict(recipe).items() if value != own[key]},
@@ -280,7 +302,8 @@ def _finish(run: Run, state: State) -> None:
         if on_validation is not None:
             write_json(folder / "calibration.json", on_validation.calibration(run.data.classes))
         write_json(folder / "run.json", _description(run) | evidence)
-        write_json(folder / "record.json", {"result": figures | evidence, "history": state.history})
+        files = {path.name: file_md5(path) for path in sorted(folder.iterdir())}
+        write_json(folder / "record.json", {"result": figures | evidence, "history": state.history, "files": files})
     for leftover in run.folder.glob("*.safetensors"):
         leftover.unlink()
 

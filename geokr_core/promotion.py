@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+import numpy as np
 import pandas as pd
 
 from geokr_core.config import ChampionConfig, Criterion
 from geokr_core.errors import MissingInputError, RegistryError
 from geokr_core.files import read_json, write_json
-from geokr_core.statistics import paired_difference, t_interval
+from geokr_core.statistics import paired_difference, percentile_interval, t_interval
 
 _DECIMALS: Final = 9
 """Figures are compared after rounding, so that 0.91 beats 0.90 by 0.01 and not by a little more."""
@@ -33,11 +34,14 @@ class CriterionScore:
         per_seed: value of each evaluation seed, 0–1.
         data_version: data version of the downstream set.
         settings: digest of every setting that the value depends on.
+        replicates: mean over seeds of the value on resampled test items, the same resamples for every backbone; empty
+            where the task gives none for this metric.
     """
 
     per_seed: Mapping[str, float]
     data_version: str
     settings: str
+    replicates: tuple[float, ...] = ()
 
     @property
     def value(self) -> float:
@@ -46,8 +50,8 @@ class CriterionScore:
 
     def comparable_with(self, other: "CriterionScore") -> bool:
         """Whether both were measured on the same data, by the same settings, with the same seeds."""
-        mine = (self.data_version, self.settings, sorted(self.per_seed))
-        return mine == (other.data_version, other.settings, sorted(other.per_seed))
+        mine = (self.data_version, self.settings, sorted(self.per_seed), len(self.replicates))
+        return mine == (other.data_version, other.settings, sorted(other.per_seed), len(other.replicates))
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,13 @@ class Scorecard:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Read back `as_text`."""
-        return cls({name: CriterionScore(**score) for name, score in json.loads(text).items()})
+        found = json.loads(text).items()
+        return cls(
+            {
+                name: CriterionScore(**{**score, "replicates": tuple(score.get("replicates", ()))})
+                for name, score in found
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -188,8 +198,10 @@ def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | 
     """The rule.
 
     The first backbone becomes champion. Another one must be better on the mean of the primary criteria by more than
-    ``min_gain`` beyond noise (the whole 95 % t-interval of the paired differences over seeds lies above it), and no
-    criterion, primary or guard, may be worse by more than ``max_regression`` on average.
+    ``min_gain`` beyond both kinds of noise (the whole 95 % t-interval of the paired differences over seeds lies above it,
+    and so does the one over resampled test items where tasks give it), and no criterion, primary or guard, may be worse
+    by more than ``max_regression`` on average. Seeds alone would not do: a linear probe on all labels hardly moves with
+    them, however few the test items are.
 
     Raises:
         RegistryError: the two were not measured on the same data by the same settings.
@@ -202,6 +214,15 @@ def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | 
     gain = round(estimate.mean, _DECIMALS)
     low, high = round(estimate.ci_low, _DECIMALS), round(estimate.ci_high, _DECIMALS)
     promoted, reason = _outcome(config, margins, gain, low, high, len(gains))
+    items_low, items_high = _items_interval(config, challenger, champion)
+    if promoted and items_low <= config.min_gain:
+        promoted, reason = (
+            False,
+            (
+                f"{reason}, but not with other test items (95 % interval {items_low:+.4f} … {items_high:+.4f} over resampled "
+                f"ones; all of it above {config.min_gain:g} is asked)"
+            ),
+        )
     bounds = (low, high) if math.isfinite(low) else (None, None)
     return Verdict(promoted, reason, margins, gain, *bounds)
 
@@ -213,6 +234,16 @@ def _primary_gains(config: ChampionConfig, challenger: Scorecard, champion: Scor
         seed: math.fsum(ours[seed] - theirs[seed] for ours, theirs in pairs) / len(pairs)
         for seed in sorted(pairs[0][0])
     }
+
+
+def _items_interval(config: ChampionConfig, challenger: Scorecard, champion: Scorecard) -> tuple[float, float]:
+    """95 % interval of the same mean over resampled test items; NaN where a criterion has none."""
+    pairs = [(challenger.scores[c.name].replicates, champion.scores[c.name].replicates) for c in config.primary]
+    if not all(ours and theirs for ours, theirs in pairs):
+        return math.nan, math.nan
+    gains = np.mean([np.subtract(ours, theirs) for ours, theirs in pairs], axis=0)
+    low, high = percentile_interval(gains.tolist())
+    return round(low, _DECIMALS), round(high, _DECIMALS)
 
 
 def _outcome(

@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -42,8 +43,9 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import numpy as np
 import pandas as pd
+import psutil
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -84,6 +86,11 @@ _AWAY: Final = (MlflowException, SQLAlchemyError, OSError)
 DATA_VERSION_TAG: Final = "geokr/data_version"
 FINGERPRINT_TAG: Final = "geokr/fingerprint"
 """Digest of everything that a step depends on: by it a step that is gone on with finds the run it began."""
+_PROCESS_TAG: Final = "geokr/process"
+"""Host, process id and its start: whether a run that says it is running still has somebody who runs it."""
+_ATTEMPT_TAG: Final = "geokr/attempt"
+_SIGN_OF_LIFE: Final = "system/cpu_utilization_percentage"
+_SILENCE_SECONDS: Final = 300.0
 _EVIDENCE: Final = "evidence"
 """Folder of a run's artifacts with the results and the report that a promotion rests on."""
 _DECISION_TAG: Final = "geokr/decision"
@@ -381,11 +388,13 @@ class TrackedRun:
         reporter: tells the given reporter and MLflow.
         run_id: MLflow's id, or None.
         url: page of the run in the browser; ``runs:/<id>`` where MLflow has no server; None where untracked.
+        log_name: artifact that gets the lines of this attempt; those of earlier ones stay.
     """
 
     reporter: Reporter
     run_id: str | None = None
     url: str | None = None
+    log_name: str = "log.txt"
     _delivery: _Delivery | None = None
     _curves: _MlflowReporter | None = None
     _monitor: SystemMetricsMonitor | None = None
@@ -445,7 +454,7 @@ class TrackedRun:
             text = f"{type(error).__name__}: {error}"[:_MAX_PARAM_CHARS]
             delivery.send({"kind": "batch", "tags": {"geokr/error": text}})
         if curves.lines:
-            delivery.send({"kind": "text", "name": "log.txt", "text": "\n".join(curves.lines) + "\n"})
+            delivery.send({"kind": "text", "name": self.log_name, "text": "\n".join(curves.lines) + "\n"})
         delivery.send({"kind": "end", "status": status, "end_ms": int(time.time() * 1000)}, last=True)
 
 
@@ -466,7 +475,8 @@ def track_step(
         step: name of the run.
         parameters: configuration; scalars become parameters, the whole becomes ``params.json``.
         tags: more tags, e.g. ``dagster/asset_key``. With `FINGERPRINT_TAG` among them, the run of a step that was
-            killed or failed with the same fingerprint is gone on with: its curves stay whole.
+            killed or failed with the same fingerprint is gone on with: its curves stay whole. One that still runs is left
+            alone.
         reporter: who listens beside MLflow.
 
     Yields:
@@ -494,15 +504,19 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
         "geokr/version": __version__,
         "mlflow.source.name": f"geokr/{step}",
         "mlflow.source.git.commit": sha.removesuffix("+dirty"),
+        _PROCESS_TAG: _process_mark(os.getpid()),
+        _ATTEMPT_TAG: "1",
         **dagster,
         **tags,
     }
     try:
         connection = _connect()
         _deliver_kept(connection, reporter)
-        run_id = _unfinished(connection, all_tags)
-        if run_id is not None:
-            _reopen(connection.client, run_id, all_tags)
+        unfinished = _unfinished(connection, all_tags)
+        if unfinished is not None:
+            run_id = unfinished.info.run_id
+            all_tags[_ATTEMPT_TAG] = str(int(unfinished.data.tags.get(_ATTEMPT_TAG, "1")) + 1)
+            _reopen(connection.client, unfinished, all_tags)
             reporter.info(f"{step}: going on with MLflow's run {run_id}")
         else:
             run_id = connection.client.create_run(connection.experiment_id, tags=all_tags, run_name=step).info.run_id
@@ -519,25 +533,50 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
     curves = _MlflowReporter(delivery)
     monitor = SystemMetricsMonitor(run_id, sampling_interval=5, tracking_uri=connection.uri)  # type: ignore[no-untyped-call]
     monitor.start()  # type: ignore[no-untyped-call]
-    return TrackedRun(TeeReporter(reporter, curves), run_id, _page(connection, run_id), delivery, curves, monitor)
+    attempt = all_tags[_ATTEMPT_TAG]
+    log_name = "log.txt" if attempt == "1" else f"log_attempt_{attempt}.txt"
+    page = _page(connection, run_id)
+    return TrackedRun(TeeReporter(reporter, curves), run_id, page, log_name, delivery, curves, monitor)
 
 
-def _unfinished(connection: _Connection, tags: Mapping[str, str]) -> str | None:
-    """The newest run of the same step and fingerprint that did not end well, if there is one."""
+def _unfinished(connection: _Connection, tags: Mapping[str, str]) -> Run | None:
+    """The newest run of the same step and fingerprint that did not end well and that nobody runs any more."""
     mark = tags.get(FINGERPRINT_TAG)
     if mark is None:
         return None
     same = f"tags.`{FINGERPRINT_TAG}` = '{mark}' AND tags.`geokr/step` = '{tags['geokr/step']}'"
     found = connection.client.search_runs(
-        [connection.experiment_id], f"{same} AND attributes.status != 'FINISHED'", order_by=["start_time DESC"], max_results=1
-    )  # fmt: skip
-    return str(found[0].info.run_id) if found else None
+        [connection.experiment_id], f"{same} AND attributes.status != 'FINISHED'", order_by=["start_time DESC"]
+    )
+    return next((run for run in found if run.info.status != "RUNNING" or _is_left(connection.client, run)), None)
 
 
-def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+def _process_mark(pid: int) -> str:
+    return f"{platform.node()}/{pid}/{psutil.Process(pid).create_time():.2f}"
+
+
+def _is_left(client: MlflowClient, run: Run) -> bool:
+    """Whether the process of a run that says it is running is gone.
+
+    On this machine one can look; one of another machine is taken for gone when its system metrics have long stopped.
+    """
+    mark = run.data.tags.get(_PROCESS_TAG, "")
+    host, _, process = mark.partition("/")
+    if host != platform.node():
+        signs = client.get_metric_history(run.info.run_id, _SIGN_OF_LIFE)
+        last_ms = max([run.info.start_time, *(sign.timestamp for sign in signs)])
+        return bool(time.time() - last_ms / 1000 > _SILENCE_SECONDS)
+    try:
+        return _process_mark(int(process.partition("/")[0])) != mark
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _reopen(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+    run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    if "geokr/error" in client.get_run(run_id).data.tags:
+    if "geokr/error" in run.data.tags:
         client.delete_tag(run_id, "geokr/error")
 
 

@@ -380,8 +380,8 @@ def _content(
 def _remarks(pieces: _Pieces) -> list[str]:
     """What a reader must know to read the numbers rightly."""
     evaluated = set(pieces.results["initialisation"])
-    seeds = sorted(set(pieces.results["seed"]))
-    remarks = _shared_pretrainings(pieces, evaluated, seeds)
+    seeds_of = {str(task): sorted(set(seeds)) for task, seeds in pieces.results.groupby("task")["seed"]}
+    remarks = _shared_pretrainings(pieces, evaluated, max(seeds_of.values(), key=len))
     if "shuffled" not in evaluated:
         remarks.append(
             "No control with shuffled land cover was evaluated: how much of the gain the land cover itself carries is "
@@ -390,7 +390,8 @@ def _remarks(pieces: _Pieces) -> list[str]:
     sizes = pieces.results.groupby("task")["n"].first()
     shown = ", ".join(f"{task} {int(n)}" for task, n in sizes.items())
     remarks.append(
-        f"Intervals are 95 % t-intervals over {len(seeds)} seed(s): other draws of labels, networks and pretrainings. "
+        f"Intervals are 95 % t-intervals over seeds ({_counts(seeds_of)}): other draws of labels, networks and pretrainings; "
+        "where all labels are given to one and the same frozen network, nothing is drawn and there is none. "
         f"The error of drawing the test images themselves (n: {shown}) comes on top; every cell has it in "
         "results.parquet."
     )
@@ -398,6 +399,14 @@ def _remarks(pieces: _Pieces) -> list[str]:
         "– stands where an initialisation was not evaluated; what is missing enters no mean and no difference."
     )
     return remarks
+
+
+def _counts(seeds_of: Mapping[str, Sequence[int]]) -> str:
+    """How many seeds the tasks have: one number where all have as many."""
+    counts = {task: len(seeds) for task, seeds in seeds_of.items()}
+    if len(set(counts.values())) == 1:
+        return str(next(iter(counts.values())))
+    return ", ".join(f"{task} {count}" for task, count in counts.items())
 
 
 def _shared_pretrainings(pieces: _Pieces, evaluated: set[str], seeds: Sequence[int]) -> list[str]:

@@ -6,7 +6,7 @@ random networks and other draws of labels. Neither contains the other.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,29 @@ def sort_rows(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return table.sort_values(list(by), key=key, kind="stable").reset_index(drop=True)
 
 
+def repetitions(results: pd.DataFrame) -> pd.Series:
+    """What each row is a repetition of: rows of one cell that share a value here are no independent ones.
+
+    A frozen network that is given all labels is the same measurement whatever the seed, up to how its classifier was
+    regularised. Counted as several, it would lend an interval a certainty that nobody has.
+
+    Args:
+        results: rows of ``results.parquet``.
+
+    Returns:
+        Text: the network where nothing else was drawn, else network and seed; the seed alone where the table does not say
+        which network it was.
+    """
+    seeds = results["seed"].astype(str)
+    if "network" not in results:
+        return seeds
+    networks = results["network"].fillna("").astype(str)
+    nothing_drawn = (
+        networks.ne("") & results["protocol"].ne("fine_tune") & results["labels_per_class"].astype(str).eq("all")
+    )
+    return networks + "/" + seeds.mask(nothing_drawn, "")
+
+
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """Mean and interval over seeds of every cell of the comparison.
 
@@ -182,7 +205,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
         results: rows of ``results.parquet``.
 
     Returns:
-        One row a task, initialisation, protocol, features, labels and metric; columns `SUMMARY_COLUMNS`.
+        One row a task, initialisation, protocol, features, labels and metric; columns `SUMMARY_COLUMNS`, where ``n_seeds``
+        counts `repetitions`.
 
     Raises:
         EvaluationError: a value is not finite.
@@ -190,17 +214,21 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     keys = SUMMARY_COLUMNS[:6]
     rows = []
     for key, group in results.groupby(keys, sort=False):
-        estimate = t_interval(group["value"].tolist())
+        estimate = t_interval(group.groupby(repetitions(group), sort=False)["value"].mean().tolist())
         rows.append([*key, estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds])
     return sort_rows(pd.DataFrame(rows, columns=SUMMARY_COLUMNS), keys)
 
 
-def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+def paired_difference(
+    first: Mapping[int, float], second: Mapping[int, float], pair_of: Mapping[int, Hashable] | None = None
+) -> Estimate:
     """Mean difference of two initialisations over the seeds they share, with its 95 % t-interval.
 
     Args:
         first: score by seed.
         second: score by seed, of the same seeds (the same draws of labels).
+        pair_of: by seed, what the pair is a repetition of: pairs of one value count once, by their mean; None: each seed
+            is one of its own.
 
     Raises:
         EvaluationError: the seeds differ, so that the scores are not pairs.
@@ -210,7 +238,10 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
             f"Found seeds {sorted(first)} on one side and {sorted(second)} on the other; a paired difference needs the "
             "same seeds on both. Evaluate all initialisations with one list of `evaluation.seeds`."
         )
-    return t_interval([first[seed] - second[seed] for seed in sorted(first)])
+    pairs: dict[Hashable, list[float]] = {}
+    for seed in sorted(first):
+        pairs.setdefault(seed if pair_of is None else pair_of[seed], []).append(first[seed] - second[seed])
+    return t_interval([math.fsum(values) / len(values) for values in pairs.values()])
 
 
 def contrasts(initialisations: Iterable[str]) -> list[tuple[str, str]]:
@@ -266,6 +297,7 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
         EvaluationError: two initialisations were not evaluated on the same seeds.
     """
     scores = _by_cell(results, "value")
+    repeated = _by_cell(results.assign(repetition=repetitions(results)), "repetition")
     resampled = {} if replicates is None else _by_cell(replicates, "replicates")
     pairs = contrasts(results["initialisation"])
     rows = []
@@ -274,7 +306,8 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
             ours, theirs = cell_of(cell, first), cell_of(cell, second)
             if ours not in scores or theirs not in scores:
                 continue
-            estimate = paired_difference(scores[ours], scores[theirs])
+            pair_of = {seed: (mine, repeated[theirs].get(seed)) for seed, mine in repeated[ours].items()}
+            estimate = paired_difference(scores[ours], scores[theirs], pair_of)
             items = _item_interval(resampled.get(ours, {}), resampled.get(theirs, {}))
             bounds = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds, *items]
             rows.append([*cell, f"{first} - {second}", *bounds])

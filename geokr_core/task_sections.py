@@ -13,8 +13,6 @@ import pandas as pd
 
 from geokr_core.charts import (
     FEATURE_NAMES,
-    INITIALISATION_COLOURS,
-    INITIALISATION_NAMES,
     MANY_INITIALISATIONS,
     METRIC_NAMES,
     PROTOCOL_NAMES,
@@ -157,7 +155,7 @@ def task_sections(evaluation: Path, styles: Styles | None = None) -> dict[str, A
         "per_class": _per_class(_csv(evaluation / "per_class.csv"), styles),
         "efficiency": _efficiency(_csv(evaluation / "label_efficiency.csv"), styles),
         "screening": _screening(details["cells"]),
-        "galleries": _galleries(_json(evaluation / "gallery.json", {})),
+        "galleries": _galleries(_json(evaluation / "gallery.json", {}), styles),
     }
 
 
@@ -385,15 +383,15 @@ def _screening(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _galleries(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _galleries(content: Mapping[str, Mapping[str, Any]], styles: Styles) -> list[dict[str, Any]]:
     return [
         {
             "task": task,
-            "name": INITIALISATION_NAMES[name],
+            "name": styles[name].label,
             "caption": labels_name(of_task[name]["labels_per_class"]),
             "pictures": of_task[name]["png"],
         }
         for task, of_task in sorted(content.items())
-        for name in INITIALISATION_COLOURS
+        for name in styles
         if name in of_task
     ]

@@ -6,7 +6,8 @@ a recipe in ``presets``.
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,21 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from geokr_core import schedules
+from geokr_core.anchor import (
+    SPREAD_CHIPS,
+    frozen_copy,
+    interpolate,
+    last_stage_angle,
+    pooled_stages,
+    spread,
+    stage_distance,
+    weight_distance,
+)
 from geokr_core.augment import Geometry, Normalisation, cells_under, colour_view, draw, geometry_of, seen
-from geokr_core.backbone import load_initial_weights, load_weights, save_weights, stages
+from geokr_core.backbone import load_initial_weights, load_weights, save_weights
 from geokr_core.batches import Batch, Windows, batch_rows, prefetched, reader
 from geokr_core.checkpoint import checkpoint_path, load_checkpoint, newest_first, prune, save_checkpoint
 from geokr_core.config import Method, PretrainingConfig
@@ -35,7 +45,7 @@ from geokr_core.methods.objective import Objective, Seen
 from geokr_core.presets import Recipe
 from geokr_core.reporter import Advance, Reporter
 from geokr_core.runtime import Runtime as Runtime  # evaluation knows it by this module's name
-from geokr_core.signs import Judged, example_picture, judge
+from geokr_core.signs import Judged, even_selection, example_picture, judge
 from geokr_core.teacher import Teacher, released_update_steps, warmed_up_momentum
 from geokr_core.watch import Clock, LossWatch
 
@@ -147,6 +157,7 @@ class State:
         objective: what is minimised.
         optimiser: Adam or AdamW over the student.
         start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
+        spread: variance of each channel of its pooled stages, where the recipe measures in these; never in a checkpoint.
         update_steps: steps at which the teacher moves; None: every step.
         terms: names of what is averaged between two points of the curves.
         sums: float32 (T,) on the device, sums of ``terms`` since the last point of the curves.
@@ -166,6 +177,7 @@ class State:
     objective: Objective
     optimiser: torch.optim.Optimizer
     start: nn.Module | None
+    spread: list[Tensor]
     update_steps: frozenset[int] | None
     terms: tuple[str, ...]
     sums: Tensor
@@ -200,7 +212,9 @@ def begin(run: Run) -> State:
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = recipe.anchor_weight > 0 or recipe.interpolation < 1
-    start = copy.deepcopy(student.backbone).eval().requires_grad_(False) if held else None
+    start = frozen_copy(student.backbone) if held else None
+    measured = start is not None and recipe.anchor == "stages" and recipe.anchor_weight > 0
+    channels = _spread_of(run, start) if start is not None and measured else []
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
@@ -213,7 +227,8 @@ def begin(run: Run) -> State:
     teacher = Teacher(student, recipe.batchnorm)
     forward = StudentPass(student, run)
     sums = torch.zeros(len(terms), device=device)
-    return State(student, forward, teacher, objective, make_optimiser(student, recipe), start, steps, terms, sums)
+    optimiser = make_optimiser(student, recipe)
+    return State(student, forward, teacher, objective, optimiser, start, channels, steps, terms, sums)
 
 
 def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:
@@ -333,47 +348,25 @@ def losses_of(run: Run, state: State, seen: Seen, step: int) -> Tensor:
 
 
 def _anchor_loss(run: Run, state: State) -> Tensor:
-    """How far the backbone is from its start.
-
-    ``weights``: half the squared distance of the weights (L2-SP, Li, Grandvalet and Davoine 2018), the new first layer
-    of other bands included. ``features``: 1 − cosine of the pooled last stages of the same images. ``stages``: see
-    `stage_distance`.
-    """
+    """How far the backbone is from its start, in the measure that the recipe names; see ``anchor``."""
     start, said, images = state.start, state.forward.said, state.forward.images
     if start is None or said is None or images is None:
         return state.sums.new_zeros(())
     if run.recipe.anchor == "weights":
-        pairs = zip(state.student.backbone.parameters(), start.parameters(), strict=True)
-        return 0.5 * torch.stack([(mine - first).square().sum() for mine, first in pairs]).sum()
-    with torch.no_grad(), run.runtime.autocast():
-        reference = [F.adaptive_avg_pool2d(stage, 1).flatten(1) for stage in stages(start, images)]
+        return weight_distance(state.student.backbone, start)
+    reference = pooled_stages(start, images, run.runtime.autocast())
     if run.recipe.anchor == "features":
-        return 1.0 - F.cosine_similarity(said.pooled[-1].float(), reference[-1].float(), dim=1).mean()
-    return stage_distance(said.pooled, reference)
+        return last_stage_angle(said.pooled, reference)
+    return stage_distance(said.pooled, reference, state.spread)
 
 
-def stage_distance(pooled: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-    """Mean squared distance of pooled stages from those of the start, in units of each channel's own variance.
-
-    A linear classifier on standardised features sees them in these units, so that this is what it stands to lose.
-
-    Args:
-        pooled: one float (B, D_i) a stage.
-        reference: the same of the start.
-
-    Returns:
-        A scalar: 0 where nothing has changed, about 2 where nothing of the start is left.
-    """
-    distances = []
-    for mine, first in zip(pooled, reference, strict=True):
-        variance = first.float().var(dim=0, unbiased=False)
-        # Channels that hardly ever fire must not outweigh all others.
-        floor = _LEAST_SHARE_OF_VARIANCE * variance.mean() + torch.finfo(torch.float32).eps
-        distances.append(((mine.float() - first.float()).square().mean(dim=0) / (variance + floor)).mean())
-    return torch.stack(distances).mean()
-
-
-_LEAST_SHARE_OF_VARIANCE: Final = 0.01
+def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
+    """Spread of the start's pooled stages over training chips as they are; the same on every process."""
+    normalisation = run.normalisation()
+    rows = even_selection(run.train_rows, SPREAD_CHIPS)
+    parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
+    images = (torch.from_numpy(run.data.images(part)).to(run.runtime.device) for part in parts)
+    return spread(pooled_stages(start, normalisation(part), run.runtime.autocast()) for part in images)
 
 
 def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
@@ -587,18 +580,6 @@ def delivered(run: Run, state: State) -> tuple[Network, int]:
         network = copy.deepcopy(network)
         interpolate(network.backbone, state.start, run.recipe.interpolation)
     return network, step
-
-
-@torch.no_grad()
-def interpolate(trained: nn.Module, start: nn.Module, share: float) -> None:
-    """Move a module back towards its start: ``start + share · (trained − start)``, buffers included.
-
-    Wortsman and others 2022 (WiSE-FT). Integer buffers (counters) stay as trained.
-    """
-    first = start.state_dict()
-    for key, value in trained.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(torch.lerp(first[key], value, share))
 
 
 def save(run: Run, state: State) -> None:

@@ -41,6 +41,7 @@ _NO_LAND_COVER: Final = {
     "label_follows_crop": False,
     "dense_weight": 0.0,
     "correction": False,
+    "contrast_weight": 0.0,
     "transfer": "student",
 }
 

@@ -331,9 +331,14 @@ class SceneClassification:
                 settings["learning_rates"] = config.fine_tune_learning_rates
                 settings["validation_fraction"] = config.validation_fraction
         elif cell.protocol == "knn":
-            settings["neighbours"] = config.knn_neighbours
+            settings |= {"neighbours": config.knn_neighbours, "standardised_by": "train"}
         else:
-            settings |= {"strengths": probe.STRENGTHS, "holdouts": probe.HOLDOUTS, "standardised_by": "train"}
+            settings |= {
+                "strengths": probe.STRENGTHS,
+                "holdouts": [probe.HOLDOUTS, probe.HOLDOUT_FRACTION, probe.MANY_ITEMS],
+                "single_label_strength": probe.SINGLE_LABEL_STRENGTH,
+                "standardised_by": "train",
+            }
         return settings
 
     def require(self, cell: Cell) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -590,6 +591,40 @@ def test_a_step_that_is_gone_on_with_goes_on_with_its_run(server: MlflowClient) 
     with pytest.raises(KeyboardInterrupt):
         trained("same", 1, 2, dies=True)
     assert trained("other parameters", 1, 6) not in begun[:-1]
+
+
+def test_a_run_that_somebody_still_runs_is_left_alone_and_lines_of_both_attempts_stay(server: MlflowClient) -> None:
+    tags = {registry.FINGERPRINT_TAG: "same"}
+    with (
+        registry.track_step("pretraining", {}, tags, RecordingReporter()) as running,
+        registry.track_step("pretraining", {}, tags, RecordingReporter()) as beside,
+    ):
+        assert beside.run_id != running.run_id, "two processes would draw one curve"
+    with pytest.raises(KeyboardInterrupt), registry.track_step("pretraining", {}, tags, RecordingReporter()) as first:
+        first.reporter.warning("the first half")
+        raise KeyboardInterrupt
+    # As kill -9 leaves it: it says that it is running, of a process that is gone.
+    server.update_run(str(first.run_id), status="RUNNING")
+    server.set_tag(str(first.run_id), "geokr/process", f"{platform.node()}/{os.getpid()}/1.00")
+    with registry.track_step("pretraining", {}, tags, RecordingReporter()) as second:
+        second.reporter.warning("the second half")
+    assert second.run_id == first.run_id
+    logs = {item.path for item in server.list_artifacts(str(first.run_id)) if item.path.startswith("log")}
+    assert logs == {"log.txt", "log_attempt_2.txt"}
+
+
+def test_a_run_of_another_machine_is_gone_on_with_once_it_is_silent(server: MlflowClient) -> None:
+    tags = {registry.FINGERPRINT_TAG: "elsewhere"}
+    with pytest.raises(KeyboardInterrupt), registry.track_step("pretraining", {}, tags, RecordingReporter()) as first:
+        raise KeyboardInterrupt
+    server.update_run(str(first.run_id), status="RUNNING")
+    server.set_tag(str(first.run_id), "geokr/process", "another-machine/1/1.00")
+    with registry.track_step("pretraining", {}, tags, RecordingReporter()) as beside:
+        assert beside.run_id != first.run_id
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_SILENCE_SECONDS", 0.0)
+        with registry.track_step("pretraining", {}, tags, RecordingReporter()) as second:
+            assert second.run_id == first.run_id
 
 
 def test_absent_server_is_a_warning_and_the_step_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

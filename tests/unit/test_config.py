@@ -70,6 +70,26 @@ def test_sections_must_agree(tmp_path: Path) -> None:
         load_params(edited(tmp_path, champion=champion))
 
 
+def test_primary_criteria_are_measured_with_the_same_seeds(tmp_path: Path) -> None:
+    primary = [{"task": "scene_classification"}, {"task": "segmentation", "protocol": "fine_tune", "metric": "miou"}]
+    tasks = yaml.safe_load((ROOT / "params.yaml").read_text())["evaluation"]["tasks"]
+    for task in tasks:
+        task["seeds"] = [0, 1]
+    assert load_params(edited(tmp_path, evaluation__tasks=tasks, champion={"primary": primary}))
+    next(task for task in tasks if task["name"] == "segmentation")["seeds"] = [0]
+    with pytest.raises(ConfigError, match=r"different seeds: scene_classification \[0, 1\], segmentation \[0\]; give"):
+        load_params(edited(tmp_path, evaluation__tasks=tasks, champion={"primary": primary}))
+    as_guard = {"primary": primary[:1], "guards": primary[1:]}
+    assert load_params(edited(tmp_path, evaluation__tasks=tasks, champion=as_guard))
+
+
+@pytest.mark.parametrize("seeds", ["[0, 0]", "[-1]"])
+def test_seeds_of_pretraining_differ_and_are_not_negative(tmp_path: Path, seeds: str) -> None:
+    for override in (f"pretraining.seeds={seeds}", f"pretraining.variants=[geokr, {{name: more, seeds: {seeds}}}]"):
+        with pytest.raises(ConfigError, match="seeds"):
+            load_params(edited(tmp_path), [override])
+
+
 def test_overrides_apply_and_are_checked(tmp_path: Path) -> None:
     path = edited(tmp_path)
     assert load_params(path, ["chips.size_px=32", "pretraining.seeds=[3, 4]"]).pretraining.seeds == (3, 4)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from geokr_core import training
+from geokr_core.anchor import spread, stage_distance
 from geokr_core.augment import Strength, cells_under
 from geokr_core.backbone import build, save_weights, stages
 from geokr_core.config import Method, PretrainingConfig
@@ -104,6 +105,10 @@ def test_what_makes_a_method_wins_over_the_file_and_the_file_over_the_rest() -> 
     assert (simclr.transfer, simclr.dense_weight, simclr.consistency) == ("student", 0.0, "none")
     assert simclr.augmentation.crop_area_fraction == (0.5, 0.6)
     assert resolve(config, "dense").dense_weight == 0.3
+    contrasting = _config(contrast_weight=0.5)
+    assert resolve(contrasting, "geokr").contrast_weight == 0.5
+    for baseline in ("simclr", "moco"):  # their own loss is all they have
+        assert resolve(contrasting, baseline).contrast_weight == 0.0
 
 
 # --- every method, killed and resumed -----------------------------------------------------------------------------------
@@ -552,12 +557,30 @@ def test_the_distance_of_stages_is_in_units_of_each_channel() -> None:
     torch.manual_seed(0)
     first = torch.randn(64, 3) * torch.tensor([1.0, 100.0, 0.0])  # the last channel never fires
     moved = first + torch.tensor([0.5, 50.0, 0.0]) * torch.sign(torch.randn(64, 3))
-    alone = [training.stage_distance([moved[:, k : k + 1]], [first[:, k : k + 1]]) for k in range(2)]
+    units = spread([[first[:30]], [first[30:]]])
+    alone = [stage_distance([moved[:, k : k + 1]], [first[:, k : k + 1]], [units[0][k]]) for k in range(2)]
 
-    assert training.stage_distance([first, first], [first, first]) == 0.0
-    assert alone[0] == pytest.approx(0.25, rel=0.3)
-    assert alone[1] == pytest.approx(float(alone[0]), rel=0.5)
-    assert torch.isfinite(training.stage_distance([first + 1e-3], [first]))
+    assert stage_distance([first, first], [first, first], units * 2) == 0.0
+    assert alone[1] == pytest.approx(0.25, rel=0.3)
+    assert alone[0] == pytest.approx(0.25 / (1 + 0.01 * 10_000 / 3), rel=0.5)  # hardly varies beside the other one
+    assert stage_distance([first[:, 2:] + 1e-3], [first[:, 2:]], [units[0][2:]]) < 1e-6
+    parts = torch.stack([stage_distance([moved[k::2]], [first[k::2]], units) for k in range(2)])
+    assert parts.mean() == pytest.approx(float(stage_distance([moved], [first], units)))  # whatever a batch is cut into
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1"])
+def test_an_anchored_backbone_begins_at_no_distance_from_its_start(architecture: str, data: LevirKR) -> None:
+    """BatchNorm in training and at rest say different things of the same images: that is no distance of weights."""
+    run = _run(data, architecture=architecture, precision="fp32", anchor="stages", anchor_weight=1.0)
+    torch.manual_seed(1)
+    state = training.begin(run)
+    before = {key: value.clone() for key, value in (state.start or torch.nn.Identity()).state_dict().items()}
+    losses = training.losses_of(run, state, _seen(run), 1)
+    anchor = losses[state.terms.index("anchor_loss")]
+    assert anchor.item() == pytest.approx(0.0, abs=1e-6)
+    assert state.start is not None
+    for key, value in state.start.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, before[key]), key
 
 
 def test_continued_needs_something_to_go_on_from_and_holds_on_to_it(given: Path) -> None:

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from geokr_core.methods.land_cover import consistency_weight
 from geokr_core.methods.network import Network
 from geokr_core.methods.objective import Seen
 from geokr_core.presets import PAPER, Recipe, resolve
-from geokr_core.pretrain import HISTORY_COLUMNS, _Labels, _labels, _runs, pretrain
+from geokr_core.pretrain import HISTORY_COLUMNS, _Labels, _labels, _runs, forget_finished, pretrain
 from geokr_core.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
 
@@ -245,8 +244,8 @@ pretrain(config, *(Path(p) for p in sys.argv[2:]), Killer())
 """
 
 
-def test_a_run_killed_for_real_resumes_to_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
-    killed_at = secrets.choice(range(1, 13))  # at any step: before the first checkpoint, between two, at the last step
+@pytest.mark.parametrize("killed_at", [3, 6, 12])  # before the first checkpoint, right after one, at the last step
+def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: LevirKR, tmp_path: Path) -> None:
     config = _config(log_every=1, checkpoint_every=5)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     arguments = [config.model_dump_json(), str(data.folder), str(tmp_path / "resumed"), str(tmp_path / "ck")]
@@ -277,6 +276,28 @@ def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp
     assert not any("loss" in values for _, values in reporter.points)
     assert any("geokr-seed0: finished before" in message for message in reporter.infos)
     assert data_version(tmp_path / "straight") == data_version(tmp_path / "out")
+
+
+def test_a_finished_run_that_was_damaged_is_trained_again(data: LevirKR, tmp_path: Path) -> None:
+    config = _config(steps=3)
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    weights = tmp_path / "out/geokr-seed0/backbone.safetensors"
+    right = weights.read_bytes()
+    weights.write_bytes(right[:-4] + b"oops")  # in place: it is the kept file under its second name, too
+    reporter = RecordingReporter()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert any("backbone.safetensors changed since it was written" in warning for warning in reporter.warnings)
+    assert weights.read_bytes() == right
+
+
+def test_what_is_forgotten_is_trained_again(data: LevirKR, tmp_path: Path) -> None:
+    config, other = _config(steps=3), _config(steps=3, seeds=(1,))
+    for chosen in (config, other):
+        pretrain(chosen, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    forget_finished(config, data.folder, tmp_path / "ck")
+    reporter = RecordingReporter()
+    pretrain(_config(steps=3, seeds=(0, 1)), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert [m for m in reporter.infos if "finished before" in m] == ["geokr-seed1: finished before, kept"]
 
 
 def test_a_variant_and_a_seed_more_train_nothing_again(data: LevirKR, tmp_path: Path) -> None:
@@ -446,6 +467,8 @@ def test_windows_keep_reading_local_and_leave_no_chip_out() -> None:
     read = shards[epoch - 1000]
     spans = [int(np.ptp(np.flatnonzero(read == shard))) + 1 for shard in range(12)]
     assert max(spans) <= 40 + 39  # never further apart than a window and what its last shard may add
+    even = Windows(np.repeat(np.arange(8), 30), window_chips=40).order(0, 0) // 30
+    assert [len(set(even[k : k + 60])) for k in range(0, 240, 60)] == [2, 2, 2, 2]  # filled up before the next begins
     assert len(set(read[:20])) > 1  # a window mixes shards
     batches = np.concatenate([batch_rows(rows, 15, 0, step, windows) for step in range(1, 11)])
     assert np.array_equal(batches, epoch)  # batches are cut from the epoch: a resumed run goes on with the same ones

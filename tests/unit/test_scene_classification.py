@@ -270,6 +270,12 @@ def test_settings_hold_what_a_cell_depends_on_and_nothing_else(tmp_path: Path) -
     assert task.settings(probed) != opened(tmp_path / "set", match_statistics=False).settings(probed)
 
 
+@pytest.mark.parametrize("protocol", ["linear_probe", "knn"])
+def test_a_change_of_how_features_are_scaled_disowns_scores_from_before(tmp_path: Path, protocol: str) -> None:
+    task = opened(make_image_set(tmp_path / "set"))
+    assert task.settings(cell(task, protocol=protocol))["standardised_by"] == "train"
+
+
 def test_task_of_the_configuration_is_opened_by_name(tmp_path: Path) -> None:
     make_image_set(tmp_path / "mine")
     config = EvaluationConfig(folder=tmp_path, tasks=(TaskConfig(name="mine", image_size_px=32),))

@@ -131,6 +131,36 @@ def test_differences_are_taken_seed_by_seed_within_the_same_cell() -> None:
     assert table.loc["geokr - colour_histogram", "ci_low"] == pytest.approx(0.05 - 0.248414, abs=1e-5)
 
 
+def test_one_network_on_all_labels_is_one_measurement_whatever_the_seeds() -> None:
+    def rows(protocol: str) -> pd.DataFrame:
+        table = results(
+            *(("geokr", "last", "all", seed, 0.80 + 0.01 * seed) for seed in range(3)),
+            *(("imagenet", "last", "all", seed, 0.70 + 0.001 * (seed == 2)) for seed in range(3)),
+            *(("imagenet", "last", "5", seed, 0.60 + 0.1 * seed) for seed in range(3)),
+            protocol=protocol,
+        )  # fmt: skip
+        networks = table["initialisation"].where(table["initialisation"] == "imagenet", table["seed"].astype(str))
+        return table.assign(network=networks)
+
+    frozen = summarise(rows("linear_probe")).set_index(["initialisation", "labels_per_class"])
+    assert frozen.loc[("imagenet", "all"), "n_seeds"] == 1
+    assert math.isnan(frozen.loc[("imagenet", "all"), "ci_low"])
+    assert frozen.loc[("imagenet", "all"), "mean"] == pytest.approx(0.7 + 0.001 / 3)
+    assert frozen.loc[("imagenet", "5"), "n_seeds"] == 3
+    assert frozen.loc[("geokr", "all"), "n_seeds"] == 3
+    tuned = summarise(rows("fine_tune")).set_index(["initialisation", "labels_per_class"])
+    assert tuned.loc[("imagenet", "all"), "n_seeds"] == 3  # its head and its batches are drawn
+
+    same = rows("linear_probe")
+    same.loc[(same["initialisation"] == "geokr") & (same["seed"] == 2), "network"] = (
+        "0"  # two pretrainings for three seeds
+    )
+    compared = differences(same).set_index("contrast")
+    # Seeds 0 and 2 are one pair: (0.100 + 0.119) / 2 and 0.110.
+    assert compared.loc["geokr - imagenet", "n_seeds"] == 2
+    assert compared.loc["geokr - imagenet", "mean"] == pytest.approx((0.1095 + 0.11) / 2)
+
+
 def test_everything_is_compared_with_geokr_and_what_was_trained_with_imagenet_too() -> None:
     names = ["geokr", "simclr", "no_teacher", "shuffled", "random", "imagenet", "colour_histogram"]
 
