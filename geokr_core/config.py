@@ -516,6 +516,9 @@ class TaskConfig(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="null: `evaluation.seeds`; fewer where a task costs much"
     )
+    label_fractions: tuple[Share, ...] | None = Field(
+        None, min_length=1, description="null: `evaluation.label_fractions`; fewer where a task costs much"
+    )
     steps: int | None = Field(None, ge=1, description="null: `evaluation.fine_tune_steps`")
     batch_size: int | None = Field(None, ge=1, description="null: `evaluation.batch_size`")
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
@@ -538,15 +541,15 @@ _TASK_FIELDS: Mapping[str, frozenset[str]] = {
     "scene_classification": frozenset({"image_size_px", "batchnorm"}),
     "segmentation": frozenset(
         {"crop_size_px", "downscale", "decoder", "decoder_channels", "batchnorm", "bands", "test_groups", "bad_items"}
-        | {"ignored_colours", "absent_classes", "steps", "batch_size", "learning_rates"}
+        | {"ignored_colours", "absent_classes", "steps", "batch_size", "learning_rates", "label_fractions"}
     ),
     "cloud_snow": frozenset(
         {"crop_size_px", "downscale", "decoder", "decoder_channels", "batchnorm", "bands", "test_groups", "bad_items"}
-        | {"absent_classes", "steps", "batch_size", "learning_rates"}
+        | {"absent_classes", "steps", "batch_size", "learning_rates", "label_fractions"}
     ),
     "detection": frozenset(
         {"image_size_px", "detector", "decoder_channels", "batchnorm", "test_groups", "bad_items", "absent_classes"}
-        | {"steps", "batch_size", "learning_rates"}
+        | {"steps", "batch_size", "learning_rates", "label_fractions"}
     ),
 }
 """Fields of `TaskConfig` that each kind reads: a setting that would do nothing is an error, not a surprise."""

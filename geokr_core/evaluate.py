@@ -232,7 +232,7 @@ def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
     plan = []
     for initialisation in dict.fromkeys(config.initialisations):
         for seed in config.seeds_of(task):
-            for protocol, features, labels in KINDS[task.kind].choices(config, initialisation):
+            for protocol, features, labels in KINDS[task.kind].choices(task, config, initialisation):
                 plan.append(Cell(task.name, initialisation, protocol, features, labels, seed))
     if not plan:
         raise EvaluationError(

@@ -171,7 +171,7 @@ class Kind:
     """
 
     opens: Callable[[TaskConfig, EvaluationConfig], DownstreamTask]
-    choices: Callable[[EvaluationConfig, Initialisation], Iterator[Choice]]
+    choices: Callable[[TaskConfig, EvaluationConfig, Initialisation], Iterator[Choice]]
 
 
 def labels_of_fraction(fraction: float) -> Labels:
@@ -192,7 +192,9 @@ def fraction_of_labels(labels: Labels) -> float:
     return float(labels[:-1]) / 100.0
 
 
-def _classification_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
+def _classification_choices(
+    task: TaskConfig, config: EvaluationConfig, initialisation: Initialisation
+) -> Iterator[Choice]:
     probed: Sequence[Features] = ("histogram",)
     if initialisation != "colour_histogram":
         # All stages first: the last one is part of them.
@@ -207,9 +209,9 @@ def _classification_choices(config: EvaluationConfig, initialisation: Initialisa
             yield "fine_tune", "last", labels
 
 
-def _fine_tuned_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
+def _fine_tuned_choices(task: TaskConfig, config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
     if config.is_fine_tuned(initialisation):
-        for fraction in dict.fromkeys(config.label_fractions):
+        for fraction in dict.fromkeys(task.label_fractions or config.label_fractions):
             yield "fine_tune", "last", labels_of_fraction(fraction)
 
 

@@ -94,6 +94,15 @@ def test_tables_hold_differences_over_items_classes_and_labels(judged: Store) ->
     assert set(efficiency["task"]) == {"scenes", "masks", "sky", "boxes"}
 
 
+def test_a_costly_task_may_have_fewer_seeds_and_label_fractions_than_the_others(made: Path, tmp_path: Path) -> None:
+    store = Store(made, tmp_path)
+    costly = {**TASKS[1], "seeds": [0], "label_fractions": [1.0]}
+    store.run(tasks=(costly, TASKS[2]), initialisations=["random"], seeds=[0, 1])
+    results = pd.read_parquet(store.out / "results.parquet")
+    cells = results[results["metric"] == "miou"].groupby("task").size()
+    assert cells.to_dict() == {"masks": 1, "sky": 4}
+
+
 def test_report_shows_budgets_notes_and_only_allowed_pictures(judged: Store) -> None:
     sections = task_sections(judged.out)
 
