@@ -251,13 +251,15 @@ def contrasts(initialisations: Iterable[str]) -> list[tuple[str, str]]:
         initialisations: names, in the order in which they are to be compared.
 
     Returns:
-        `geokr` with every other one; then, where `imagenet` is among them, every other pretraining with it: starting
-        from ImageNet costs nothing, so it is what a pretraining has to beat. The control `shuffled` claims nothing.
+        `geokr` with every other one; then every other pretraining with `imagenet` and with `simclr`, where these are among
+        them: ImageNet weights cost nothing and SimCLR needs no land cover, so both are what a pretraining has to beat.
+        The control `shuffled` claims nothing.
     """
     names = list(dict.fromkeys(initialisations))
     trained = [name for name in names if name not in (*UNTRAINED, "geokr", "shuffled")]
     against_ours = [("geokr", name) for name in names if name != "geokr" and "geokr" in names]
-    return against_ours + [(name, "imagenet") for name in trained if "imagenet" in names]
+    references = [name for name in ("imagenet", "simclr") if name in names]
+    return against_ours + [(name, other) for other in references for name in trained if name != other]
 
 
 def contrast_sides(contrast: str) -> tuple[str, str]:

@@ -161,14 +161,16 @@ def test_one_network_on_all_labels_is_one_measurement_whatever_the_seeds() -> No
     assert compared.loc["geokr - imagenet", "mean"] == pytest.approx((0.1095 + 0.11) / 2)
 
 
-def test_everything_is_compared_with_geokr_and_what_was_trained_with_imagenet_too() -> None:
+def test_everything_is_compared_with_geokr_and_what_was_trained_with_imagenet_and_simclr_too() -> None:
     names = ["geokr", "simclr", "no_teacher", "shuffled", "random", "imagenet", "colour_histogram"]
 
     assert contrasts(names) == [
         *(("geokr", name) for name in names[1:]), ("simclr", "imagenet"), ("no_teacher", "imagenet"),
+        ("no_teacher", "simclr"),
     ]  # fmt: skip
     assert contrasts(["random", "imagenet", "simclr"]) == [("simclr", "imagenet")]
     assert contrasts(["random", "simclr", "simclr"]) == []
+    assert contrasts(["joint", "simclr"]) == [("joint", "simclr")]
 
 
 def test_differences_know_any_variant_and_its_distance_from_imagenet() -> None:
