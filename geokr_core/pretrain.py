@@ -107,7 +107,7 @@ def _is_kept(run: Run, reporter: Reporter) -> bool:
     folder = run.folder / _FINISHED
     if not folder.is_dir():
         return False
-    written = _record(run)["files"]
+    written: Mapping[str, str] = _record(run).get("files", {})  # earlier ones do not say
     changed = [name for name, md5 in written.items() if not (folder / name).is_file() or file_md5(folder / name) != md5]
     if changed:
         reporter.warning(f"{folder}: {', '.join(changed)} changed since it was written; {run.name} is trained again.")
