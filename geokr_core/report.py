@@ -256,7 +256,10 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
             "No colour histogram was evaluated: without it nobody knows whether more than colour was learned."
         )
     if ours.n_seeds == 1:
-        sentences.append("This is one seed: no interval, and no claim, can be made of it.")
+        sentences.append(
+            "GeoKR was measured once (one seed, or one pretraining that was given all labels): no interval over seeds, and "
+            "no claim, can be made of it."
+        )
     return " ".join(sentences)
 
 
@@ -294,7 +297,7 @@ def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference
     start = f"With {name} it is {estimate_text(theirs)}:"
     num_seeds = difference.estimate.n_seeds
     if num_seeds == 1:
-        return f"{start} a difference of {difference.shown} in the one seed that was run."
+        return f"{start} a difference of {difference.shown}, measured once."
     if difference.includes_zero:
         return f"{start} the paired difference {difference.shown} includes zero, so no difference is shown."
     remark = ""
@@ -322,7 +325,7 @@ def _versus_others(differences: Mapping[str, _Difference]) -> str:
 def _standing(difference: _Difference) -> str:
     ahead = "ahead of" if difference.estimate.mean > 0 else "behind"
     if difference.estimate.n_seeds == 1:
-        return f"in the one seed that was run {ahead}"
+        return f"in a single measurement {ahead}"
     return "not told apart from" if difference.includes_zero else ahead
 
 
@@ -330,7 +333,7 @@ def _histogram_sentence(theirs: Estimate, difference: _Difference) -> str:
     start = f"The colour histogram, 54 numbers and no network, reaches {estimate_text(theirs)}:"
     if difference.estimate.n_seeds == 1:
         verdict = "above it" if difference.estimate.mean > 0 else "not above it"
-        return f"{start} GeoKR is {verdict} in the one seed that was run ({difference.shown})."
+        return f"{start} GeoKR is {verdict} in a single measurement ({difference.shown})."
     if difference.estimate.ci_low <= 0:
         return f"{start} GeoKR does not clear it ({difference.shown})."
     if difference.overlap:

@@ -246,7 +246,7 @@ def _difference(row: Mapping[Any, Any]) -> Entry:
     mean, low, high = (float(row[key]) for key in ("mean", "ci_low", "ci_high"))
     items = signed_interval(float(row["items_ci_low"]), float(row["items_ci_high"]))
     verdict = "ahead" if low > 0.0 else "behind" if high < 0.0 else ""
-    interval = "one seed" if math.isnan(low) else signed_interval(low, high)
+    interval = "once" if math.isnan(low) else signed_interval(low, high)
     return Entry(signed(mean), interval, items, f"{verdict} *" if verdict and row["overlap"] else verdict)
 
 
