@@ -895,7 +895,11 @@ class _Contest:
 
 
 def _record(version: int, card: Scorecard) -> dict[str, Any]:
-    return {"version": version, "scores": json.loads(card.as_text())}
+    """For people to read: without the hundreds of resampled values, which stay on the version's tag."""
+    scores = json.loads(card.as_text())
+    for score in scores.values():
+        del score["replicates"]
+    return {"version": version, "scores": scores}
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
