@@ -97,6 +97,7 @@ _DECISION_TAG: Final = "geokr/decision"
 _SCORES_TAG: Final = "geokr/scores"
 _REPLACED_TAG: Final = "replaced_version"
 _WITHDRAWN_TAG: Final = "withdrawn_because"
+_REFUSED_TAG: Final = "refused_because"
 
 
 # --- connecting -------------------------------------------------------------------------------------------------------
@@ -824,18 +825,23 @@ class _Contest:
             verdict = decide(self.config, challenger, other)
             decision = self._decision(challenger, champion, other, verdict)
             if not verdict.promoted:
+                self._tag(self.version, {_REFUSED_TAG: verdict.reason, "delta": _delta(verdict)})
+                _describe(self.connection.client, self.name, self.version, decision["reason"])
                 return decision
+            if _REFUSED_TAG in self._tags(self.version):  # another rule, other data, or another champion
+                self.connection.client.delete_model_version_tag(self.name, str(self.version), _REFUSED_TAG)
             self._tag(
                 self.version,
                 {
                     "promoted_because": verdict.reason,
                     _REPLACED_TAG: "none" if champion is None else str(champion),
-                    "delta": "none" if verdict.gain is None else repr(verdict.gain),
+                    "delta": _delta(verdict),
                     _DECISION_TAG: json.dumps(decision, sort_keys=True),
                 },
             )
             if _aliases(self.connection.client, self.name).get(CHAMPION) == champion:
                 self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
+                _describe(self.connection.client, self.name, self.version, decision["reason"])
                 return decision
             self.judge.reporter.warning(f"The champion of {self.name} changed meanwhile; comparing again.")
         raise RegistryError(
@@ -894,6 +900,15 @@ class _Contest:
         }
 
 
+def _describe(client: MlflowClient, name: str, version: int, what_happened: str) -> None:
+    """What the registry's page says of a version."""
+    client.update_model_version(name, str(version), description=what_happened)
+
+
+def _delta(verdict: Verdict) -> str:
+    return "none" if verdict.gain is None else repr(verdict.gain)
+
+
 def _record(version: int, card: Scorecard) -> dict[str, Any]:
     """For people to read: without the hundreds of resampled values, which stay on the version's tag."""
     scores = json.loads(card.as_text())
@@ -909,6 +924,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _promotion_summary(decision: Mapping[str, Any]) -> Summary:
     numbers: dict[str, Number] = {
+        "reason": str(decision["reason"]),
         "promoted": bool(decision["promoted"]),
         "version": int(decision["challenger"]["version"]),
     }
@@ -919,11 +935,16 @@ def _promotion_summary(decision: Mapping[str, Any]) -> Summary:
             numbers[name] = float(decision[name])
     table: list[dict[str, Number]]
     if decision["margins"]:
-        table = [{key: "" if value is None else value for key, value in row.items()} for row in decision["margins"]]
+        table = [{key: _shown_figure(value) for key, value in row.items()} for row in decision["margins"]]
     else:
         scores = Scorecard.from_text(json.dumps(decision["challenger"]["scores"])).scores
-        table = [{"name": name, "challenger": score.value} for name, score in scores.items()]
+        table = [{"name": name, "challenger": _shown_figure(score.value)} for name, score in scores.items()]
     return Summary(numbers=numbers, table=table)
+
+
+def _shown_figure(value: Number | None) -> Number:
+    """To four decimals, which is more than any test set can tell; blank where there is none."""
+    return "" if value is None else round(value, 4) if isinstance(value, float) else value
 
 
 # --- taking back and comparing ----------------------------------------------------------------------------------------
@@ -960,6 +981,8 @@ def rollback(name: str, because: str, to: int | None, reporter: Reporter) -> int
                 client.delete_model_version_tag(name, str(target), _WITHDRAWN_TAG)
             client.set_model_version_tag(name, str(target), "restored_because", f"version {champion}: {because}")
             client.set_registered_model_alias(name, CHAMPION, str(target))
+            _describe(client, name, champion, f"Withdrawn: {because}.")
+            _describe(client, name, target, f"Champion again since version {champion} was withdrawn: {because}.")
     reporter.info(f"{name}: version {target} is champion again; version {champion} is withdrawn ({because}).")
     return target
 

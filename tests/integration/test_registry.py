@@ -171,6 +171,16 @@ def test_first_backbone_becomes_champion_with_its_evidence(shop: Shop, server: M
     assert version.tags["geokr/report"] == f"runs:/{version.run_id}/evidence/report.html"
 
 
+def test_what_was_refused_once_may_win_when_it_is_measured_anew(shop: Shop, server: MlflowClient) -> None:
+    shop.promote(0, [0.5, 0.7])
+    assert shop.promote(1, [0.4, 0.6])["promoted"] is False
+    assert "refused_because" in server.get_model_version(shop.name, "2").tags
+    assert shop.promote(1, [0.6, 0.801])["promoted"] is True
+    accepted = server.get_model_version(shop.name, "2")
+    assert "refused_because" not in accepted.tags
+    assert "was promoted" in accepted.description
+
+
 def test_better_replaces_worse_and_equal_do_not(shop: Shop, server: MlflowClient) -> None:
     shop.promote(0, [0.5, 0.7])
 
@@ -184,6 +194,10 @@ def test_better_replaces_worse_and_equal_do_not(shop: Shop, server: MlflowClient
     assert (worse["promoted"], worse["delta"], worse["champion_version"]) == (False, -0.2505, 2)
     assert "worse by more than 0.01 on scenes/linear_probe/last/all/accuracy by 0.2505" in worse["reason"]
     assert aliases(server, shop.name) == {"challenger": 3, "champion": 2}
+    refused = server.get_model_version(shop.name, "3")
+    assert refused.tags["refused_because"] in worse["reason"]
+    assert refused.tags["delta"] == "-0.2505"
+    assert refused.description == worse["reason"]
 
     equal = shop.promote(0, [0.6, 0.801])
     # Registered before with other scores, it is judged by what it reaches today.
