@@ -64,7 +64,7 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
         reporter: hears progress and curves.
 
     Returns:
-        The figures of each run; ``images_per_s`` and ``data_wait_fraction`` of what was trained now.
+        The figures of each run; ``mean_images_per_s`` and ``mean_data_wait_fraction`` of what was trained now.
 
     Raises:
         ConfigError: a method needs land cover within chips, and the data set knows whole chips only.
@@ -433,8 +433,8 @@ def _summary(
     numbers["teacher_updates"] = first["teacher_updates"]
     trained_s = sum(clock.trained_s for clock in clocks)
     if trained_s > 0:
-        numbers["images_per_s"] = round(sum(clock.num_images for clock in clocks) / trained_s, 1)
-        numbers["data_wait_fraction"] = round(sum(clock.waited_s for clock in clocks) / trained_s, 5)
+        numbers["mean_images_per_s"] = round(sum(clock.num_images for clock in clocks) / trained_s, 1)
+        numbers["mean_data_wait_fraction"] = round(sum(clock.waited_s for clock in clocks) / trained_s, 5)
     shown = ("folder", "train_kl", "validation_kl", "constant_kl", "teacher_updates")
     table = [{key: _rounded(result[key]) for key in shown} for result in results]
     return Summary(numbers, table, _curves(results, histories), warnings)
