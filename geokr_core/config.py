@@ -791,9 +791,10 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{path}: `{EXTENDS}` is for other parameter files. DVC reads this one itself, and would not see what "
             f"{base} holds; write the values here."
         )
-    if not isinstance(base, str) or (path.parent / base).resolve() in [p.resolve() for p in (*extending, path)]:
+    others = [p.name for p in (*extending, path)]
+    if not isinstance(base, str) or not base.strip(".") or Path(base).name != base or base in others:
         raise ConfigError(
-            f"{path}: `{EXTENDS}: {base}` must name another parameter file, and none that extends this one."
+            f"{path}: `{EXTENDS}: {base}` must name another parameter file of the same folder, and none that extends this one."
         )
     return _laid_over(_read(path.parent / base, (*extending, path)), content)
 
@@ -821,7 +822,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"{path}: {error.error_count()} wrong value(s):"]
+    below = yaml.safe_load(path.read_text(encoding="utf-8")).get(EXTENDS)
+    also = f", or what it extends ({below})" if below else ""
+    lines = [f"{path}{also}: {error.error_count()} wrong value(s):"]
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
         if problem["type"] == "extra_forbidden":

@@ -35,6 +35,7 @@ from geokr_core.statistics import (
     headline_rows,
     label_efficiency,
     labels_order,
+    repetitions,
     sort_rows,
     summarise,
 )
@@ -492,17 +493,20 @@ def _replicates(measured: Sequence[Measured]) -> pd.DataFrame:
 
 
 def _per_class(measured: Sequence[Measured]) -> pd.DataFrame:
-    """Mean over seeds of every metric that is known class by class."""
+    """Mean over `repetitions` of every metric that is known class by class."""
     keys = list(PER_CLASS_COLUMNS[:7])
+    parts = ["seed", "network"]
     rows = []
     for done in measured:
         cell = done.cell
         head = [cell.task, cell.initialisation, cell.protocol, cell.features, str(cell.labels_per_class)]
         for metric, values in done.measurement.per_class.items():
             for name, value in zip(done.measurement.classes, values, strict=True):
-                rows.append([*head, metric, name, math.nan if value is None else value])
-    table = pd.DataFrame(rows, columns=[*keys, "value"])
-    means = table.groupby(keys, sort=False)["value"].agg(["mean", "count"]).reset_index()
+                figure = math.nan if value is None else value
+                rows.append([*head, metric, name, cell.seed, done.network, figure])
+    table = pd.DataFrame(rows, columns=[*keys, *parts, "value"])
+    once = table.groupby([*keys, repetitions(table)], sort=False)["value"].mean().rename("value").reset_index()
+    means = once.groupby(keys, sort=False)["value"].agg(["mean", "count"]).reset_index()
     return means.rename(columns={"count": "n_seeds"}).reindex(columns=list(PER_CLASS_COLUMNS))
 
 

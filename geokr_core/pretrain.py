@@ -21,7 +21,7 @@ from geokr_core import __version__
 from geokr_core.anchor import SPREAD_CHIPS
 from geokr_core.backbone import feature_dim, imagenet_weights, save_weights
 from geokr_core.config import PretrainingConfig, VariantConfig, as_plain
-from geokr_core.distributed import World, joined
+from geokr_core.distributed import World, joined, world_of_environment
 from geokr_core.errors import ConfigError, TrainingError
 from geokr_core.files import file_md5, read_json, text_digest, whole_file, whole_folder, write_json
 from geokr_core.levir_kr import LevirKR, open_levir_kr
@@ -97,8 +97,11 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
 
 
 def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path) -> None:
-    """Drop what is kept of finished runs of these parameters and data, so that `pretrain` trains them again."""
-    for run in _runs(config, open_levir_kr(levir_kr), checkpoints):
+    """Drop what is kept of finished runs of these parameters and data, so that `pretrain` trains them again.
+
+    Under ``torchrun`` these are the runs of as many processes; the first one alone may call it.
+    """
+    for run in _runs(config, open_levir_kr(levir_kr), checkpoints, world_of_environment()):
         shutil.rmtree(run.folder / _FINISHED, ignore_errors=True)
 
 
@@ -202,8 +205,11 @@ def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, 
     own = {field.name: field.default for field in fields(recipe)}
     given = {key: value for key, value in as_plain(config).items() if value is not None}
     settings = {key: value for key, value in given.items() if key not in _NO_MATTER}
-    if recipe.anchor == "stages" and recipe.anchor_weight > 0:
-        settings["spread_chips"] = SPREAD_CHIPS
+    # What the code does otherwise than it did once, where it makes a difference.
+    if recipe.anchor in ("stages", "features") and recipe.anchor_weight > 0:
+        settings["anchor"] = ["statistics of the batch", SPREAD_CHIPS]
+    if config.shuffle_window_chips is not None:
+        settings["windows"] = "filled"
     return {
         "config": settings,
         "recipe": {key: value for key, value in asdict(recipe).items() if value != own[key]},

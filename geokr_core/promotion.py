@@ -215,7 +215,9 @@ def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | 
     low, high = round(estimate.ci_low, _DECIMALS), round(estimate.ci_high, _DECIMALS)
     promoted, reason = _outcome(config, margins, gain, low, high, len(gains))
     items_low, items_high = _items_interval(config, challenger, champion)
-    if promoted and items_low <= config.min_gain:
+    if promoted and math.isnan(items_low):
+        reason = f"{reason}; with other test items not checked: not every primary metric can be resampled"
+    elif promoted and items_low <= config.min_gain:
         promoted, reason = (
             False,
             (

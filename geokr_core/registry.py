@@ -98,6 +98,10 @@ _SCORES_TAG: Final = "geokr/scores"
 _REPLACED_TAG: Final = "replaced_version"
 _WITHDRAWN_TAG: Final = "withdrawn_because"
 _REFUSED_TAG: Final = "refused_because"
+_REFUSED_DELTA_TAG: Final = "refused_delta"
+_ABOVE_CARD: Final = "\n\n<!-- model card -->\n\n"
+_MAX_DESCRIPTION_CHARS: Final = 4900
+"""MLflow's database keeps 5000."""
 
 
 # --- connecting -------------------------------------------------------------------------------------------------------
@@ -652,7 +656,7 @@ def _register_once(
         source=f"models:/{logged.model_id}",
         run_id=run_id,
         tags=tags,
-        description=(bundle.folder / MODEL_CARD).read_text(encoding="utf-8")[:4900],
+        description=(bundle.folder / MODEL_CARD).read_text(encoding="utf-8")[:_MAX_DESCRIPTION_CHARS],
         model_id=logged.model_id,
     )
 
@@ -820,34 +824,37 @@ class _Contest:
                 reason = (
                     f"it was champion before and was withdrawn ({withdrawn}); `geokr rollback --to` can bring it back"
                 )
-                return self._decision(challenger, champion, None, Verdict(False, reason))
+                return self._refused(
+                    Verdict(False, reason), self._decision(challenger, champion, None, Verdict(False, reason))
+                )
             other = None if champion is None else self._scorecard_of(champion, challenger)
             verdict = decide(self.config, challenger, other)
             decision = self._decision(challenger, champion, other, verdict)
             if not verdict.promoted:
-                self._tag(self.version, {_REFUSED_TAG: verdict.reason, "delta": _delta(verdict)})
-                _describe(self.connection.client, self.name, self.version, decision["reason"])
-                return decision
-            if _REFUSED_TAG in self._tags(self.version):  # another rule, other data, or another champion
-                self.connection.client.delete_model_version_tag(self.name, str(self.version), _REFUSED_TAG)
-            self._tag(
-                self.version,
-                {
-                    "promoted_because": verdict.reason,
-                    _REPLACED_TAG: "none" if champion is None else str(champion),
-                    "delta": _delta(verdict),
-                    _DECISION_TAG: json.dumps(decision, sort_keys=True),
-                },
-            )
+                return self._refused(verdict, decision)
+            reasons = {
+                "promoted_because": verdict.reason,
+                _REPLACED_TAG: "none" if champion is None else str(champion),
+                "delta": _delta(verdict),
+                _DECISION_TAG: json.dumps(decision, sort_keys=True),
+            }
+            self._tag(self.version, reasons)
             if _aliases(self.connection.client, self.name).get(CHAMPION) == champion:
                 self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
+                _drop_tags(self.connection.client, self.name, self.version, _REFUSED_TAG, _REFUSED_DELTA_TAG)
                 _describe(self.connection.client, self.name, self.version, decision["reason"])
                 return decision
+            _drop_tags(self.connection.client, self.name, self.version, *reasons)
             self.judge.reporter.warning(f"The champion of {self.name} changed meanwhile; comparing again.")
         raise RegistryError(
             f"The champion of {self.name} changed three times during this promotion. Nothing was promoted; "
             "run `geokr promote` again when no other promotion is going on."
         )
+
+    def _refused(self, verdict: Verdict, decision: dict[str, Any]) -> dict[str, Any]:
+        self._tag(self.version, {_REFUSED_TAG: verdict.reason, _REFUSED_DELTA_TAG: _delta(verdict)})
+        _describe(self.connection.client, self.name, self.version, decision["reason"])
+        return decision
 
     def _tags(self, version: int) -> Mapping[str, str]:
         return dict(self.connection.client.get_model_version(self.name, str(version)).tags)
@@ -901,8 +908,18 @@ class _Contest:
 
 
 def _describe(client: MlflowClient, name: str, version: int, what_happened: str) -> None:
-    """What the registry's page says of a version."""
-    client.update_model_version(name, str(version), description=what_happened)
+    """Put what became of a version above its model card on the registry's page."""
+    written = client.get_model_version(name, str(version)).description or ""
+    card = written.rpartition(_ABOVE_CARD)[2]
+    text = f"{what_happened}{_ABOVE_CARD}{card}"[:_MAX_DESCRIPTION_CHARS]
+    client.update_model_version(name, str(version), description=text)
+
+
+def _drop_tags(client: MlflowClient, name: str, version: int, *keys: str) -> None:
+    there = client.get_model_version(name, str(version)).tags
+    for key in keys:
+        if key in there:
+            client.delete_model_version_tag(name, str(version), key)
 
 
 def _delta(verdict: Verdict) -> str:
@@ -977,8 +994,7 @@ def rollback(name: str, because: str, to: int | None, reporter: Reporter) -> int
             if target == champion:
                 raise RegistryError(f"Version {target} of {name} is the champion already; nothing to roll back.")
             client.set_model_version_tag(name, str(champion), _WITHDRAWN_TAG, because)
-            if _WITHDRAWN_TAG in client.get_model_version(name, str(target)).tags:
-                client.delete_model_version_tag(name, str(target), _WITHDRAWN_TAG)
+            _drop_tags(client, name, target, _WITHDRAWN_TAG, _REFUSED_TAG, _REFUSED_DELTA_TAG)
             client.set_model_version_tag(name, str(target), "restored_because", f"version {champion}: {because}")
             client.set_registered_model_alias(name, CHAMPION, str(target))
             _describe(client, name, champion, f"Withdrawn: {because}.")

@@ -257,8 +257,8 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
         )
     if ours.n_seeds == 1:
         sentences.append(
-            "GeoKR was measured once (one seed, or one pretraining that was given all labels): no interval over seeds, and "
-            "no claim, can be made of it."
+            "GeoKR was measured once (one seed, or one pretraining that was given all labels): no interval, and no claim, "
+            "can be made of it."
         )
     return " ".join(sentences)
 
@@ -295,8 +295,8 @@ def _a_metric(metric: str) -> str:
 
 def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference) -> str:
     start = f"With {name} it is {estimate_text(theirs)}:"
-    num_seeds = difference.estimate.n_seeds
-    if num_seeds == 1:
+    num_pairs = difference.estimate.n_seeds
+    if num_pairs == 1:
         return f"{start} a difference of {difference.shown}, measured once."
     if difference.includes_zero:
         return f"{start} the paired difference {difference.shown} includes zero, so no difference is shown."
@@ -306,7 +306,7 @@ def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference
     elif ours.ci_low <= theirs.ci_high and theirs.ci_low <= ours.ci_high:
         remark = ", although the two intervals overlap"
     verdict = "ahead" if difference.estimate.mean > 0 else "behind"
-    return f"{start} GeoKR is {verdict} by {difference.shown}, paired over {num_seeds} seeds{remark}."
+    return f"{start} GeoKR is {verdict} by {difference.shown}, over {num_pairs} pairs{remark}."
 
 
 def _versus_others(differences: Mapping[str, _Difference]) -> str:
@@ -344,7 +344,7 @@ def _histogram_sentence(theirs: Estimate, difference: _Difference) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """``0.746 [0.731, 0.761]``, or the mean alone where a single seed gives no interval."""
+    """``0.746 [0.731, 0.761]``, or the mean alone where a single measurement gives no interval."""
     shown = score(estimate)
     return f"{shown.mean} {shown.interval}".rstrip()
 

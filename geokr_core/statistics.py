@@ -52,7 +52,7 @@ def t_interval(values: Sequence[float]) -> Estimate:
     """Mean and 95 % interval of Student's t over independent repetitions.
 
     Args:
-        values: one finite value a seed.
+        values: one finite value a repetition.
 
     Returns:
         The mean plus and minus ``t(0.975, n - 1) * s / sqrt(n)``; NaN bounds for a single value.
@@ -191,7 +191,7 @@ def repetitions(results: pd.DataFrame) -> pd.Series:
     seeds = results["seed"].astype(str)
     if "network" not in results:
         return seeds
-    networks = results["network"].fillna("").astype(str)
+    networks = results["network"].map(lambda network: "" if pd.isna(network) else str(network))
     nothing_drawn = (
         networks.ne("") & results["protocol"].ne("fine_tune") & results["labels_per_class"].astype(str).eq("all")
     )

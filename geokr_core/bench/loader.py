@@ -60,4 +60,4 @@ def _waiting(data: LevirKR, folder: Path) -> float:
         architecture="squeezenet1_1", steps=_TRAIN_STEPS, batch_size=_BATCH, threads=1, device="auto", examples_every=0
     )
     summary = pretrain(config, data.folder, folder / "out", folder / "checkpoints", RecordingReporter())
-    return float(summary.numbers["data_wait_fraction"])
+    return float(summary.numbers["mean_data_wait_fraction"])

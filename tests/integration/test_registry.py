@@ -196,8 +196,11 @@ def test_better_replaces_worse_and_equal_do_not(shop: Shop, server: MlflowClient
     assert aliases(server, shop.name) == {"challenger": 3, "champion": 2}
     refused = server.get_model_version(shop.name, "3")
     assert refused.tags["refused_because"] in worse["reason"]
-    assert refused.tags["delta"] == "-0.2505"
-    assert refused.description == worse["reason"]
+    assert refused.tags["refused_delta"] == "-0.2505"
+    told, _, card = refused.description.partition("\n\n<!-- model card -->\n\n")
+    assert told == worse["reason"]
+    assert card == (shop.bundle(2) / "MODEL_CARD.md").read_text(encoding="utf-8")[: len(card)]
+    assert len(card) > 1000
 
     equal = shop.promote(0, [0.6, 0.801])
     # Registered before with other scores, it is judged by what it reaches today.

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "params/methods_resnet18.yaml",
         "params/methods_squeezenet1_1.yaml",
         "params/joint_resnet18.yaml",
+        "params/from_imagenet_squeezenet1_1.yaml",
     ],
 )
 def test_shipped_parameter_files_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +118,18 @@ def test_what_is_extended_must_be_there_and_not_extend_back(tmp_path: Path) -> N
         load_params(study)
     (tmp_path / "base.yaml").write_text("extends: study.yaml\n")
     with pytest.raises(ConfigError, match=r"base\.yaml: `extends: study\.yaml` must name another parameter file"):
+        load_params(study)
+    for base in ('""', ".", "../other.yaml", "[a]"):
+        study.write_text(f"extends: {base}\n")
+        with pytest.raises(ConfigError, match="must name another parameter file of the same folder"):
+            load_params(study)
+
+
+def test_a_typo_in_what_is_extended_is_looked_for_there_too(tmp_path: Path) -> None:
+    edited(tmp_path, chips__size_pixel=64)
+    study = tmp_path / "study.yaml"
+    study.write_text("extends: params.yaml\n")
+    with pytest.raises(ConfigError, match=r"study\.yaml, or what it extends \(params\.yaml\): 1 wrong"):
         load_params(study)
 
 

@@ -300,6 +300,19 @@ def test_what_is_forgotten_is_trained_again(data: LevirKR, tmp_path: Path) -> No
     assert [m for m in reporter.infos if "finished before" in m] == ["geokr-seed1: finished before, kept"]
 
 
+def test_what_several_processes_finished_is_forgotten_apart_from_what_one_did(
+    data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(steps=3)
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as under torchrun
+    forget_finished(config, data.folder, tmp_path / "ck")
+    monkeypatch.delenv("WORLD_SIZE")
+    reporter = RecordingReporter()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert any("finished before, kept" in message for message in reporter.infos)
+
+
 def test_a_variant_and_a_seed_more_train_nothing_again(data: LevirKR, tmp_path: Path) -> None:
     small, large = _config(steps=3), _config(steps=3, seeds=(0, 1), variants=("geokr", "shuffled"))
     pretrain(small, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())

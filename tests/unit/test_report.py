@@ -175,7 +175,7 @@ def test_headline_tells_a_clear_gain() -> None:
     text = headline(results_of(geokr=[0.70, 0.71, 0.72], random=[0.50, 0.51, 0.52], shuffled=[0.55] * 3), PRIMARY)
 
     assert "accuracy of 0.710 [0.685, 0.735]" in text
-    assert "GeoKR is ahead by +0.200 [+0.200, +0.200], paired over 3 seeds." in text
+    assert "GeoKR is ahead by +0.200 [+0.200, +0.200], over 3 pairs." in text
     assert "shuffled land cover it is 0.550" in text
     assert "No colour histogram was evaluated" in text
 
@@ -190,7 +190,7 @@ def test_headline_tells_when_nothing_is_shown() -> None:
 def test_headline_tells_of_overlap_beside_a_paired_gain() -> None:
     text = headline(results_of(geokr=[0.60, 0.70, 0.80], random=[0.55, 0.65, 0.75]), PRIMARY)
 
-    assert "ahead by +0.050 [+0.050, +0.050], paired over 3 seeds, although the two intervals overlap." in text
+    assert "ahead by +0.050 [+0.050, +0.050], over 3 pairs, although the two intervals overlap." in text
 
 
 def test_headline_trusts_no_gain_that_other_test_images_could_undo() -> None:
@@ -198,7 +198,7 @@ def test_headline_trusts_no_gain_that_other_test_images_could_undo() -> None:
     results = results_of(half_width=0.08, geokr=[0.70] * 3, random=[0.66] * 3, colour_histogram=[0.65] * 3)
     text = headline(results, PRIMARY)
 
-    assert "[+0.040, +0.040], paired over 3 seeds, but the intervals over test images overlap" in text
+    assert "[+0.040, +0.040], over 3 pairs, but the intervals over test images overlap" in text
     assert "does not surely clear it" in text
 
 
@@ -382,7 +382,7 @@ def test_differences_hold_every_contrast_of_the_first_metric_alone(many: dict[st
     compared = section(many["md"][many["md"].index("## Paired differences") :], "fields: accuracy")
     contrasts = re.findall(r"^\| (.+? − .+?) \|", compared, flags=re.MULTILINE)
 
-    assert len(contrasts) == 11 + 7
+    assert len(contrasts) == 11 + 7 + 6  # GeoKR with all, then the others with ImageNet and with SimCLR
     assert "| GeoKR − no teacher | −0.100 behind [−0.100, −0.100] | −0.100 behind [−0.100, −0.100] | – |" in compared
     assert "| no teacher − ImageNet weights | +0.300 ahead" in compared
     assert "macro" not in compared
