@@ -220,7 +220,8 @@ def test_an_image_without_boxes_can_be_turned() -> None:
     assert oriented(np.zeros((4, 6, 3), np.uint8), np.zeros((0, 4), np.float32), turns=1, flip=True)[1].shape == (0, 4)
 
 
-@pytest.mark.parametrize(("detector", "steps", "rate"), [("faster_rcnn", 40, 2e-3), ("retinanet", 150, 1e-3)])
+# Enough steps to be far from the bound: after 40, roundings of the processor decide between an AP50 of 0.1 and twice as much.
+@pytest.mark.parametrize(("detector", "steps", "rate"), [("faster_rcnn", 80, 2e-3), ("retinanet", 150, 1e-3)])
 def test_a_detector_learns_and_is_the_same_for_the_same_seed(
     tmp_path: Path, detector: str, steps: int, rate: float
 ) -> None:
@@ -230,7 +231,7 @@ def test_a_detector_learns_and_is_the_same_for_the_same_seed(
     scores = {score.metric: score for score in found.scores}
     short = [opened(tmp_path, steps=2, detector=detector).measure(cell(), start()) for _ in range(2)]
 
-    assert scores["ap50"].value > 0.2  # chance: nothing
+    assert scores["ap50"].value > 0.3  # chance: nothing
     assert scores["map"].ci_low <= scores["map"].value <= scores["map"].ci_high
     assert (found.n, found.confusion, len(found.replicates)) == (4, (), 200)
     assert short[0] == short[1]
