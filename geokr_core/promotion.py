@@ -218,12 +218,10 @@ def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | 
     if promoted and math.isnan(items_low):
         reason = f"{reason}; with other test items not checked: not every primary metric can be resampled"
     elif promoted and items_low <= config.min_gain:
-        promoted, reason = (
-            False,
-            (
-                f"{reason}, but not with other test items (95 % interval {items_low:+.4f} … {items_high:+.4f} over resampled "
-                f"ones; all of it above {config.min_gain:g} is asked)"
-            ),
+        promoted = False
+        reason = (
+            f"{reason}, but not with other test items (95 % interval {items_low:+.4f} … {items_high:+.4f} over resampled "
+            f"ones; all of it above {config.min_gain:g} is asked)"
         )
     bounds = (low, high) if math.isfinite(low) else (None, None)
     return Verdict(promoted, reason, margins, gain, *bounds)

@@ -824,9 +824,8 @@ class _Contest:
                 reason = (
                     f"it was champion before and was withdrawn ({withdrawn}); `geokr rollback --to` can bring it back"
                 )
-                return self._refused(
-                    Verdict(False, reason), self._decision(challenger, champion, None, Verdict(False, reason))
-                )
+                withdrawn_verdict = Verdict(False, reason)
+                return self._refused(withdrawn_verdict, self._decision(challenger, champion, None, withdrawn_verdict))
             other = None if champion is None else self._scorecard_of(champion, challenger)
             verdict = decide(self.config, challenger, other)
             decision = self._decision(challenger, champion, other, verdict)

@@ -213,8 +213,8 @@ def begin(run: Run) -> State:
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = recipe.anchor_weight > 0 or recipe.interpolation < 1
     start = frozen_copy(student.backbone) if held else None
-    measured = start is not None and recipe.anchor == "stages" and recipe.anchor_weight > 0
-    channels = _spread_of(run, start) if start is not None and measured else []
+    by_stages = recipe.anchor == "stages" and recipe.anchor_weight > 0
+    channels = _spread_of(run, start) if start is not None and by_stages else []
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
