@@ -44,7 +44,7 @@ Architecture = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn", "squeezenet1_1", "convnext_tiny", "swin_t",
     "vit_small_patch16_224",
 ]  # fmt: skip
-Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "joint", "simclr", "moco"]
+Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "joint", "distilled", "simclr", "moco"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -313,9 +313,9 @@ class VariantConfig(Section):
 class PretrainingConfig(Section):
     """How backbones are trained. A field left out takes the value of the preset and the method."""
 
-    preset: Literal["geokr", "continued", "paper"] = Field(
+    preset: Literal["geokr", "continued", "enlarged", "paper"] = Field(
         "geokr",
-        description="recipe that every method but `paper` starts from; `continued`: from given weights, which it holds on to",
+        description="recipe that every method but `paper` starts from; `continued`: from given weights, which it holds on to; `enlarged`: from given weights, which it teaches to see small chips as they see enlarged ones",
     )
     architecture: Architecture = "resnet18"
     initial_weights: Literal["imagenet"] | Path | None = Field(
@@ -328,7 +328,7 @@ class PretrainingConfig(Section):
     variants: tuple[Method | VariantConfig, ...] = Field(
         ("geokr",),
         min_length=1,
-        description="methods to train, by name, or as `{name, method, seeds, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `joint` (land cover, and telling chips apart); `simclr` and `moco` (contrastive, no land cover)",
+        description="methods to train, by name, or as `{name, method, seeds, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `joint` (land cover, and telling chips apart); `distilled` (control: what holds it to its start, and no land cover); `simclr` and `moco` (contrastive, no land cover)",
     )
     steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
     batch_size: int = Field(128, ge=2, description="chips a step, over all processes and accumulated parts together")
@@ -345,15 +345,26 @@ class PretrainingConfig(Section):
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="factor of the learning rate from each stage to the one before it"
     )
-    anchor: Literal["weights", "features", "stages"] | None = Field(
+    anchor: Literal["weights", "features", "stages", "cells"] | None = Field(
         None,
-        description="what `anchor_weight` holds to the start: the weights (L2-SP), the pooled last stage, or all pooled stages in units of their own spread",
+        description="what `anchor_weight` holds to the start: the weights (L2-SP), the pooled last stage, all pooled stages, or the cells of the last stage; the latter two in units of their own spread",
     )
     anchor_weight: float | None = Field(None, ge=0, description="how strongly the backbone is held to its start")
+    anchor_zoom: float | None = Field(
+        None,
+        ge=1,
+        le=8,
+        description="how many times larger the start sees each chip (bilinear): the backbone learns to say of a chip what the start says of it enlarged; not for the anchor `weights`",
+    )
     interpolation: float | None = Field(
         None, ge=0, le=1, description="delivered weights = start + this × (trained − start)"
     )
     gradient_clip_norm: float | None = Field(None, ge=0, description="gradients are scaled to this norm; 0: never")
+    land_cover_weight: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the chip's land cover and of the teacher; 0: only what stands beside them teaches",
+    )
     consistency: Literal["kl_teacher_student", "kl_student_teacher", "ce_student_teacher", "none"] | None = Field(
         None, description="what holds the student to the teacher; `ce_student_teacher` is the form first published"
     )
@@ -419,9 +430,9 @@ class PretrainingConfig(Section):
 
     @model_validator(mode="after")
     def _continues_something(self) -> Self:
-        if self.preset == "continued" and self.initial_weights is None:
+        if self.preset in ("continued", "enlarged") and self.initial_weights is None:
             raise ValueError(
-                "`preset: continued` holds on to given weights, but `initial_weights` names none; name a file or `imagenet`, "
+                f"`preset: {self.preset}` holds on to given weights, but `initial_weights` names none; name a file or `imagenet`, "
                 "or take `preset: geokr`"
             )
         return self

@@ -4,10 +4,12 @@
 start with the same head, inputs are normalised (every backbone of this project takes normalised input), and hue and
 saturation are left alone where the bands are not exactly red, green and blue.
 ``geokr`` is what this project recommends. ``continued`` is for going on from good weights: what they know is kept.
+``enlarged`` is for good weights that were trained on larger images than are at hand.
 Only numbers and choices live here; what they do is in ``methods``, ``losses``, ``teacher``, ``augment`` and
 ``training``; what sets one method apart from another in ``methods``.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -35,8 +37,10 @@ class Recipe:
         layer_decay: factor of the rate from each stage of the backbone to the one before it.
         anchor: what ``anchor_weight`` holds to the start.
         anchor_weight: weight of that loss.
+        anchor_zoom: how many times larger the start sees each chip than the student does.
         interpolation: share of the way from the start to the trained weights that is delivered.
         gradient_clip_norm: norm that gradients are scaled down to; 0: never.
+        land_cover_weight: weight of the chip's land cover, and of the consistency with the teacher's.
         consistency: form of the consistency loss, see ``losses.consistency_loss``.
         consistency_weight: its weight once ramped up.
         ramp_steps: steps over which that weight rises; 0: full weight at once.
@@ -77,11 +81,13 @@ class Recipe:
     augmentation: Strength
     objective: Literal["land_cover", "simclr", "moco"] = "land_cover"
     labels: Literal["proportions", "shuffled", "majority"] = "proportions"
+    land_cover_weight: float = 1.0
     head_warmup_steps: int = 0
     backbone_learning_rate_factor: float = 1.0
     layer_decay: float = 1.0
-    anchor: Literal["weights", "features", "stages"] = "weights"
+    anchor: Literal["weights", "features", "stages", "cells"] = "weights"
     anchor_weight: float = 0.0
+    anchor_zoom: float = 1.0
     interpolation: float = 1.0
     gradient_clip_norm: float = 0.0
     dense_weight: float = 0.0
@@ -98,9 +104,20 @@ class Recipe:
         return (self.label_follows_crop and self.augmentation.crops) or self.dense_weight > 0
 
     @property
-    def reads_land_cover(self) -> bool:
-        """Whether there is a head that predicts land cover."""
-        return self.objective == "land_cover"
+    def is_contrastive(self) -> bool:
+        """Whether chips are told apart and nothing else, so that there is no head for land cover."""
+        return self.objective != "land_cover"
+
+    @property
+    def predicts_land_cover(self) -> bool:
+        """Whether the head learns to predict the chip's land cover."""
+        return not self.is_contrastive and self.land_cover_weight > 0
+
+    @property
+    def teaches(self) -> bool:
+        """Whether anything at all is learned."""
+        others = (self.dense_weight, self.contrast_weight, self.anchor_weight)
+        return self.is_contrastive or self.land_cover_weight > 0 or any(weight > 0 for weight in others)
 
 
 PAPER: Final = Recipe(
@@ -181,6 +198,36 @@ def _continued(num_steps: int) -> Recipe:
     )
 
 
+_ENLARGED_HEAD_WARMUP_FRACTION: Final = 0.05
+
+
+def _enlarged(num_steps: int) -> Recipe:
+    """``geokr`` from weights that were trained on larger images: small chips are to be seen as their start sees enlarged ones.
+
+    Half of the way back to the start at the end: what the chips taught stays, and what they took is returned.
+    """
+    head_first = min(round(_ENLARGED_HEAD_WARMUP_FRACTION * num_steps), _MAX_WARMUP_STEPS)
+    return replace(
+        _geokr(num_steps),
+        head_warmup_steps=head_first,
+        warmup_steps=head_first,
+        backbone_learning_rate_factor=0.5,
+        land_cover_weight=0.25,
+        anchor="cells",
+        anchor_weight=4.0,
+        anchor_zoom=2.0,
+        interpolation=0.5,
+    )
+
+
+_PRESETS: Final[Mapping[str, Callable[[int], Recipe]]] = {
+    "paper": lambda num_steps: PAPER,
+    "geokr": _geokr,
+    "continued": _continued,
+    "enlarged": _enlarged,
+}
+
+
 def resolve(config: PretrainingConfig, method: Method = "geokr") -> Recipe:
     """The recipe of a configuration and a method.
 
@@ -196,7 +243,7 @@ def resolve(config: PretrainingConfig, method: Method = "geokr") -> Recipe:
     """
     chosen = METHODS[method]
     named = chosen.preset or config.preset
-    preset = PAPER if named == "paper" else _continued(config.steps) if named == "continued" else _geokr(config.steps)
+    preset = _PRESETS[named](config.steps)
     given = {name: value for name in OPEN_FIELDS if (value := getattr(config, name)) is not None}
     settings: dict[str, Any] = {**chosen.changes, **given, **chosen.required}
     augmentation = preset.augmentation

@@ -187,6 +187,11 @@ def _require_possible(
             f"pretraining, variant {variant.name}: `{asks}` needs the land cover within chips, but {data.folder} holds no "
             f"cells.npy (its manifest has no `cells_per_side`). Freeze Levir-KR with sub-cells, or {remedy}."
         )
+    if not recipe.teaches:
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: `land_cover_weight` is 0 and nothing stands beside it, so that nothing would be "
+            "learned. Give it a weight, or name one of `dense_weight`, `contrast_weight` and `anchor_weight`."
+        )
     if config.batch_size % world.size:
         raise ConfigError(
             f"pretraining.batch_size: {config.batch_size} chips cannot be shared evenly among {world.size} processes; "
@@ -206,7 +211,7 @@ def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, 
     given = {key: value for key, value in as_plain(config).items() if value is not None}
     settings = {key: value for key, value in given.items() if key not in _NO_MATTER}
     # What the code does otherwise than it did once, where it makes a difference.
-    if recipe.anchor in ("stages", "features") and recipe.anchor_weight > 0:
+    if recipe.anchor != "weights" and recipe.anchor_weight > 0:
         settings["anchor"] = ["statistics of the batch", SPREAD_CHIPS]
     if config.shuffle_window_chips is not None:
         settings["windows"] = "filled"
@@ -324,7 +329,7 @@ def _figures(run: Run, network: Network) -> tuple[dict[str, Any], Judged | None]
     own = run.data.proportions
     train_labels, validation_labels = own[run.train_rows], own[run.validation_rows]
     held_out = len(run.validation_rows) > 0
-    predicts = run.recipe.reads_land_cover
+    predicts = run.recipe.predicts_land_cover
     on_validation = judged(run, network, run.validation_rows) if predicts and held_out else None
     figures = {
         "variant": run.variant,

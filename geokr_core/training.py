@@ -21,12 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 from geokr_core import schedules
 from geokr_core.anchor import (
     SPREAD_CHIPS,
+    cells,
+    distance,
     frozen_copy,
     interpolate,
     last_stage_angle,
-    pooled_stages,
+    maps_of,
+    pooled,
     spread,
-    stage_distance,
     weight_distance,
 )
 from geokr_core.augment import Geometry, Normalisation, cells_under, colour_view, draw, geometry_of, seen
@@ -157,7 +159,7 @@ class State:
         objective: what is minimised.
         optimiser: Adam or AdamW over the student.
         start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
-        spread: variance of each channel of its pooled stages, where the recipe measures in these; never in a checkpoint.
+        spread: variance of each channel of what it says, where the recipe measures in these; never in a checkpoint.
         update_steps: steps at which the teacher moves; None: every step.
         terms: names of what is averaged between two points of the curves.
         sums: float32 (T,) on the device, sums of ``terms`` since the last point of the curves.
@@ -213,16 +215,16 @@ def begin(run: Run) -> State:
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = recipe.anchor_weight > 0 or recipe.interpolation < 1
     start = frozen_copy(student.backbone) if held else None
-    by_stages = recipe.anchor == "stages" and recipe.anchor_weight > 0
-    channels = _spread_of(run, start) if start is not None and by_stages else []
+    in_own_units = recipe.anchor in ("stages", "cells") and recipe.anchor_weight > 0
+    channels = _spread_of(run, start) if start is not None and in_own_units else []
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
     objective: Objective
-    if recipe.reads_land_cover:
-        objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
-    else:
+    if recipe.is_contrastive:
         objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
+    else:
+        objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
     teacher = Teacher(student, recipe.batchnorm)
     forward = StudentPass(student, run)
@@ -276,7 +278,7 @@ def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) 
     student = teacher = colour_view(planes, bands, normalisation, strength, first)
     cells = None if batch.cells is None else batch.cells[part].to(device, non_blocking=True)
     rows = torch.from_numpy(batch.rows)[part].to(device, non_blocking=True)
-    if recipe.contrast_weight > 0 or not recipe.reads_land_cover:
+    if recipe.contrast_weight > 0 or recipe.is_contrastive:
         other = geometry_of(second, strength, device)
         teacher = colour_view(seen(images, other), bands, normalisation, strength, second)
         if recipe.contrast_weight > 0:
@@ -354,19 +356,22 @@ def _anchor_loss(run: Run, state: State) -> Tensor:
         return state.sums.new_zeros(())
     if run.recipe.anchor == "weights":
         return weight_distance(state.student.backbone, start)
-    reference = pooled_stages(start, images, run.runtime.autocast())
+    reference = maps_of(start, images, run.runtime.autocast(), run.recipe.anchor_zoom)
     if run.recipe.anchor == "features":
-        return last_stage_angle(said.pooled, reference)
-    return stage_distance(said.pooled, reference, state.spread)
+        return last_stage_angle(pooled(said.stages), pooled(reference))
+    if run.recipe.anchor == "stages":
+        return distance(pooled(said.stages), pooled(reference), state.spread)
+    return distance(cells(said.stages), cells(reference, said.stages[-1].shape[2:]), state.spread)
 
 
 def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
-    """Spread of the start's pooled stages over training chips as they are; the same on every process."""
+    """Spread of what the start says of training chips as they are; the same on every process."""
     normalisation = run.normalisation()
     rows = even_selection(run.train_rows, SPREAD_CHIPS)
     parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
     images = (torch.from_numpy(run.data.images(part)).to(run.runtime.device) for part in parts)
-    return spread(pooled_stages(start, normalisation(part), run.runtime.autocast()) for part in images)
+    zoom, features = run.recipe.anchor_zoom, pooled if run.recipe.anchor == "stages" else cells
+    return spread(features(maps_of(start, normalisation(part), run.runtime.autocast(), zoom)) for part in images)
 
 
 def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
@@ -534,7 +539,7 @@ def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, 
     point["teacher_momentum"] = state.teacher_momentum
     point["gradient_norm"] = norm
     biases: dict[str, float] = {}
-    if validate and len(run.validation_rows) > 0 and run.recipe.reads_land_cover:
+    if validate and len(run.validation_rows) > 0 and run.recipe.predicts_land_cover:
         found = judged(run, state.transferred(run.recipe), run.validation_rows)
         point["validation_kl"] = found.kl
         point["mean_bias"] = float(np.abs(found.bias).mean())
@@ -557,7 +562,7 @@ def _curve(run: Run, key: str) -> str:
 
 
 def _show_examples(run: Run, state: State, reporter: Reporter) -> None:
-    if not run.world.is_first or not run.recipe.reads_land_cover:
+    if not run.world.is_first or not run.recipe.predicts_land_cover:
         return
     rows = run.validation_rows if len(run.validation_rows) > 0 else run.train_rows
     found = judged(run, state.transferred(run.recipe), rows)

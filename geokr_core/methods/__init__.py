@@ -62,6 +62,11 @@ METHODS: Final[Mapping[MethodName, Method]] = {
         "Land cover and contrast: two crops of a chip, each held to its own land cover and told from all other chips.",
         _CONTRASTIVE | {"contrast_weight": 1.0, "consistency": "none", "transfer": "student"},
     ),
+    "distilled": Method(
+        "Control: what the preset holds the backbone to its start by, and no land cover; needs an anchor.",
+        required={"land_cover_weight": 0.0, "dense_weight": 0.0, "correction": False, "contrast_weight": 0.0}
+        | {"label_follows_crop": False},
+    ),
     "simclr": Method(
         "Baseline without land cover: two views of a chip are told from all other chips of the batch.",
         _CONTRASTIVE,

@@ -37,7 +37,7 @@ class LandCoverObjective(Objective):
         wanted = largest_class(seen.labels) if recipe.labels == "majority" else seen.labels
         supervised = supervised_loss(reported, wanted, recipe.reduction, seen.weights)
         consistency = consistency_loss(said.logits, targets, recipe.consistency, recipe.reduction)
-        loss = supervised + consistency_weight(step, recipe) * consistency
+        loss = recipe.land_cover_weight * (supervised + consistency_weight(step, recipe) * consistency)
         terms = [supervised, consistency, label_kl(reported.detach(), seen.labels).mean()]
         terms += [entropy(seen.labels), entropy(F.softmax(targets.float(), dim=1))]
         if recipe.dense_weight > 0:
@@ -65,7 +65,8 @@ class LandCoverObjective(Objective):
 
 def teacher_predicts(recipe: Recipe) -> bool:
     """Whether the teacher must see the batch: for the consistency loss, or to gather its own BatchNorm statistics."""
-    return (recipe.consistency != "none" and recipe.consistency_weight > 0) or recipe.batchnorm == "own"
+    disagrees = recipe.consistency != "none" and recipe.consistency_weight > 0 and recipe.land_cover_weight > 0
+    return disagrees or recipe.batchnorm == "own"
 
 
 def consistency_weight(step: int, recipe: Recipe) -> float:

@@ -18,13 +18,13 @@ class Outputs(NamedTuple):
     """What a network says of a batch.
 
     Attributes:
-        pooled: four of float (B, D_i), the pooled stages, the last one at the end.
+        stages: four of float (B, D_i, H_i, W_i), the stage maps, the last one at the end.
         logits: float (B, K) of land cover, or the projection (B, P) of a contrastive method.
         maps: float (B, K, H, W), logits of each cell of the last stage; None where nothing asks for them.
         projected: float (B, P), what chips are told apart by beside land cover; None where nothing asks for it.
     """
 
-    pooled: tuple[Tensor, ...]
+    stages: tuple[Tensor, ...]
     logits: Tensor
     maps: Tensor | None
     projected: Tensor | None = None
@@ -60,15 +60,15 @@ class Network(nn.Module):
         """Everything that the heads say of normalised float32 images (B, C, H, W)."""
         found = stages(self.backbone, images)
         last = found[-1]
-        pooled = tuple(F.adaptive_avg_pool2d(stage, 1).flatten(1) for stage in found)
+        pooled = F.adaptive_avg_pool2d(last, 1).flatten(1)
         maps = None
         if self.dense_head is not None:
             maps = self.dense_head(last)
         elif self.correction is not None and isinstance(self.head, nn.Linear):
             # The head applied to each cell by itself: the mean of these logits is the chip's.
             maps = torch.einsum("bdhw,kd->bkhw", last, self.head.weight) + self.head.bias[:, None, None]
-        projected = None if self.projection is None else self.projection(pooled[-1])
-        return Outputs(pooled, self.head(pooled[-1]), maps, projected)
+        projected = None if self.projection is None else self.projection(pooled)
+        return Outputs(tuple(found), self.head(pooled), maps, projected)
 
     def as_product(self, logits: Tensor) -> Tensor:
         """Logits (..., K) of what the product would say, where confusions are learned; else the logits themselves."""

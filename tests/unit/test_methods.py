@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from geokr_core import training
-from geokr_core.anchor import spread, stage_distance
+from geokr_core.anchor import cells, distance, maps_of, spread
 from geokr_core.augment import Strength, cells_under
 from geokr_core.backbone import build, save_weights, stages
 from geokr_core.config import Method, PretrainingConfig
@@ -94,6 +94,7 @@ def test_methods_differ_from_the_recipe_in_what_they_are_named_for() -> None:
     assert changed("majority") == {"labels"}
     assert changed("dense") == {"dense_weight"}
     assert changed("corrected") == {"correction"}
+    assert changed("distilled") == {"land_cover_weight", "label_follows_crop"}
     assert changed("joint") == {"contrast_weight", "consistency", "transfer", "augmentation"}
     assert {"objective", "augmentation"} <= changed("simclr")
     assert resolve(_config(), "paper") == resolve(_config(preset="paper"))
@@ -523,7 +524,7 @@ def test_earlier_stages_learn_more_slowly() -> None:
     assert of["backbone.conv1.weight"] == pytest.approx(0.2 / 16)
 
 
-@pytest.mark.parametrize("anchor", ["weights", "features", "stages"])
+@pytest.mark.parametrize("anchor", ["weights", "features", "stages", "cells"])
 def test_an_anchor_holds_the_backbone_to_its_start(anchor: str, given: Path, data: LevirKR, tmp_path: Path) -> None:
     start, distances = load_file(given), []
     for weight in (0.0, 100.0):
@@ -541,7 +542,7 @@ def test_an_anchor_holds_the_backbone_to_its_start(anchor: str, given: Path, dat
                 first = build("squeezenet1_1")
                 first.load_state_dict(start)
                 mine, theirs = (stages(network, batch.student) for network in (state.student.backbone, first))
-                if anchor == "features":
+                if anchor in ("features", "cells"):
                     mine, theirs = mine[-1:], theirs[-1:]
                 distances.append(sum(_angle(a, b) for a, b in zip(mine, theirs, strict=True)))
         assert ("anchor_loss" in state.terms) == (weight > 0)
@@ -558,14 +559,14 @@ def test_the_distance_of_stages_is_in_units_of_each_channel() -> None:
     first = torch.randn(64, 3) * torch.tensor([1.0, 100.0, 0.0])  # the last channel never fires
     moved = first + torch.tensor([0.5, 50.0, 0.0]) * torch.sign(torch.randn(64, 3))
     units = spread([[first[:30]], [first[30:]]])
-    alone = [stage_distance([moved[:, k : k + 1]], [first[:, k : k + 1]], [units[0][k]]) for k in range(2)]
+    alone = [distance([moved[:, k : k + 1]], [first[:, k : k + 1]], [units[0][k]]) for k in range(2)]
 
-    assert stage_distance([first, first], [first, first], units * 2) == 0.0
+    assert distance([first, first], [first, first], units * 2) == 0.0
     assert alone[1] == pytest.approx(0.25, rel=0.3)
     assert alone[0] == pytest.approx(0.25 / (1 + 0.01 * 10_000 / 3), rel=0.5)  # hardly varies beside the other one
-    assert stage_distance([first[:, 2:] + 1e-3], [first[:, 2:]], [units[0][2:]]) < 1e-6
-    parts = torch.stack([stage_distance([moved[k::2]], [first[k::2]], units) for k in range(2)])
-    assert parts.mean() == pytest.approx(float(stage_distance([moved], [first], units)))  # whatever a batch is cut into
+    assert distance([first[:, 2:] + 1e-3], [first[:, 2:]], [units[0][2:]]) < 1e-6
+    parts = torch.stack([distance([moved[k::2]], [first[k::2]], units) for k in range(2)])
+    assert parts.mean() == pytest.approx(float(distance([moved], [first], units)))  # whatever a batch is cut into
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1"])
@@ -581,6 +582,73 @@ def test_an_anchored_backbone_begins_at_no_distance_from_its_start(architecture:
     assert state.start is not None
     for key, value in state.start.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, before[key]), key
+
+
+def test_an_enlarged_start_sees_the_chip_enlarged(data: LevirKR) -> None:
+    run = _run(data, precision="fp32", anchor="cells", anchor_weight=1.0, anchor_zoom=2.0)
+    state, images = training.begin(run), _seen(run).student
+    assert state.start is not None
+    said = maps_of(state.start, images, run.runtime.autocast(), 2.0)
+    larger = torch.nn.functional.interpolate(images, size=64, mode="bilinear")
+    assert said[-1].shape[2:] == stages(state.start, larger)[-1].shape[2:]
+    torch.testing.assert_close(said[-1], stages(state.start, larger)[-1])
+    assert said[-1].shape[2] > stages(state.start, images)[-1].shape[2]
+    assert not torch.allclose(
+        state.spread[0], training.begin(replace(run, recipe=replace(run.recipe, anchor_zoom=1.0))).spread[0]
+    )
+
+
+def test_cells_are_averaged_over_the_ground_of_the_coarser_map() -> None:
+    fine = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
+    (coarse,) = cells([fine], (2, 2))
+    assert coarse.shape == (2 * 2 * 2, 3)
+    torch.testing.assert_close(coarse[1], fine[0, :, :2, 2:].mean(dim=(1, 2)))  # first chip, first row, second column
+    assert torch.equal(cells([fine])[0][1], fine[0, :, 0, 1])
+
+
+def test_a_backbone_learns_to_say_of_a_chip_what_its_start_says_of_it_enlarged(
+    given: Path, data: LevirKR, tmp_path: Path
+) -> None:
+    settings = {"initial_weights": given, "preset": "enlarged", "steps": 30, "learning_rate": 1e-3, "precision": "fp32"}
+    run = replace(_run(data, "distilled", **settings), folder=tmp_path)
+    state, _ = training.train(run, RecordingReporter())
+    curve = [float(point["anchor_loss"] or 0.0) for point in state.history]
+    assert np.mean(curve[-5:]) < 0.7 * np.mean(curve[:5])
+
+
+def test_distilled_knows_no_land_cover(given: Path, data: LevirKR, tmp_path: Path) -> None:
+    run = _run(data, "distilled", initial_weights=given, preset="enlarged", precision="fp32")
+    other = replace(run, labels=run.labels.flip(0), folder=tmp_path / "other")
+    trained = [
+        training.train(each, RecordingReporter())[0].student.backbone.state_dict()
+        for each in (replace(run, folder=tmp_path / "one"), other)
+    ]
+    first, second = trained
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(value, load_file(given)[key]) for key, value in first.items())
+
+
+def test_a_distilled_run_has_no_kl(given: Path, data: LevirKR, tmp_path: Path) -> None:
+    config = _config(variants=("geokr", "distilled"), initial_weights=given, preset="enlarged")
+    reporter = RecordingReporter()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    figures = {run["method"]: run for run in read_json(tmp_path / "out" / "runs.json")}
+    assert figures["distilled"]["validation_kl"] is None
+    assert figures["geokr"]["validation_kl"] is not None
+
+
+def test_what_would_teach_nothing_is_refused(data: LevirKR, tmp_path: Path) -> None:
+    config = _config(variants=("geokr", "distilled"))
+    with pytest.raises(ConfigError, match="variant distilled: `land_cover_weight` is 0 and nothing stands beside it"):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+
+
+def test_enlarged_holds_its_cells_to_the_enlarged_start_and_goes_half_the_way_back(given: Path) -> None:
+    with pytest.raises(ValueError, match="`preset: enlarged` holds on to given weights"):
+        _config(preset="enlarged")
+    recipe = resolve(_config(preset="enlarged", initial_weights=given, steps=200))
+    assert (recipe.anchor, recipe.anchor_zoom, recipe.interpolation) == ("cells", 2.0, 0.5)
+    assert recipe.head_warmup_steps + recipe.warmup_steps < 200
 
 
 def test_continued_needs_something_to_go_on_from_and_holds_on_to_it(given: Path) -> None:
