@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -390,12 +390,15 @@ class SceneClassification:
             BackboneError: weights and architecture do not fit together.
         """
         rows = self.draw_labels(cell.labels_per_class, cell.seed)
+        details: Mapping[str, object] = {}
         with probe.running(self._evaluation) as runtime:
             if cell.protocol == "fine_tune":
-                predicted = self._fine_tune(cell, start, rows, runtime)
+                learning_rate = self._chosen_learning_rate(cell, start, rows, runtime)
+                predicted = self._learnt(cell, start, rows, self.set.test_rows, learning_rate, runtime)
+                details = {"learning_rate": learning_rate}
             else:
                 predicted = self._probe(cell, start, rows, runtime)
-        return self._score(predicted, len(rows), cell.seed)
+        return replace(self._score(predicted, len(rows), cell.seed), details=details)
 
     def _normalisation(self, start: Start, runtime: Runtime) -> Normalisation:
         # Moving the task's statistics onto those of Levir-KR and then standardising with the latter is standardising
@@ -445,7 +448,7 @@ class SceneClassification:
         self._extracted = _Extracted(identity, features, values)
         return values
 
-    def _fine_tune(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
+    def _chosen_learning_rate(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> float:
         candidates = self._evaluation.fine_tune_learning_rates or (self._evaluation.fine_tune_learning_rate,)
         fitting, held_out = probe.stratified_holdout(
             self.set.labels[rows], cell.seed, self._evaluation.validation_fraction
@@ -457,8 +460,7 @@ class SceneClassification:
             guessed = self._learnt(cell, start, rows[fitting], rows[held_out], learning_rate, runtime)
             return float((guessed == self.set.labels[rows[held_out]]).mean())
 
-        learning_rate = finetune.choose(candidates, held_out_accuracy)
-        return self._learnt(cell, start, rows, self.set.test_rows, learning_rate, runtime)
+        return finetune.choose(candidates, held_out_accuracy)
 
     def _learnt(
         self, cell: Cell, start: Start, rows: np.ndarray, asked: np.ndarray, learning_rate: float, runtime: Runtime

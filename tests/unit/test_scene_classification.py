@@ -343,9 +343,10 @@ def test_learning_rate_is_chosen_on_labelled_images_and_never_on_test_images(
         return learnt(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SceneClassification, "_learnt", noted)
-    task.measure(cell(task, protocol="fine_tune", labels_per_class="all"), start())
+    found = task.measure(cell(task, protocol="fine_tune", labels_per_class="all"), start())
 
     assert [rate for rate, _ in asked[:2]] == [1e-7, 2e-3]
+    assert found.details == {"learning_rate": asked[2][0]}
     assert len(asked) == 3
     assert asked[0][1] <= set(task.set.train_rows.tolist())
     assert asked[0][1] == asked[1][1]
