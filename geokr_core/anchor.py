@@ -64,7 +64,7 @@ def pooled(maps: Sequence[Tensor]) -> list[Tensor]:
     return [F.adaptive_avg_pool2d(stage, 1).flatten(1) for stage in maps]
 
 
-def cells(maps: Sequence[Tensor], size: Sequence[int] | None = None) -> list[Tensor]:
+def last_stage_cells(maps: Sequence[Tensor], size: Sequence[int] | None = None) -> list[Tensor]:
     """Cells of the last stage, one float (B · H · W, D) in a list; averaged by area to ``size``, rows and columns."""
     last = maps[-1] if size is None else F.interpolate(maps[-1].float(), size=tuple(size), mode="area")
     return [last.permute(0, 2, 3, 1).flatten(0, 2)]
@@ -74,7 +74,7 @@ def spread(features: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     """Variance of each channel over all batches, never next to nothing.
 
     Args:
-        features: for each batch what `pooled` or `cells` gave of the start.
+        features: for each batch what `pooled` or `last_stage_cells` gave of the start.
 
     Returns:
         One float32 (D_i,) a stage. Channels that hardly ever fire get a hundredth of their stage's mean variance: they

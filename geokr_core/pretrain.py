@@ -192,6 +192,12 @@ def _require_possible(
             f"pretraining, variant {variant.name}: `land_cover_weight` is 0 and nothing stands beside it, so that nothing would be "
             "learned. Give it a weight, or name one of `dense_weight`, `contrast_weight` and `anchor_weight`."
         )
+    if recipe.anchor_zoom > 1 and (recipe.anchor == "weights" or recipe.anchor_weight == 0):
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: `anchor_zoom` {recipe.anchor_zoom:g} has nothing to enlarge, with the anchor "
+            f"`{recipe.anchor}` at weight {recipe.anchor_weight:g}. Choose `anchor: cells` (or `stages`, `features`) with an "
+            "`anchor_weight`, or take the zoom out."
+        )
     if config.batch_size % world.size:
         raise ConfigError(
             f"pretraining.batch_size: {config.batch_size} chips cannot be shared evenly among {world.size} processes; "

@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from geokr_core import schedules
 from geokr_core.anchor import (
     SPREAD_CHIPS,
-    cells,
     distance,
     frozen_copy,
     interpolate,
     last_stage_angle,
+    last_stage_cells,
     maps_of,
     pooled,
     spread,
@@ -361,7 +361,8 @@ def _anchor_loss(run: Run, state: State) -> Tensor:
         return last_stage_angle(pooled(said.stages), pooled(reference))
     if run.recipe.anchor == "stages":
         return distance(pooled(said.stages), pooled(reference), state.spread)
-    return distance(cells(said.stages), cells(reference, said.stages[-1].shape[2:]), state.spread)
+    size = said.stages[-1].shape[2:]
+    return distance(last_stage_cells(said.stages), last_stage_cells(reference, size), state.spread)
 
 
 def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
@@ -370,7 +371,7 @@ def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
     rows = even_selection(run.train_rows, SPREAD_CHIPS)
     parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
     images = (torch.from_numpy(run.data.images(part)).to(run.runtime.device) for part in parts)
-    zoom, features = run.recipe.anchor_zoom, pooled if run.recipe.anchor == "stages" else cells
+    zoom, features = run.recipe.anchor_zoom, pooled if run.recipe.anchor == "stages" else last_stage_cells
     return spread(features(maps_of(start, normalisation(part), run.runtime.autocast(), zoom)) for part in images)
 
 

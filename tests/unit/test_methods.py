@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from geokr_core import training
-from geokr_core.anchor import cells, distance, maps_of, spread
+from geokr_core.anchor import distance, last_stage_cells, maps_of, spread
 from geokr_core.augment import Strength, cells_under
 from geokr_core.backbone import build, save_weights, stages
 from geokr_core.config import Method, PretrainingConfig
@@ -600,10 +600,10 @@ def test_an_enlarged_start_sees_the_chip_enlarged(data: LevirKR) -> None:
 
 def test_cells_are_averaged_over_the_ground_of_the_coarser_map() -> None:
     fine = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
-    (coarse,) = cells([fine], (2, 2))
+    (coarse,) = last_stage_cells([fine], (2, 2))
     assert coarse.shape == (2 * 2 * 2, 3)
     torch.testing.assert_close(coarse[1], fine[0, :, :2, 2:].mean(dim=(1, 2)))  # first chip, first row, second column
-    assert torch.equal(cells([fine])[0][1], fine[0, :, 0, 1])
+    assert torch.equal(last_stage_cells([fine])[0][1], fine[0, :, 0, 1])
 
 
 def test_a_backbone_learns_to_say_of_a_chip_what_its_start_says_of_it_enlarged(
@@ -640,6 +640,13 @@ def test_a_distilled_run_has_no_kl(given: Path, data: LevirKR, tmp_path: Path) -
 def test_what_would_teach_nothing_is_refused(data: LevirKR, tmp_path: Path) -> None:
     config = _config(variants=("geokr", "distilled"))
     with pytest.raises(ConfigError, match="variant distilled: `land_cover_weight` is 0 and nothing stands beside it"):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+
+
+@pytest.mark.parametrize("settings", [{"anchor": "weights", "anchor_weight": 1.0}, {"anchor": "cells"}])
+def test_a_zoom_that_would_do_nothing_is_refused(settings: dict[str, Any], data: LevirKR, tmp_path: Path) -> None:
+    config = _config(anchor_zoom=2.0, **settings)
+    with pytest.raises(ConfigError, match="`anchor_zoom` 2 has nothing to enlarge"):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
 
 
