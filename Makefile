@@ -46,10 +46,11 @@ ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
 	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
 
 .PHONY: lint
-lint: setup ## check format, style and types; changes nothing
+lint: setup ## check format, style, types and who imports whom; changes nothing
 	@ruff format --check .
 	@ruff check .
 	@mypy
+	@lint-imports --no-logo --no-cache
 
 .PHONY: format
 format: setup ## bring the code into its format and mend what can be mended by itself

@@ -30,7 +30,7 @@ from geokr_core.config import BackboneConfig, ChampionConfig, Criterion, Evaluat
 from geokr_core.errors import BackboneError, MissingInputError, RegistryError
 from geokr_core.files import data_version, file_md5, read_json
 from geokr_core.levir_kr import LevirKR
-from geokr_core.promotion import CriterionScore, Scorecard
+from geokr_core.promotion import CriterionScore, Scorecard, decide
 from geokr_core.reporter import RecordingReporter
 from geokr_core.summary import Summary
 from geokr_core.testing import make_levir_kr, make_pretraining
@@ -301,7 +301,7 @@ def test_champion_that_changes_during_promotion_is_compared_again(
     shop.promote(0, [0.3, 0.3])
     shop.promote(1, [0.2, 0.2])
     text = server.get_model_version(shop.name, "2").tags["geokr/scores"].replace("0.2", "0.9")
-    decide, calls = registry.decide, []
+    calls: list[Any] = []
 
     def decide_slowly(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -310,7 +310,7 @@ def test_champion_that_changes_during_promotion_is_compared_again(
             server.set_registered_model_alias(shop.name, "champion", "2")
         return decide(*arguments)
 
-    monkeypatch.setattr(registry, "decide", decide_slowly)
+    monkeypatch.setattr("geokr_core.registry.champion.decide", decide_slowly)
     decision = shop.promote(2, [0.5, 0.5])
     assert len(calls) == 2
     assert decision["promoted"] is False
@@ -720,7 +720,7 @@ def test_a_server_that_is_stopped_and_started_again_misses_nothing(
     uri = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(registry, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("geokr_core.registry.tracking._FLUSH_SECONDS", 0.0)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts"),

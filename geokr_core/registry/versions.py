@@ -1,0 +1,231 @@
+"""Versions of a model in the MLflow registry: put there as plain files, found by alias or number, fetched and verified.
+
+Which of them is champion is decided in ``champion``; the files themselves are those of ``geokr_core.bundle``.
+"""
+
+import importlib.metadata
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.tracking import MlflowClient
+from mlflow.types.schema import Schema, TensorSpec
+
+import geokr_core.loader
+from geokr_core.bundle import BUNDLE_FILES, DESCRIPTION, MODEL_CARD, Bundle, verify_bundle
+from geokr_core.errors import BackboneError, RegistryError
+from geokr_core.files import whole_folder
+from geokr_core.registry.server import Connection, connect, refusals, sqlite_file, tracking_uri, without_password
+from geokr_core.registry.tracking import DATA_VERSION_TAG, git_sha
+
+_PYFUNC_CODE: Final = Path(geokr_core.loader.__file__).parent / "backbone_pyfunc.py"
+_REQUIREMENTS: Final = ("mlflow", "torch", "torchvision", "safetensors", "numpy")
+_ABOVE_CARD: Final = "\n\n<!-- model card -->\n\n"
+_MAX_DESCRIPTION_CHARS: Final = 4900
+"""MLflow's database keeps 5000."""
+
+
+def register_once(
+    connection: Connection, bundle: Bundle, run_id: str, evaluation_tags: Mapping[str, str]
+) -> ModelVersion:
+    """The version of this very bundle, registered now if it is not there yet; its latest evaluation counts."""
+    client, name, version = connection.client, bundle.model_name, bundle.bundle_data_version
+    known = [found for found in versions_of(client, name) if found.tags.get(DATA_VERSION_TAG) == version]
+    if known:
+        newest = max(known, key=lambda found: int(found.version))
+        for key, value in evaluation_tags.items():
+            if newest.tags.get(key) != value:
+                client.set_model_version_tag(name, str(newest.version), key, value)
+        return newest
+    if name not in model_names(client):
+        client.create_registered_model(name, description="Backbones pretrained on land-cover proportions.")
+    tags = {
+        DATA_VERSION_TAG: version,
+        "geokr/levir_kr_data_version": bundle.data_version,
+        "geokr/legend_hash": bundle.legend_hash,
+        "geokr/git_sha": git_sha(),
+        "geokr/architecture": bundle.architecture,
+        "geokr/bands": ",".join(bundle.bands),
+        **evaluation_tags,
+    }
+    logged = client.create_logged_model(
+        connection.experiment_id,
+        name=re.sub(r"[^\w-]", "-", name),
+        source_run_id=run_id,
+        tags=tags,
+        model_type="backbone",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model = Model(
+            artifact_path=logged.artifact_location,
+            run_id=run_id,
+            model_uuid=logged.model_id,
+            model_id=logged.model_id,
+        )
+        package = _package(bundle, model, Path(folder) / "model")
+        client.log_model_artifacts(logged.model_id, str(package))
+    client.finalize_logged_model(logged.model_id, "READY")
+    return client.create_model_version(
+        name,
+        source=f"models:/{logged.model_id}",
+        run_id=run_id,
+        tags=tags,
+        description=(bundle.folder / MODEL_CARD).read_text(encoding="utf-8")[:_MAX_DESCRIPTION_CHARS],
+        model_id=logged.model_id,
+    )
+
+
+def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
+    """Write an MLflow model of code and plain files, the bundle's files at its top.
+
+    ``mlflow artifacts download`` then gives a usable bundle without this project. MLflow itself would put them into a
+    folder ``artifacts`` and write down where they came from on this machine.
+    """
+    num_bands, dim = len(bundle.bands), bundle.feature_dim
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it asks for an input example and for type hints of its own kind
+        save_model(
+            path=str(folder),
+            python_model=str(_PYFUNC_CODE),
+            artifacts={name: str(bundle.folder / name) for name in BUNDLE_FILES},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, num_bands, -1, -1))]),
+                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
+            ),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in _REQUIREMENTS],
+            mlflow_model=model,
+        )
+    flavour = model.flavors["python_function"]
+    for name, entry in flavour["artifacts"].items():
+        (folder / entry["path"]).rename(folder / name)
+        entry.update(path=name, uri=name)
+    flavour["model_code_path"] = _PYFUNC_CODE.name
+    del flavour["cloudpickle_version"]  # nothing here is pickled
+    (folder / "artifacts").rmdir()
+    model.save(str(folder / "MLmodel"))
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    return folder
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a model."""
+    return list(client.search_model_versions(f"name = '{name}'"))
+
+
+def model_names(client: MlflowClient) -> list[str]:
+    """Names of all models in the registry."""
+    return [model.name for model in client.search_registered_models()]
+
+
+def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
+    """Which version each alias of a model points to."""
+    return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def describe(client: MlflowClient, name: str, version: int, what_happened: str) -> None:
+    """Put what became of a version above its model card on the registry's page."""
+    written = client.get_model_version(name, str(version)).description or ""
+    card = written.rpartition(_ABOVE_CARD)[2]
+    text = f"{what_happened}{_ABOVE_CARD}{card}"[:_MAX_DESCRIPTION_CHARS]
+    client.update_model_version(name, str(version), description=text)
+
+
+def drop_tags(client: MlflowClient, name: str, version: int, *keys: str) -> None:
+    """Take tags from a version; those that it does not have are passed over."""
+    there = client.get_model_version(name, str(version)).tags
+    for key in keys:
+        if key in there:
+            client.delete_model_version_tag(name, str(version), key)
+
+
+def download(reference: str, to: Path) -> Path:
+    """Download a backbone from the registry and check it: every sha256, and the golden features.
+
+    Args:
+        reference: ``name@alias`` or ``name/version``.
+        to: folder that gets the files of the bundle; a bundle that lies there is replaced.
+
+    Returns:
+        ``to``.
+
+    Raises:
+        RegistryError: there is no such model, alias or version (the message lists what there is), MLflow cannot be
+            reached, or ``to`` holds something else.
+        BackboneError: what was downloaded is damaged; ``to`` is left as it was.
+    """
+    to = to.resolve()
+    if to.exists() and not (to / DESCRIPTION).is_file() and (to.is_file() or any(to.iterdir())):
+        raise RegistryError(f"{to}: something else lies there and would be replaced; name a new folder.")
+    database = sqlite_file(tracking_uri())
+    if database is not None and not database.is_file():
+        raise RegistryError(
+            f"{database}: no registry there. Set MLFLOW_TRACKING_URI to the server that has {reference!r}, "
+            "or run from the folder of the project that registered it."
+        )
+    with refusals(f"Downloading {reference}"):
+        connection = connect()
+        name, version = resolve(connection.client, reference)
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = fetch(connection, name, version, Path(folder))
+            with whole_folder(to) as partial:
+                for file in BUNDLE_FILES:
+                    shutil.copyfile(bundle / file, partial / file)
+    return to
+
+
+def fetch(connection: Connection, name: str, version: int, folder: Path) -> Path:
+    """Download one version; verify it and give the folder of the bundle alone, without what MLflow adds.
+
+    Raises:
+        BackboneError: files are missing or damaged.
+    """
+    source = connection.client.get_model_version_download_uri(name, str(version))
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    place = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=connection.uri))
+    for file in BUNDLE_FILES:
+        if not (place / file).is_file():
+            raise BackboneError(
+                f"Version {version} of {name} lacks {file}: it was not registered by `geokr promote`, or its artifacts "
+                f"were deleted. Choose another version, or register the backbone again."
+            )
+        (place / file).rename(bundle / file)
+    verify_bundle(bundle)
+    return bundle
+
+
+def resolve(client: MlflowClient, reference: str) -> tuple[str, int]:
+    """Name and version that ``name@alias`` or ``name/version`` means.
+
+    Raises:
+        RegistryError: there is none; the message lists what there is.
+    """
+    match = re.fullmatch(r"(?:models:/)?([^@/:]+)(?:@([^@/:]+)|/(\d+))", reference)
+    if match is None:
+        raise RegistryError(f"{reference!r}: expected NAME@ALIAS or NAME/VERSION, e.g. geokr-resnet18@champion.")
+    name, alias, version = match[1], match[2], match[3]
+    models = model_names(client)
+    if name not in models:
+        raise RegistryError(
+            f"No model {name!r} in the registry at {without_password(tracking_uri())}; there: {', '.join(sorted(models)) or 'none'}."
+        )
+    if alias is not None:
+        aliases = aliases_of(client, name)
+        if alias not in aliases:
+            there = ", ".join(f"{key} (version {value})" for key, value in sorted(aliases.items()))
+            raise RegistryError(f"{name} has no alias {alias!r}; there: {there or 'none'}.")
+        return name, aliases[alias]
+    numbers = sorted(int(found.version) for found in versions_of(client, name))
+    if int(version) not in numbers:
+        raise RegistryError(f"{name} has no version {version}; there: {', '.join(map(str, numbers)) or 'none'}.")
+    return name, int(version)
