@@ -54,3 +54,6 @@ class LogReporter:
 
     def picture(self, name: str, content_png: bytes) -> None:
         """Show nothing: a log has no place for it, and MLflow keeps it."""
+
+    def flush(self) -> None:
+        """Do nothing: Dagster has every line, and the points are put into one event when the step ends."""

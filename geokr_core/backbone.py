@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 import torch
 import torchvision
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,7 +63,8 @@ _FIRST_LAYER: Final[Mapping[str, str]] = {
     "SwinTransformer": "features.0.0", "VisionTransformer": "patch_embed.proj",
 }  # fmt: skip
 
-_WEIGHTS_BANDS: Final = ("red", "green", "blue")
+_RGB: Final = ("red", "green", "blue")
+_BANDS_KEY: Final = "bands"
 """Order of the input channels of weights trained on photographs."""
 
 
@@ -240,12 +241,13 @@ def _require_known(architecture: str) -> None:
         raise BackboneError(f"Architecture {architecture!r} is not known; choose one of {', '.join(known)}.")
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
+def save_weights(module: nn.Module, path: Path, bands: Sequence[str] = ()) -> None:
     """Write the state of a module as safetensors, whole or not at all; the same state gives the same bytes.
 
     Args:
         module: any module; floating-point tensors are written as float32, counters as they are.
         path: the file to write.
+        bands: common names of what its input channels are, kept in the file's header; none: it has no say in them.
 
     Raises:
         OSError: the file system refused.
@@ -255,7 +257,8 @@ def save_weights(module: nn.Module, path: Path) -> None:
         for key, value in module.state_dict().items()
     }
     with whole_file(path) as partial:
-        save_file(state, partial, metadata={"format": "pt"})
+        # One entry and no more: safetensors writes several in an order that changes from process to process.
+        save_file(state, partial, metadata={_BANDS_KEY: ",".join(bands)} if bands else {"format": "pt"})
 
 
 def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False) -> None:
@@ -291,9 +294,10 @@ def load_initial_weights(
 ) -> None:
     """Start a backbone from given weights, whatever bands the data has.
 
-    The rule for the first layer, where the file is for red, green and blue and the data is not exactly that: a band of
-    the same name keeps its filters, every other band gets the mean of the three, and where the number of bands differs
-    all are scaled by 3 / C, so that the sum over the bands stays as large as the later layers expect.
+    The rule for the first layer, where the data has other bands than the file: a band of the same name keeps its
+    filters, every other band gets the mean of the file's, and where the number of bands differs, from F to C, all are
+    scaled by F / C, so that the sum over the bands stays as large as the later layers expect. Weights that were saved
+    here say which bands they are for; a file that does not say so and has three is taken for red, green and blue.
 
     Args:
         module: what `build` returned.
@@ -306,17 +310,26 @@ def load_initial_weights(
     """
     path = imagenet_weights(architecture) if weights == "imagenet" else weights
     state = {k: v for k, v in _read_state(path).items() if not k.startswith(_CLASSIFIER_PREFIXES)}
-    key = _FIRST_LAYER[type(module).__name__] + ".weight"
-    if key in state and state[key].ndim == 4 and state[key].shape[1] == len(_WEIGHTS_BANDS):
-        state[key] = _filters_for(bands, state[key])
+    key, theirs = _FIRST_LAYER[type(module).__name__] + ".weight", _bands_of(path)
+    if key in state and state[key].ndim == 4 and state[key].shape[1] == len(theirs):
+        state[key] = _filters_for(bands, theirs, state[key])
     _require_fit(module, state, path)
     module.load_state_dict(state, strict=True)
 
 
-def _filters_for(bands: Sequence[str], filters: Tensor) -> Tensor:
+def _bands_of(path: Path) -> Sequence[str]:
+    """Bands that a readable file of weights is for."""
+    if path.suffix in {".pth", ".pt"}:
+        return _RGB
+    with safe_open(path, framework="pt") as stored:
+        said = (stored.metadata() or {}).get(_BANDS_KEY)
+    return said.split(",") if said else _RGB
+
+
+def _filters_for(ours: Sequence[str], theirs: Sequence[str], filters: Tensor) -> Tensor:
     mean = filters.mean(dim=1)
-    chosen = [filters[:, _WEIGHTS_BANDS.index(band)] if band in _WEIGHTS_BANDS else mean for band in bands]
-    return torch.stack(chosen, dim=1) * (len(_WEIGHTS_BANDS) / len(bands))
+    chosen = [filters[:, theirs.index(band)] if band in theirs else mean for band in ours]
+    return torch.stack(chosen, dim=1) * (len(theirs) / len(ours))
 
 
 def imagenet_weights(architecture: str) -> Path:

@@ -85,7 +85,11 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint_*.safetensors"), reverse=True)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all checkpoints of a run but the newest ``keep``."""
-    for path in newest_first(folder)[keep:]:
+def prune(folder: Path, keep: int, step: int) -> None:
+    """Delete all checkpoints of a run up to a step but the newest ``keep``.
+
+    Those after that step could not be used, or the run would not be there again; they count for nothing.
+    """
+    newest = checkpoint_path(folder, step).name
+    for path in [path for path in newest_first(folder) if path.name <= newest][keep:]:
         path.unlink(missing_ok=True)

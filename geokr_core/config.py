@@ -421,6 +421,11 @@ class PretrainingConfig(Section):
         "last", description="network of the last step, or of the least validation KL that was measured"
     )
     log_every: int = Field(10, ge=1, description="steps between points of the curves")
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between measurements on held-out chips (KL, bias of each class); null: four in a run",
+    )
     examples_every: int = Field(200, ge=0, description="steps between pictures of example chips; 0: none")
     precision: Literal["bf16", "fp32"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"

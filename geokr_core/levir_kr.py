@@ -4,9 +4,10 @@
 hashes of all it stands on. `LevirKR` reads it back as memory-mapped arrays. No torch here, and no raster.
 """
 
-from collections.abc import Mapping
+import resource
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ class LevirKR:
         return np.flatnonzero((self.catalogue["split"] == split).to_numpy())
 
     @cached_property
-    def _shards(self) -> list[np.ndarray]:
+    def _shard(self) -> Callable[[int], np.ndarray]:
+        """Maps a shard into memory by its number; those used least lately are closed again."""
         folder = (self.folder / self.manifest["chips_folder"]).resolve()
         names = list(self.manifest["shards"])
         missing = [name for name in names if not (folder / name).exists()]
@@ -98,7 +100,14 @@ class LevirKR:
                 f"{folder}: {len(missing)} of {len(names)} shards are missing (first: {missing[0]}). "
                 "Run `geokr chips`, or `dvc pull` where the data set is versioned elsewhere."
             )
-        return [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
+
+        # A map holds a file descriptor, of which many systems grant a process 1,024: an archive has more scenes.
+        @lru_cache(maxsize=max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        def mapped(number: int) -> np.ndarray:
+            shard: np.ndarray = np.load(folder / names[number], mmap_mode="r", allow_pickle=False)
+            return shard
+
+        return mapped
 
     @cached_property
     def shard_of_row(self) -> np.ndarray:
@@ -126,7 +135,7 @@ class LevirKR:
         shards, places = self.shard_of_row[rows], self._row_in_shard[rows]
         for shard in np.unique(shards):
             mine = np.flatnonzero(shards == shard)
-            out[mine] = self._shards[shard][places[mine]]
+            out[mine] = self._shard(int(shard))[places[mine]]
         return out
 
     @property

@@ -52,12 +52,10 @@ def dense_loss(logits: Tensor, parts: Tensor, reduction: Reduction) -> Tensor:
         reduction: see `Reduction`.
 
     Returns:
-        A scalar: mean over the known ground; 0 where nothing is known.
+        A scalar: mean over all cells, so that one counts the same in any company, as a chip does in `supervised_loss`.
     """
     # Unnormalised shares weigh each cell by its known share by themselves.
-    total = -(parts * F.log_softmax(logits.float(), dim=-1)).sum()
-    mean = total / parts.sum().clamp_min(1e-6)
-    return mean / logits.shape[-1] if reduction == "per_element" else mean
+    return _reduce(-(parts * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1), logits.shape[-1], reduction)
 
 
 def consistency_loss(student: Tensor, teacher: Tensor, kind: Consistency, reduction: Reduction) -> Tensor:

@@ -258,6 +258,6 @@ def resolve(config: PretrainingConfig, method: Method = "geokr") -> Recipe:
 OPEN_FIELDS: Final = tuple(
     name
     for name, field in PretrainingConfig.model_fields.items()
-    if field.default is None and name not in ("initial_weights", "shuffle_window_chips")
+    if field.default is None and name not in ("initial_weights", "shuffle_window_chips", "validate_every")
 )
 """Fields of the configuration that a recipe fills where they are left out."""

@@ -32,12 +32,12 @@ from geokr_core.reporter import Reporter
 from geokr_core.runtime import Runtime, runtime_of
 from geokr_core.signs import Judged
 from geokr_core.summary import Number, Summary
-from geokr_core.training import Run, State, delivered, judged, train
+from geokr_core.training import Run, State, delivered, drop_progress, judged, train
 from geokr_core.watch import Clock
 
 HISTORY_COLUMNS: Final = (
     "variant", "seed", "step", "loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl",
-    "learning_rate", "teacher_momentum", "gradient_norm", "label_entropy", "teacher_entropy", "mean_bias", "dense_loss",
+    "learning_rate", "teacher_momentum", "gradient_norm", "label_entropy", "teacher_entropy", "student_entropy", "mean_bias", "dense_loss",
     "identity_loss", "aggregation_loss", "contrast_loss", "anchor_loss",
 )  # fmt: skip
 
@@ -203,6 +203,17 @@ def _require_possible(
             f"pretraining.batch_size: {config.batch_size} chips cannot be shared evenly among {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
+    share = config.batch_size // world.size
+    if config.accumulation_parts > share:
+        raise ConfigError(
+            f"pretraining.accumulation_parts: {share} chip(s) of a batch (of {config.batch_size}, {world.size} process(es)) cannot "
+            f"be cut into {config.accumulation_parts} parts; choose at most {share}."
+        )
+    if config.deliver == "best" and (not recipe.predicts_land_cover or len(data.rows_of("validation")) == 0):
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: `deliver: best` chooses by the KL on held-out chips, and there is none (no "
+            "chips are held out, or the method predicts no land cover). Set `deliver: last`."
+        )
     if recipe.head_warmup_steps + recipe.warmup_steps > config.steps:
         raise ConfigError(
             f"pretraining, variant {variant.name}: head_warmup_steps {recipe.head_warmup_steps} and warmup_steps "
@@ -221,6 +232,8 @@ def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, 
         settings["anchor"] = ["statistics of the batch", SPREAD_CHIPS]
     if config.shuffle_window_chips is not None:
         settings["windows"] = "filled"
+    if recipe.dense_weight > 0:
+        settings["dense"] = "mean over all cells"
     return {
         "config": settings,
         "recipe": {key: value for key, value in asdict(recipe).items() if value != own[key]},
@@ -310,7 +323,7 @@ def _finish(run: Run, state: State) -> None:
     }
     figures, on_validation = _figures(run, network)
     with whole_folder(run.folder / _FINISHED) as folder:
-        save_weights(network.backbone, folder / "backbone.safetensors")
+        save_weights(network.backbone, folder / "backbone.safetensors", run.data.bands)
         save_weights(network.head, folder / "head.safetensors")
         if network.dense_head is not None:
             save_weights(network.dense_head, folder / "dense_head.safetensors")
@@ -321,8 +334,7 @@ def _finish(run: Run, state: State) -> None:
         write_json(folder / "run.json", _description(run) | evidence)
         files = {path.name: file_md5(path) for path in sorted(folder.iterdir())}
         write_json(folder / "record.json", {"result": figures | evidence, "history": state.history, "files": files})
-    for leftover in run.folder.glob("*.safetensors"):
-        leftover.unlink()
+    drop_progress(run)
 
 
 def _write_correction(path: Path, matrix: torch.Tensor, classes: Sequence[str]) -> None:

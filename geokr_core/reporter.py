@@ -30,6 +30,9 @@ class Reporter(Protocol):
     def picture(self, name: str, content_png: bytes) -> None:
         """Show a picture of how far the step is; ``name`` is a relative path that ends in ``.png``."""
 
+    def flush(self) -> None:
+        """Pass on what was heard so far: it will not be told again, whatever becomes of this process."""
+
 
 class ConsoleReporter:
     """Speaks to a person at a terminal through rich; plain lines where there is no terminal."""
@@ -78,6 +81,9 @@ class ConsoleReporter:
     def picture(self, name: str, content_png: bytes) -> None:
         """Show nothing: a terminal has no place for it."""
 
+    def flush(self) -> None:
+        """Do nothing: every line was written when it came."""
+
 
 @dataclass
 class RecordingReporter:
@@ -108,6 +114,9 @@ class RecordingReporter:
     def picture(self, name: str, content_png: bytes) -> None:
         """Keep the picture."""
         self.pictures[name] = content_png
+
+    def flush(self) -> None:
+        """Do nothing: everything is kept."""
 
 
 class TeeReporter:
@@ -148,3 +157,8 @@ class TeeReporter:
         """Show the picture to every listener."""
         for listener in self._listeners:
             listener.picture(name, content_png)
+
+    def flush(self) -> None:
+        """Have every listener pass on what it heard."""
+        for listener in self._listeners:
+            listener.flush()

@@ -14,7 +14,7 @@ EPOCH_DECAY: Final = 0.9
 """Factor of the learning rate each epoch under ``epoch_decay``, as first published."""
 
 _VALIDATION_FRACTIONS: Final = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the run after which the validation KL is measured."""
+"""Shares of the run after which the validation KL is measured where no number of steps is given."""
 
 _LAST_STAGE: Final = 4
 
@@ -72,6 +72,16 @@ def log_points(num_steps: int, log_every: int) -> frozenset[int]:
     return frozenset(range(log_every, num_steps + 1, log_every)) | {num_steps}
 
 
-def validation_points(points: frozenset[int], num_steps: int) -> frozenset[int]:
-    """Points of the curves that come with a validation KL: four, evenly spread."""
-    return frozenset(min(p for p in points if p >= share * num_steps) for share in _VALIDATION_FRACTIONS)
+def validation_points(points: frozenset[int], num_steps: int, validate_every: int | None) -> frozenset[int]:
+    """Points of the curves that come with a validation KL and the bias of each class.
+
+    Args:
+        points: of the curves.
+        num_steps: of the whole run.
+        validate_every: the first point at or after each multiple of so many steps; None: four, evenly spread.
+    """
+    if validate_every is None:
+        marks = [share * num_steps for share in _VALIDATION_FRACTIONS]
+    else:
+        marks = [*range(validate_every, num_steps, validate_every), num_steps]
+    return frozenset(min(p for p in points if p >= mark) for mark in marks)

@@ -2,7 +2,7 @@
 
 One folder a run, one line of JSON a record, copies of attached files beside them. What a record means, and who takes
 it, is not known here (MLflow is in ``registry``). A record leaves the spool only after it was taken, so one that was
-taken twice, after a kill in between, must do no harm.
+taken twice, after a kill in between, must do no harm. A record that was torn, by a kill or a full disk, is lost alone.
 """
 
 import fcntl
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,8 +63,9 @@ class Spool:
             copied.parent.mkdir()
             shutil.copyfile(attached, copied)
             record = {**record, "attached": copied.relative_to(self.folder).as_posix()}
+        # The line's end comes first: it also ends one that was torn before.
         with (self.folder / _RECORDS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write("\n" + json.dumps(record))
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -91,15 +92,13 @@ class Spool:
 
     def _records(self) -> Iterator[Record]:
         path = self.folder / _RECORDS
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            with suppress(json.JSONDecodeError):  # torn, or the empty line before the first
                 yield json.loads(line)
-            except json.JSONDecodeError:
-                return  # the last line of a process that was killed while it wrote
 
     def _write(self, records: list[Record]) -> None:
         with whole_file(self.folder / _RECORDS) as partial:
-            partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+            partial.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
 
     @contextmanager
     def owned(self) -> Iterator[bool]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -254,7 +255,7 @@ def generator_of(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) -> Seen:
+def seen_of(run: Run, batch: Batch, part: slice, normalisation: Normalisation) -> Seen:
     """Augment chips of a batch and look up what is known of the ground that is seen.
 
     Land-cover methods show student and teacher the same crop in two colour variants, so that the label holds for both;
@@ -264,7 +265,7 @@ def seen_of(run: Run, batch: Batch, part: Tensor, normalisation: Normalisation) 
     Args:
         run: its recipe says how.
         batch: chips of this process.
-        part: int64 (M,), which of them, counted within this process.
+        part: which of them, counted within this process; a slice, so that pinned memory stays pinned.
         normalisation: channel statistics on the device.
     """
     recipe, device, strength = run.recipe, run.runtime.device, run.recipe.augmentation
@@ -353,7 +354,7 @@ def _anchor_loss(run: Run, state: State) -> Tensor:
     """How far the backbone is from its start, in the measure that the recipe names; see ``anchor``."""
     start, said, images = state.start, state.forward.said, state.forward.images
     if start is None or said is None or images is None:
-        return state.sums.new_zeros(())
+        raise RuntimeError(f"{run.name}: held to its start, but no start is kept or the student has seen nothing.")
     if run.recipe.anchor == "weights":
         return weight_distance(state.student.backbone, start)
     reference = maps_of(start, images, run.runtime.autocast(), run.recipe.anchor_zoom)
@@ -366,7 +367,7 @@ def _anchor_loss(run: Run, state: State) -> Tensor:
 
 
 def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
-    """Spread of what the start says of training chips as they are; the same on every process."""
+    """Spread of what the start says of training chips without augmentation, enlarged as it sees them; alike everywhere."""
     normalisation = run.normalisation()
     rows = even_selection(run.train_rows, SPREAD_CHIPS)
     parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
@@ -382,11 +383,10 @@ def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation
         float32 (T,): losses of the batch, over all processes.
     """
     state.optimiser.zero_grad(set_to_none=True)
-    places = torch.arange(len(batch.rows))
-    parts = places.tensor_split(run.config.accumulation_parts)
+    parts = parts_of(len(batch.rows), run.config.accumulation_parts)
     total = torch.zeros_like(state.sums)
     for number, part in enumerate(parts, start=1):
-        share = len(part) / len(places)
+        share = (part.stop - part.start) / len(batch.rows)
         with nullcontext() if number == len(parts) else state.forward.without_exchange():
             losses = losses_of(run, state, seen_of(run, batch, part, normalisation), batch.step) * share
             torch.autograd.backward(losses[0])
@@ -395,6 +395,12 @@ def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation
         for parameter in state.student.backbone.parameters():
             parameter.grad = None
     return run.world.mean(total)
+
+
+def parts_of(num_chips: int, num_parts: int) -> list[slice]:
+    """Slices of nearly the same length that follow each other."""
+    bounds = [round(num_chips * k / num_parts) for k in range(num_parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def gradient_norm(state: State, clip_norm: float) -> Tensor:
@@ -471,24 +477,27 @@ def _loop(
 ) -> None:
     config, normalisation = run.config, run.normalisation()
     points = schedules.log_points(config.steps, config.log_every)
-    validation_points = schedules.validation_points(points, config.steps)
+    validation_points = schedules.validation_points(points, config.steps, config.validate_every)
     for batch in batches:
         losses = gradients(run, state, batch, normalisation)
-        watch.watch(batch, losses[0])
-        wanted = batch.step in points
-        norm = gradient_norm(state, run.recipe.gradient_clip_norm) if wanted or run.recipe.gradient_clip_norm else None
+        keeps = batch.step % config.checkpoint_every == 0 and batch.step < config.steps
+        norm = None
+        if run.recipe.gradient_clip_norm or batch.step in points or keeps:
+            norm = gradient_norm(state, run.recipe.gradient_clip_norm)
+        watch.watch(batch, losses[0], norm)
         update(run, state, losses)
         clock.count(config.batch_size, batch.wait_s)
         advance(1)
-        if wanted and norm is not None:
+        if batch.step in points and norm is not None:
             watch.settle()
             _log(run, state, float(norm), clock, reporter, validate=batch.step in validation_points)
         if config.examples_every and batch.step % config.examples_every == 0:
             with clock.stopped():
                 _show_examples(run, state, reporter)
-        if batch.step % config.checkpoint_every == 0 and batch.step < config.steps:
+        if keeps:
             watch.settle()
             with clock.stopped():
+                reporter.flush()  # first: a run that goes on after this step tells nothing of it again
                 save(run, state)
 
 
@@ -607,7 +616,7 @@ def save(run: Run, state: State) -> None:
         tensors |= {f"optimiser.{name}.{key}": value for key, value in moments.items()}
     scalars: dict[str, Any] = {key: getattr(state, key) for key in _SCALARS}
     save_checkpoint(checkpoint_path(run.folder, state.step), run.fingerprint, tensors, scalars)
-    prune(run.folder, run.config.keep_checkpoints)
+    prune(run.folder, run.config.keep_checkpoints, state.step)
 
 
 _SCALARS: Final = (
@@ -616,11 +625,30 @@ _SCALARS: Final = (
 )  # fmt: skip
 
 
+def drop_progress(run: Run) -> None:
+    """Delete what a finished run needs no more; a batch that was kept because its loss was not finite stays."""
+    for path in [*newest_first(run.folder), run.folder / _BEST]:
+        path.unlink(missing_ok=True)
+
+
 def resume(run: Run, state: State, reporter: Reporter) -> None:
     """Put the newest checkpoint of a run that can be used over its fresh state, if there is one.
 
     One that cannot be used is reported and left alone; without any, the run starts afresh.
+
+    Raises:
+        TrainingError: the processes of the run do not go on from the same step.
     """
+    _put_newest(run, state, reporter)
+    steps = float(run.world.mean(torch.tensor(float(state.step), device=run.runtime.device)))
+    if steps != state.step:
+        raise TrainingError(
+            f"{run.name}: process {run.world.rank} would go on after step {state.step}, others after another one "
+            f"(mean {steps:g}). All processes must read the same checkpoints: keep {run.folder} on a disk that they share."
+        )
+
+
+def _put_newest(run: Run, state: State, reporter: Reporter) -> None:
     for path in newest_first(run.folder):
         try:
             checkpoint = load_checkpoint(path, run.fingerprint)

@@ -16,10 +16,10 @@ from geokr_core.files import whole_file
 
 
 class LossWatch:
-    """Stops a run whose loss is not finite, without making a GPU wait for it.
+    """Stops a run whose loss or gradient is not finite, without making a GPU wait for it.
 
-    On the CPU the loss is looked at before it does harm. On a GPU it is copied beside the work and looked at one step
-    later, when it has long arrived; `settle` looks at once.
+    On the CPU both are looked at before they do harm. On a GPU they are copied beside the work and looked at one step
+    later, when they have long arrived; `settle` looks at once, as it must before anything is saved.
     """
 
     def __init__(self, name: str, folder: Path, labels: Tensor, suffix: str = "") -> None:
@@ -35,14 +35,20 @@ class LossWatch:
         self._pending: tuple[Batch, Tensor] | None = None
         self._arrived: torch.cuda.Event | None = None
 
-    def watch(self, batch: Batch, loss: Tensor) -> None:
-        """Look at the loss of the step before, and at this one as soon as it can be had for nothing.
+    def watch(self, batch: Batch, loss: Tensor, gradient_norm: Tensor | None = None) -> None:
+        """Look at the figures of the step before, and at these as soon as they can be had for nothing.
+
+        Args:
+            batch: the chips of the step.
+            loss: its loss, a scalar.
+            gradient_norm: of its gradients, where it was taken: it can be infinite though the loss is not.
 
         Raises:
-            TrainingError: a loss is not finite; the batch is kept beside the checkpoints.
+            TrainingError: a figure is not finite; the batch is kept beside the checkpoints.
         """
         self.settle()
-        self._pending = (batch, loss.detach().to("cpu", non_blocking=True))
+        figures = torch.stack([loss.detach(), (loss if gradient_norm is None else gradient_norm).detach().to(loss)])
+        self._pending = (batch, figures.to("cpu", non_blocking=True))
         if loss.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
@@ -50,21 +56,23 @@ class LossWatch:
             self.settle()
 
     def settle(self) -> None:
-        """Look at the last loss now.
+        """Look at the last figures now.
 
         Raises:
-            TrainingError: it is not finite; the batch is kept beside the checkpoints.
+            TrainingError: one is not finite; the batch is kept beside the checkpoints.
         """
         if self._pending is None:
             return
-        batch, loss = self._pending
+        batch, figures = self._pending
         if self._arrived is not None:
             self._arrived.synchronize()
         self._pending, self._arrived = None, None
-        if not math.isfinite(value := float(loss)):
+        for what, value in zip(("loss", "norm of the gradients"), figures.tolist(), strict=True):
+            if math.isfinite(value):
+                continue
             path = self._keep(batch)
             raise TrainingError(
-                f"{self._name}: the loss is {value} at step {batch.step}; a finite one was expected. Its "
+                f"{self._name}: the {what} is {value} at step {batch.step}; a finite one was expected. Its "
                 f"batch is kept in {path} (images, proportions, rows). Lower pretraining.learning_rate, lengthen "
                 "warmup_steps, or try `precision: fp32`; then look for chips or labels that are not what they should be."
             )

@@ -10,18 +10,23 @@ from geokr_core.config import PretrainingConfig
 from geokr_core.levir_kr import LevirKR
 from geokr_core.testing import make_levir_kr
 
-_NUM_CHIPS, _SIZE_PX, _BATCH, _NUM_BATCHES = 4096, 64, 128, 32
+_SIZE_PX, _NUM_BATCHES = 64, 32
 _TRAIN_STEPS = 8
 
 
-def bench_loader(folder: Path) -> Measurement:
+def bench_loader(folder: Path, num_chips: int = 4096, batch_size: int = 128) -> Measurement:
     """Share of the time of training steps that the loop stands still for data: at most the budget.
 
     Beside it: how fast chips and the land cover within them are read, against a copy of as many bytes in memory.
+
+    Args:
+        folder: for what is written meanwhile.
+        num_chips: of the data that is read.
+        batch_size: chips a step.
     """
-    data = make_levir_kr(folder, num_chips=_NUM_CHIPS, chip_size_px=_SIZE_PX, num_scenes=8)
+    data = make_levir_kr(folder, num_chips=num_chips, chip_size_px=_SIZE_PX, num_scenes=8)
     rows = data.rows_of("train")
-    read = reader(data, lambda step: batch_rows(rows, _BATCH, 0, step), label_rows=np.arange(len(data.catalogue)))
+    read = reader(data, lambda step: batch_rows(rows, batch_size, 0, step), label_rows=np.arange(len(data.catalogue)))
     one = read(1)
     num_bytes = one.images.nbytes + (0 if one.cells is None else one.cells.nbytes)
     source = np.ones((_NUM_BATCHES, num_bytes), np.uint8)  # all of it, so that it is no smaller than the data
@@ -38,26 +43,31 @@ def bench_loader(folder: Path) -> Measurement:
     ours, bare = seconds(product), seconds(copies)
     return Measurement(
         "loader",
-        _waiting(data, folder),
+        _waiting(data, folder, batch_size),
         0.03,
-        _BATCH * _NUM_BATCHES,
+        batch_size * _NUM_BATCHES,
         f"{_SIZE_PX} px RGB chips in random order, memory-mapped; share of training steps spent waiting",
         {
-            "images_per_s": _BATCH * _NUM_BATCHES / ours,
-            "memcpy_images_per_s": _BATCH * _NUM_BATCHES / bare,
+            "images_per_s": batch_size * _NUM_BATCHES / ours,
+            "memcpy_images_per_s": batch_size * _NUM_BATCHES / bare,
             "share_of_memcpy": bare / ours,
         },
     )
 
 
-def _waiting(data: LevirKR, folder: Path) -> float:
+def _waiting(data: LevirKR, folder: Path, batch_size: int) -> float:
     """Share of the time of real training steps that the loop stood still for data."""
     from geokr_core.pretrain import pretrain
     from geokr_core.reporter import RecordingReporter
 
     # The fastest network there is: whoever waits for data waits most with it.
     config = PretrainingConfig(
-        architecture="squeezenet1_1", steps=_TRAIN_STEPS, batch_size=_BATCH, threads=1, device="auto", examples_every=0
+        architecture="squeezenet1_1",
+        steps=_TRAIN_STEPS,
+        batch_size=batch_size,
+        threads=1,
+        device="auto",
+        examples_every=0,
     )
     summary = pretrain(config, data.folder, folder / "out", folder / "checkpoints", RecordingReporter())
     return float(summary.numbers["mean_data_wait_fraction"])

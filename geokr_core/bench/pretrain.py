@@ -3,10 +3,11 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -18,46 +19,85 @@ from geokr_core import training
 from geokr_core.augment import Geometry
 from geokr_core.batches import Batch, prefetched
 from geokr_core.bench.measure import Measurement
-from geokr_core.config import PretrainingConfig
+from geokr_core.config import Architecture, PretrainingConfig
 from geokr_core.levir_kr import LevirKR
 from geokr_core.methods.network import Network
 from geokr_core.methods.objective import Seen
 from geokr_core.pretrain import _runs
 from geokr_core.testing import make_levir_kr
 
-_SIZE_PX: Final = 64
-_BATCH: Final = 128
-_STEPS: Final = 2
-_ROUNDS: Final = 9
+_PUBLISHED_IMAGES: Final = 1_431_950 * 10
+"""Chips of Levir-KR as published, times ten epochs: what the projection is for."""
 
 
-def bench_pretrain(folder: Path) -> Measurement:
+@dataclass(frozen=True)
+class Scale:
+    """What is trained to measure the speed of training.
+
+    Attributes:
+        architecture: of the backbone.
+        size_px: side of a chip.
+        batch_size: chips a step.
+        steps: of a turn.
+        rounds: turns of each way, after one to warm up.
+        matrix_size: side of the square matrices whose product is the machine's speed.
+        matrix_products: that are timed at once.
+        workers: processes that read for the loop that one would write first.
+    """
+
+    architecture: Architecture
+    size_px: int
+    batch_size: int
+    steps: int
+    rounds: int
+    matrix_size: int
+    matrix_products: int
+    workers: int
+
+
+ON_CPU: Final = Scale("resnet18", 64, 128, 2, 9, 1536, 1, workers=1)
+ON_GPU: Final = Scale("resnet50", 256, 256, 10, 5, 8192, 20, workers=8)
+
+
+def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     """Share of the speed that the same step reaches on one prepared batch that stays where it is.
 
     Beside it: the factor over the loop that one would write first (transforms chip by chip in DataLoader workers, float32,
-    NCHW), with the same networks, losses and threads; and the share of the machine's matrix-product speed (MFU).
+    NCHW), with the same networks, losses and threads; the share of the machine's matrix-product speed (MFU); where the
+    time of a step goes; and the hours that ten epochs of Levir-KR as published would take.
+
+    Args:
+        folder: for what is written meanwhile.
+        scale: what to train; None: ResNet-50 at 256 px where there is a GPU, ResNet-18 at 64 px elsewhere.
     """
-    data = make_levir_kr(folder, num_chips=1024, chip_size_px=_SIZE_PX)
+    on_gpu = torch.cuda.is_available()
+    scale = scale or (ON_GPU if on_gpu else ON_CPU)
+    data = make_levir_kr(folder, num_chips=8 * scale.batch_size, chip_size_px=scale.size_px)
     threads = torch.get_num_threads()
-    config = PretrainingConfig(steps=1000, batch_size=_BATCH, threads=threads, examples_every=0)
+    config = PretrainingConfig(
+        architecture=scale.architecture, steps=10_000, batch_size=scale.batch_size, threads=threads, examples_every=0
+    )
     (run,) = _runs(config, data, folder / "checkpoints")
     (plain,) = _runs(config.model_copy(update={"precision": "fp32"}), data, folder / "checkpoints")
-    with prefetched(training.reading(run), 1, 1 + 2 * _STEPS * (_ROUNDS + 1)) as batches:
-        ours = _ours(run, batches)
-        rounds = _interleaved({"ours": ours, "resident": _resident(run)})
+    with prefetched(training.reading(run), 1, 1 + 2 * scale.steps * (scale.rounds + 1)) as batches:
+        ours = _ours(run, batches, scale)
+        rounds = _interleaved({"ours": ours, "resident": _resident(run, scale)}, scale)
         # Only now: its workers go on filling their queue while others are measured.
-        rivals = _interleaved({"ours": ours, "first_loop": _first_loop(plain, workers=1)})
+        rivals = _interleaved({"ours": ours, "first_loop": _first_loop(plain, scale)}, scale)
+        shares = _shares(run, next(batches))
     times = {name: statistics.median(seconds) for name, seconds in rounds.items()}
 
-    images = _BATCH * _STEPS
-    flops = _flops(run) * _STEPS
-    peak = _matrix_product_speed(run)
+    images = scale.batch_size * scale.steps
+    flops = _flops(run, scale) * scale.steps
+    peak = _matrix_product_speed(run, scale)
+    precision = "bf16" if run.runtime.bf16 else "fp32"
     return Measurement(
         "pretrain",
         _ratio(rounds, "resident"),
-        0.97 if run.runtime.device.type == "cuda" else 0.95,
-        images * _ROUNDS,
-        f"ResNet-18 with teacher, {_SIZE_PX} px, batch {_BATCH}, {'bf16' if run.runtime.bf16 else 'fp32'}, {threads} thread(s)",
+        0.97 if on_gpu else 0.95,
+        images * scale.rounds,
+        f"{scale.architecture} with teacher, {scale.size_px} px, batch {scale.batch_size}, {precision}, "
+        + (torch.cuda.get_device_name() if on_gpu else f"{threads} thread(s)"),
         {
             "images_per_s": images / times["ours"],
             "resident_images_per_s": images / times["resident"],
@@ -66,8 +106,45 @@ def bench_pretrain(folder: Path) -> Measurement:
             "budget_factor_over_first_loop": 1.5,
             "mfu": flops / times["ours"] / peak,
             "matrix_product_tflops": peak / 1e12,
+            "projected_hours": _PUBLISHED_IMAGES * times["ours"] / images / 3600,
+            **shares,
         },
     )
+
+
+def _shares(run: training.Run, batch: Batch) -> dict[str, float]:
+    """Where the time of a step goes: each part timed by itself, the student's passes being what is left of the whole."""
+    state, normalisation = training.begin(run), run.normalisation()
+    everything = slice(0, len(batch.rows))
+    seen = training.seen_of(run, batch, everything, normalisation)
+    losses = training.gradients(run, state, batch, normalisation)
+
+    def teach() -> None:
+        with run.runtime.autocast():
+            state.teacher(seen.teacher)
+
+    def step() -> None:
+        training.update(run, state, training.gradients(run, state, batch, normalisation))
+
+    parts: dict[str, Callable[[], object]] = {
+        "augmenting": lambda: training.seen_of(run, batch, everything, normalisation),
+        "teacher": teach,
+        "updating": lambda: training.update(run, state, losses),
+    }
+    whole = _median_seconds(step)
+    shares = {f"share_{name}": _median_seconds(work) / whole for name, work in parts.items()}
+    return shares | {"share_student": 1.0 - sum(shares.values())}
+
+
+def _median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """Median of some runs, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        work()
+        _settle()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
 
 
 def _ratio(rounds: dict[str, list[float]], other: str) -> float:
@@ -75,10 +152,10 @@ def _ratio(rounds: dict[str, list[float]], other: str) -> float:
     return statistics.median(b / a for a, b in zip(rounds["ours"], rounds[other], strict=True))
 
 
-def _interleaved(ways: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+def _interleaved(ways: dict[str, Callable[[], None]], scale: Scale) -> dict[str, list[float]]:
     """Seconds of each way in each round, taking turns, so that what else runs meets all of them; first a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(_ROUNDS + 1):
+    for turn in range(scale.rounds + 1):
         for name, work in ways.items():
             started = time.perf_counter()
             work()
@@ -93,28 +170,28 @@ def _settle() -> None:
         torch.cuda.synchronize()
 
 
-def _ours(run: training.Run, batches: Iterator[Batch]) -> Callable[[], None]:
+def _ours(run: training.Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None]:
     state, normalisation = training.begin(run), run.normalisation()
 
     def work() -> None:
-        for _ in range(_STEPS):
+        for _ in range(scale.steps):
             losses = training.gradients(run, state, next(batches), normalisation)
             training.update(run, state, losses)
 
     return work
 
 
-def _resident(run: training.Run) -> Callable[[], None]:
+def _resident(run: training.Run, scale: Scale) -> Callable[[], None]:
     """The same networks, losses and optimiser on one batch that is normalised and on the device already."""
     state, device = training.begin(run), run.runtime.device
-    shape = (_BATCH, len(run.data.bands), _SIZE_PX, _SIZE_PX)
+    shape = (scale.batch_size, len(run.data.bands), scale.size_px, scale.size_px)
     images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-    whole = Geometry(None, torch.zeros(_BATCH, dtype=torch.int64, device=device))
-    labels = run.labels[torch.from_numpy(run.train_rows[:_BATCH]).to(device)]
+    whole = Geometry(None, torch.zeros(scale.batch_size, dtype=torch.int64, device=device))
+    labels = run.labels[torch.from_numpy(np.resize(run.train_rows, scale.batch_size)).to(device)]
     seen = Seen(images, images, whole, labels, None, None)
 
     def work() -> None:
-        for _ in range(_STEPS):
+        for _ in range(scale.steps):
             state.optimiser.zero_grad(set_to_none=True)
             losses = training.losses_of(run, state, seen, state.step + 1)
             torch.autograd.backward(losses[0])
@@ -150,16 +227,16 @@ class _ChipByChip(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         return self._transform(image), self._transform(image), torch.tensor(self._data.proportions[row])
 
 
-def _first_loop(run: training.Run, workers: int) -> Callable[[], None]:
+def _first_loop(run: training.Run, scale: Scale) -> Callable[[], None]:
     device = run.runtime.device
-    student = Network("resnet18", len(run.data.bands), len(run.data.classes)).to(device)
-    teacher = Network("resnet18", len(run.data.bands), len(run.data.classes)).to(device).requires_grad_(False)
+    student = Network(scale.architecture, len(run.data.bands), len(run.data.classes)).to(device)
+    teacher = Network(scale.architecture, len(run.data.bands), len(run.data.classes)).to(device).requires_grad_(False)
     optimiser = torch.optim.AdamW(student.parameters(), lr=1e-3)
-    chips = _ChipByChip(run.data, _BATCH * _STEPS * (_ROUNDS + 2))
-    batches = iter(DataLoader(chips, _BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0))
+    chips = _ChipByChip(run.data, scale.batch_size * scale.steps * (scale.rounds + 2))
+    batches = iter(DataLoader(chips, scale.batch_size, shuffle=True, num_workers=scale.workers))
 
     def work() -> None:
-        for _ in range(_STEPS):
+        for _ in range(scale.steps):
             one, other, labels = (part.to(device) for part in next(batches))
             logits = student(one).logits
             with torch.no_grad():
@@ -179,23 +256,25 @@ def _move(teacher: nn.Module, student: nn.Module) -> None:
         mine.mul_(0.99).add_(theirs, alpha=0.01)
 
 
-def _flops(run: training.Run) -> float:
+def _flops(run: training.Run, scale: Scale) -> float:
     """Floating-point operations of one step, counted by torch: student forward and backward, teacher forward."""
-    quiet = replace(run, runtime=replace(run.runtime, bf16=False))
-    work = _resident(quiet)
+    # The counter sees single operations, not what a compiler made of them.
+    plain = run.config.model_copy(update={"compile": "off"})
+    work = _resident(replace(run, config=plain, runtime=replace(run.runtime, bf16=False)), replace(scale, steps=1))
     with FlopCounterMode(display=False) as counter:
         work()
-    return float(counter.get_total_flops()) / _STEPS
+    return float(counter.get_total_flops())
 
 
-def _matrix_product_speed(run: training.Run) -> float:
+def _matrix_product_speed(run: training.Run, scale: Scale) -> float:
     """Floating-point operations a second of a large matrix product in the run's precision: what the machine can do."""
-    size, kind = 1536, torch.bfloat16 if run.runtime.bf16 else torch.float32
+    size, kind = scale.matrix_size, torch.bfloat16 if run.runtime.bf16 else torch.float32
     a: Any = torch.randn(size, size, device=run.runtime.device, dtype=kind)
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()
-        a @ a
+        for _ in range(scale.matrix_products):
+            a @ a
         _settle()
         best = min(best, time.perf_counter() - started)
-    return float(2 * size**3 / best)
+    return float(2 * size**3 * scale.matrix_products / best)

@@ -21,7 +21,8 @@ class LandCoverObjective(Objective):
     def __init__(self, recipe: Recipe, *, distributed: bool = False) -> None:
         """Take what the recipe asks for; ``distributed``: tell chips from those of the other processes, too."""
         self._recipe = recipe
-        self.terms = ("loss", "supervised_loss", "consistency_loss", "train_kl", "label_entropy", "teacher_entropy")
+        self.terms = ("loss", "supervised_loss", "consistency_loss", "train_kl", "label_entropy")
+        self.terms += ("teacher_entropy",) if teacher_predicts(recipe) else ("student_entropy",)
         self.terms += ("dense_loss",) if recipe.dense_weight > 0 else ()
         self.terms += ("identity_loss", "aggregation_loss") if recipe.correction else ()
         self.terms += ("contrast_loss",) if recipe.contrast_weight > 0 else ()

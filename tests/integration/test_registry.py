@@ -780,6 +780,15 @@ def test_passwords_in_the_tracking_uri_are_not_shown(monkeypatch: pytest.MonkeyP
     assert "s3cret" not in listener.warnings[0]
 
 
+def test_curves_that_are_flushed_survive_the_process(server: MlflowClient) -> None:
+    with registry.track_step("pretraining", {}, {}, RecordingReporter()) as run:
+        assert run.run_id is not None
+        run.reporter.metrics({"loss": 1.0}, step=1)
+        assert server.get_metric_history(run.run_id, "loss") == []
+        run.reporter.flush()
+        assert [point.step for point in server.get_metric_history(run.run_id, "loss")] == [1]
+
+
 def test_link_to_the_run_goes_where_people_open_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     with registry.track_step("chips", {}, {}, RecordingReporter()) as run:
         assert run.url == f"runs:/{run.run_id}"

@@ -95,6 +95,26 @@ def test_bands_without_filters_get_the_mean_and_the_sum_over_bands_is_kept(tmp_p
     torch.testing.assert_close(new.sum(dim=1), filters.sum(dim=1))
 
 
+@pytest.mark.parametrize("theirs", [("blue", "green", "red"), ("nir", "swir1", "red"), ("green", "red", "nir", "blue")])
+def test_weights_that_name_their_bands_are_read_by_these_names(theirs: tuple[str, ...], tmp_path: Path) -> None:
+    ours = ("red", "nir", "blue")
+    source, module = build("squeezenet1_1", len(theirs)), build("squeezenet1_1", 3)
+    save_weights(source, tmp_path / "w.safetensors", theirs)
+    load_initial_weights(module, tmp_path / "w.safetensors", "squeezenet1_1", ours)
+    filters = source.features[0].weight * len(theirs) / len(ours)
+    for place, band in enumerate(ours):
+        wanted = filters[:, theirs.index(band)] if band in theirs else filters.mean(dim=1)
+        torch.testing.assert_close(module.features[0].weight[:, place], wanted)
+
+
+def test_weights_for_the_same_bands_are_taken_as_they_are(tmp_path: Path) -> None:
+    bands, source = ("ndvi04", "ndvi07", "ndvi10"), build("squeezenet1_1")
+    save_weights(source, tmp_path / "w.safetensors", bands)
+    module = build("squeezenet1_1")
+    load_initial_weights(module, tmp_path / "w.safetensors", "squeezenet1_1", bands)
+    assert torch.equal(module.features[0].weight, source.features[0].weight)
+
+
 def test_imagenet_weights_come_from_the_cache_and_are_never_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -137,3 +138,13 @@ def test_land_cover_within_chips_of_another_data_set_is_refused(tmp_path: Path) 
     (store.folder / "cells.npy").unlink()
     with pytest.raises(DatasetError, match="no such file, though the manifest names 8"):
         open_levir_kr(store.folder).cells(np.array([0]))
+
+
+def test_more_scenes_than_open_files_are_granted_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_levir_kr(tmp_path, num_chips=100, num_scenes=100, chip_size_px=8, cells_per_side=0)
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (80, 80))
+    before, rows = psutil.Process().num_fds(), np.arange(len(data.catalogue))
+    images = data.images(rows)
+    assert psutil.Process().num_fds() - before <= 64
+    for row in (0, len(rows) - 1):
+        assert np.array_equal(data.images(rows[row : row + 1])[0], images[row])

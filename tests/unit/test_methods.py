@@ -56,7 +56,7 @@ def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> training.Run:
 
 def _seen(run: training.Run, step: int = 1) -> Seen:
     batch = training.reading(run)(step)
-    return training.seen_of(run, batch, torch.arange(len(batch.rows)), run.normalisation())
+    return training.seen_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
 
 class Killed(Exception):
@@ -306,12 +306,15 @@ def test_majority_learns_from_one_class_and_is_judged_by_the_proportions(data: L
     assert np.array_equal(run.labels.numpy(), data.proportions)
 
 
-def test_dense_loss_by_hand_counts_only_known_ground() -> None:
+def test_dense_loss_by_hand_counts_a_cell_as_much_as_it_is_known_in_any_company() -> None:
     logits = torch.log(torch.tensor([[[[0.5, 0.5], [0.9, 0.1]]]]))  # one row of two cells
     parts = torch.tensor([[[[1.0, 0.0], [0.0, 0.5]]]])  # the second cell is half unknown
-    expected = -(np.log(0.5) + 0.5 * np.log(0.1)) / 1.5
+    expected = -(np.log(0.5) + 0.5 * np.log(0.1)) / 2
     assert float(dense_loss(logits, parts, "per_sample")) == pytest.approx(expected, rel=1e-5)
-    assert float(dense_loss(logits, torch.zeros_like(parts), "per_sample")) == 0.0
+    unknown = torch.zeros_like(parts)
+    assert float(dense_loss(logits, unknown, "per_sample")) == 0.0
+    both = dense_loss(torch.cat([logits, logits]), torch.cat([parts, unknown]), "per_sample")
+    assert float(both) == pytest.approx(expected / 2, rel=1e-5)
 
 
 def test_dense_asks_each_cell_for_the_land_cover_of_its_own_ground(data: LevirKR) -> None:
@@ -685,10 +688,12 @@ def test_interpolated_weights_lie_between_start_and_trained(
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def test_parts_of_a_batch_add_up_to_the_whole(data: LevirKR) -> None:
+@pytest.mark.parametrize("method", ["geokr", "dense"])
+def test_parts_of_a_batch_add_up_to_the_whole(method: str, tmp_path: Path) -> None:
+    data = make_levir_kr(tmp_path / "store", num_chips=24, unknown_columns=3)
     found = []
     for parts in (1, 3):
-        run = _run(data, precision="fp32", accumulation_parts=parts)
+        run = _run(data, method, precision="fp32", accumulation_parts=parts)
         torch.manual_seed(0)
         state = training.begin(run)
         losses = training.gradients(run, state, training.reading(run)(1), run.normalisation())
@@ -696,6 +701,38 @@ def test_parts_of_a_batch_add_up_to_the_whole(data: LevirKR) -> None:
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_more_parts_than_chips_are_refused(data: LevirKR, tmp_path: Path) -> None:
+    config = _config(batch_size=4, accumulation_parts=5)
+    with pytest.raises(ConfigError, match="4 chip.* cannot be cut into 5 parts; choose at most 4"):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+
+
+def test_the_best_by_a_figure_that_is_not_measured_is_refused(data: LevirKR, tmp_path: Path) -> None:
+    config = _config(variants=("geokr", "simclr"), deliver="best")
+    with pytest.raises(ConfigError, match="variant simclr: `deliver: best` chooses by the KL on held-out chips"):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+
+
+@pytest.mark.parametrize(("compile_", "wanted"), [("on", 1), ("off", 0), ("auto", 0)])  # auto: on GPUs alone
+def test_only_who_asks_for_it_is_compiled(
+    compile_: str, wanted: int, data: LevirKR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    run = _run(data, compile=compile_)
+    state = training.begin(run)
+    assert torch.isfinite(training.losses_of(run, state, _seen(run), 1)).all()
+    assert len(compiled) == wanted
+
+
+def test_without_a_teacher_the_entropy_is_called_the_students(data: LevirKR) -> None:
+    names = {method: LandCoverObjective(_run(data, method).recipe).terms for method in ("geokr", "joint")}
+    assert "teacher_entropy" in names["geokr"]
+    assert "student_entropy" not in names["geokr"]
+    assert "student_entropy" in names["joint"]
+    assert "teacher_entropy" not in names["joint"]
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(data: LevirKR) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from geokr_core.backbone import build, load_weights, save_weights
 from geokr_core.batches import Batch, Windows, batch_rows, prefetched
 from geokr_core.checkpoint import load_checkpoint, save_checkpoint
 from geokr_core.config import PretrainingConfig
+from geokr_core.distributed import World
 from geokr_core.errors import BackboneError, TrainingError
 from geokr_core.files import data_version, read_json
 from geokr_core.levir_kr import LevirKR, open_levir_kr
@@ -258,6 +259,79 @@ def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: L
     assert [step for step, _ in reporter.points] == list(range(checkpoint + 1, 13)), killed_at
     for name in ("geokr-seed0/backbone.safetensors", "history.csv"):
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+
+
+def test_curves_are_passed_on_before_a_checkpoint_says_that_they_were(data: LevirKR, tmp_path: Path) -> None:
+    class Listener(RecordingReporter):
+        passed_on: ClassVar[list[tuple[int, list[str]]]] = []
+
+        def flush(self) -> None:
+            kept = [path.name for path in (tmp_path / "ck").rglob("checkpoint_*")]
+            self.passed_on.append((self.points[-1][0], kept))
+
+    pretrain(
+        _config(steps=6, log_every=1, checkpoint_every=2), data.folder, tmp_path / "out", tmp_path / "ck", Listener()
+    )
+    assert Listener.passed_on == [(2, []), (4, ["checkpoint_00000002.safetensors"])]
+
+
+def test_weights_that_an_infinite_gradient_spoiled_are_never_saved(
+    data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses_of = training.losses_of
+
+    def steep(run: training.Run, state: training.State, seen: Any, step: int) -> torch.Tensor:
+        losses = losses_of(run, state, seen, step)
+        if step == 4:  # the root of nothing: a finite loss whose gradient is not
+            losses = losses + torch.sqrt((next(state.student.parameters()) * 0).sum())
+        return losses
+
+    monkeypatch.setattr(training, "losses_of", steep)
+    config = _config(steps=8, checkpoint_every=2, log_every=8)
+    with pytest.raises(TrainingError, match="norm of the gradients is nan at step 4"):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    assert [path.name for path in (tmp_path / "ck").rglob("checkpoint_*")] == ["checkpoint_00000002.safetensors"]
+    monkeypatch.undo()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    assert len(list((tmp_path / "ck").rglob("not_finite_step_000004.safetensors"))) == 1
+    assert not list((tmp_path / "ck").rglob("checkpoint_*"))
+
+
+def test_a_damaged_checkpoint_ahead_does_not_cost_those_that_are_written(data: LevirKR, tmp_path: Path) -> None:
+    config = _config(steps=8, checkpoint_every=2, keep_checkpoints=1, log_every=1)
+    with pytest.raises(Killed):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
+    (folder,) = (path for path in (tmp_path / "ck").iterdir() if path.is_dir())
+    (folder / "checkpoint_00000007.safetensors").write_bytes(b"damaged")
+    with pytest.raises(Killed):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(5))
+    reporter = RecordingReporter()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert any("going on after step 4" in message for message in reporter.infos)
+
+
+def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp_path: Path) -> None:
+    class Apart(World):
+        def mean(self, value: torch.Tensor) -> torch.Tensor:
+            return (value + 0) / 2  # the other process found a checkpoint after no step
+
+    config = _config(steps=8, checkpoint_every=2, log_every=1)
+    with pytest.raises(Killed):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
+    (run,) = _runs(config, data, tmp_path / "ck")
+    with pytest.raises(TrainingError, match="would go on after step 2, others after another one"):
+        training.resume(replace(run, world=Apart()), training.begin(run), RecordingReporter())
+
+
+def test_held_out_chips_are_judged_as_often_as_is_asked(data: LevirKR, tmp_path: Path) -> None:
+    measured = {}
+    for every in (None, 3):
+        reporter, place = RecordingReporter(), tmp_path / str(every)
+        config = _config(steps=8, log_every=2, validate_every=every)
+        pretrain(config, data.folder, place / "out", place / "ck", reporter)
+        measured[every] = [step for step, values in reporter.points if "validation_kl" in values]
+        assert all(any(name.startswith("bias/") for name in v) for _, v in reporter.points if "validation_kl" in v)
+    assert measured == {None: [2, 4, 6, 8], 3: [4, 6, 8]}
 
 
 def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp_path: Path) -> None:
@@ -613,7 +687,7 @@ def test_every_open_field_of_the_configuration_reaches_the_recipe() -> None:
 
 def _seen(run: training.Run, step: int = 1) -> Seen:
     batch = training.reading(run)(1)
-    return training.seen_of(run, replace(batch, step=step), torch.arange(len(batch.rows)), run.normalisation())
+    return training.seen_of(run, replace(batch, step=step), slice(0, len(batch.rows)), run.normalisation())
 
 
 def test_two_views_differ_in_colour_and_agree_in_orientation(data: LevirKR) -> None:
@@ -747,7 +821,7 @@ def test_on_a_gpu_it_learns_resumes_and_stops(data: LevirKR, tmp_path: Path, mon
     losses_of = training.losses_of
     monkeypatch.setattr(training, "losses_of", lambda *a: losses_of(*a) * (float("nan") if a[-1] == 6 else 1.0))
     with pytest.raises(TrainingError, match="loss is nan at step 6"):
-        pretrain(config, data.folder, tmp_path / "out2", tmp_path / "ck", RecordingReporter())
+        pretrain(config, data.folder, tmp_path / "out2", tmp_path / "ck2", RecordingReporter())
 
 
 def test_reopened_data_is_the_same_run(data: LevirKR) -> None:

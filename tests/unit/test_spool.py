@@ -51,13 +51,14 @@ def test_what_was_not_taken_stays(spool: Spool) -> None:
     assert taken == [2, 3]
 
 
-def test_a_line_that_was_cut_off_by_a_kill_is_left_out(spool: Spool) -> None:
+def test_a_line_that_was_cut_off_by_a_kill_or_a_full_disk_is_lost_alone(spool: Spool) -> None:
     spool.keep({"number": 1})
     with (spool.folder / "records.jsonl").open("a") as stream:
-        stream.write(json.dumps({"number": 2})[:-3])
+        stream.write("\n" + json.dumps({"number": 2})[:-3])
+    spool.keep({"number": 3})
     taken: list[int] = []
-    spool.hand_over(lambda record: taken.append(record["number"]))
-    assert taken == [1]
+    assert spool.hand_over(lambda record: taken.append(record["number"])) == 2
+    assert taken == [1, 3]
 
 
 def test_a_spool_belongs_to_one_process_and_one_server(spool: Spool) -> None:
