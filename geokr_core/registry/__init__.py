@@ -1,7 +1,7 @@
 """MLflow: one run a materialisation, the model registry, and the challenger that becomes champion. All of it is here.
 
-No other package imports MLflow. ``server`` reaches it, ``delivery`` gets records there even when it is away for a while,
-``tracking`` is the run of a step, ``versions`` the registry of models, ``champion`` promotes, takes back and compares. The
+No other package imports MLflow. ``server`` reaches it, ``runs`` opens a run there, ``delivery`` gets records to it even when it is away for a
+while, ``tracking`` is the run of a step, ``versions`` the registry of models, ``champion`` promotes, takes back and compares. The
 rule of promotion is in ``geokr_core.promotion``, the files that are registered in ``geokr_core.bundle``. Everything goes
 through a client of its own, so that MLflow's global state (the tracking URI, the active run) is neither read nor changed.
 
@@ -27,8 +27,9 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 from geokr_core.registry.champion import CHALLENGER, CHAMPION, compare, promote, rollback
 from geokr_core.registry.delivery import deliver_kept
+from geokr_core.registry.runs import FINGERPRINT_TAG
 from geokr_core.registry.server import EXPERIMENT, tracking_uri
-from geokr_core.registry.tracking import DATA_VERSION_TAG, FINGERPRINT_TAG, UI_VARIABLE, TrackedRun, git_sha, track_step
+from geokr_core.registry.tracking import DATA_VERSION_TAG, UI_VARIABLE, TrackedRun, git_sha, track_step
 from geokr_core.registry.versions import download
 
 __all__ = [

@@ -5,33 +5,64 @@ How they lie in files is in ``geokr_core.spool``; what is recorded, in ``trackin
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from geokr_core.registry.server import AWAY, Connection, connect, first_line, refusals, without_password
+from geokr_core.registry.runs import Opening, open_run, run_of_key
+from geokr_core.registry.server import AWAY, Connection, connect, first_line, refusals, tracking_uri, without_password
 from geokr_core.reporter import Reporter
-from geokr_core.spool import Record, Spool, spools_of
+from geokr_core.spool import Record, Spool, spool_of, spools_of
 
+_UNOPENED: Final = "unopened-"
+"""Begins the name of a spool whose run the server has not heard of; the opening's key follows."""
 _RETRY_SECONDS: Final = 60.0
 """Between two attempts to reach a server that was lost: an attempt costs some seconds of the step's time."""
 
 
-@dataclass
-class Delivery:
-    """Sends to one MLflow run. While the server is away, everything is kept in files, and handed over when it is back."""
+@dataclass(frozen=True)
+class Link:
+    """The way to a run that is open on a server that answers."""
 
     connection: Connection
     run_id: str
+
+
+@dataclass
+class Delivery:
+    """Sends to one MLflow run. While the server is away, everything is kept in files, and handed over when it is back.
+
+    Attributes:
+        spool: where it is kept meanwhile.
+        step: name of the run.
+        reporter: hears that the server was lost, and that it is back.
+        link: None while the server is away.
+    """
+
+    spool: Spool
     step: str
     reporter: Reporter
-    spool: Spool
-    lost: bool = False
+    link: Link | None = None
+    _known: Connection | None = None
     _tried: float = 0.0
     _owning: ExitStack = field(default_factory=ExitStack)
+
+    def begin_later(self, opening: Opening, error: BaseException) -> None:
+        """Keep the opening of the run itself, for a server that is away from the start.
+
+        Args:
+            opening: what is wanted of the run.
+            error: what reaching the server ended in.
+        """
+        self._lost(
+            f"MLflow at {without_password(tracking_uri())} cannot be reached: {first_line(error)} This run of `{self.step}`, but "
+            "for its system metrics,"
+        )
+        self._keep({"kind": "begin", **asdict(opening)}, None)
 
     def send(self, record: Record, attached: Path | None = None, *, last: bool = False) -> None:
         """Send a record, or keep it.
@@ -41,8 +72,8 @@ class Delivery:
             attached: the file that a record of the kind ``file`` attaches.
             last: the run ends with it: try the server once more, however short ago it was found away.
         """
-        if not self.lost:
-            self._try(record, attached)
+        if self.link is not None:
+            self._try(self.link, record, attached)
         else:
             self._keep(record, attached)
             if last or time.monotonic() - self._tried > _RETRY_SECONDS:
@@ -50,18 +81,21 @@ class Delivery:
         if last:
             self._owning.close()
 
-    def _try(self, record: Record, attached: Path | None) -> None:
+    def _try(self, link: Link, record: Record, attached: Path | None) -> None:
         try:
-            _take(self.connection.client, self.run_id, {**record, "attached": str(attached)} if attached else record)
+            _take(link.connection.client, link.run_id, {**record, "attached": str(attached)} if attached else record)
         except AWAY as error:
-            self.lost, self._tried = True, time.monotonic()
-            self.reporter.warning(
-                f"MLflow at {without_password(self.connection.uri)} was lost: {first_line(error)} The rest of this run of "
-                f"`{self.step}` is kept in {self.spool.folder} and handed over when the server is back, at the latest by "
-                "the next tracked step; the step goes on and its output is complete."
-            )
-            self._owning.enter_context(self.spool.owned())
+            self._known, uri = link.connection, without_password(link.connection.uri)
+            self._lost(f"MLflow at {uri} was lost: {first_line(error)} The rest of this run of `{self.step}`")
             self._keep(record, attached)
+
+    def _lost(self, what: str) -> None:
+        self.link, self._tried = None, time.monotonic()
+        self.reporter.warning(
+            f"{what} is kept in {self.spool.folder} and handed over when the server is back, at the latest by the next "
+            "tracked step; the step goes on and its output is complete."
+        )
+        self._owning.enter_context(self.spool.owned())
 
     def _keep(self, record: Record, attached: Path | None) -> None:
         try:
@@ -72,17 +106,41 @@ class Delivery:
     def _hand_over(self) -> None:
         self._tried = time.monotonic()
         try:
-            self.spool.hand_over(lambda record: _take(self.connection.client, self.run_id, record))
+            connection = self._known or connect()
+            run_id, _ = _hand_over(connection, self.spool)
         except AWAY:
             return
-        self.lost = False
-        self.reporter.info(
-            f"MLflow at {without_password(self.connection.uri)} is back and has everything of `{self.step}`."
-        )
+        self.link = Link(connection, run_id)
+        self.reporter.info(f"MLflow at {without_password(connection.uri)} is back and has everything of `{self.step}`.")
+
+
+def spool_of_opening(server: str, key: str) -> Spool:
+    """The spool of a run that waits for being opened."""
+    return spool_of(server, f"{_UNOPENED}{key}")
+
+
+def _hand_over(connection: Connection, spool: Spool) -> tuple[str, int]:
+    """Give a run what was kept of it, and open it first if it could not be; its id, and how many records there were."""
+    key = spool.run_id.removeprefix(_UNOPENED) if spool.run_id.startswith(_UNOPENED) else None
+    known = None if key is None else run_of_key(connection, key)
+    run_id: str | None = spool.run_id if key is None else None if known is None else known.info.run_id
+
+    def take(record: Record) -> None:
+        nonlocal run_id
+        if record["kind"] == "begin":
+            opening = Opening(**{name: record[name] for name in Opening.__dataclass_fields__})
+            run_id = open_run(connection, opening, known).run_id
+        elif run_id is None:
+            raise MlflowException("what would open it was not kept.")
+        else:
+            _take(connection.client, run_id, record)
+
+    num_taken = spool.hand_over(take)
+    return str(run_id), num_taken
 
 
 def _take(client: MlflowClient, run_id: str, record: Record) -> None:
-    """Put a record into a run.
+    """Put a record into a run; one of the kind ``begin``, which opens it, is not for here.
 
     Kinds: ``batch`` (``metrics``: rows of key, value, timestamp and step; ``tags``), ``text`` (``name``, ``text``),
     ``file`` (``attached``, ``folder``), ``end`` (``status``, ``end_ms``). Taken twice, each leaves the run as it was.
@@ -124,12 +182,13 @@ def deliver_all_kept(connection: Connection, reporter: Reporter) -> int:
             if not ours or not spool:
                 continue
             try:
-                taken += spool.hand_over(lambda record, run=spool.run_id: _take(connection.client, run, record))  # type: ignore[misc]
+                run_id, num_taken = _hand_over(connection, spool)
             except AWAY as error:
                 reporter.warning(
                     f"{spool.folder}: kept for MLflow's run {spool.run_id}, but not taken: {first_line(error)} It stays for "
                     "the next time; delete the folder if that run is gone for good."
                 )
                 continue
-            reporter.info(f"MLflow: what was kept of run {spool.run_id} is delivered.")
+            taken += num_taken
+            reporter.info(f"MLflow: what was kept of run {run_id} is delivered.")
     return taken

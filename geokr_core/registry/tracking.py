@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import re
 import subprocess
 import tempfile
@@ -13,31 +12,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import pandas as pd
-import psutil
-from mlflow.entities import Param, Run, RunTag
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking import MlflowClient
 
 from geokr_core import __version__
-from geokr_core.registry.delivery import Delivery, deliver_all_kept
-from geokr_core.registry.server import AWAY, Connection, connect, first_line, tracking_uri, without_password
+from geokr_core.registry.delivery import Delivery, Link, deliver_all_kept, spool_of_opening
+from geokr_core.registry.runs import MAX_PARAM_CHARS, Opening, open_run, process_tags
+from geokr_core.registry.server import AWAY, Connection, connect, tracking_uri, without_password
 from geokr_core.reporter import Advance, Reporter, TeeReporter
 from geokr_core.spool import spool_of
 from geokr_core.summary import Summary
 
 UI_VARIABLE: Final = "GEOKR_MLFLOW_UI_URL"
 DATA_VERSION_TAG: Final = "geokr/data_version"
-FINGERPRINT_TAG: Final = "geokr/fingerprint"
-"""Digest of everything that a step depends on: by it a step that is gone on with finds the run it began."""
-
-_PROCESS_TAG: Final = "geokr/process"
-"""Host, process id and its start: whether a run that says it is running still has somebody who runs it."""
-_ATTEMPT_TAG: Final = "geokr/attempt"
-_SIGN_OF_LIFE: Final = "system/cpu_utilization_percentage"
-_SILENCE_SECONDS: Final = 300.0
-_MAX_PARAM_CHARS: Final = 500
 _BATCH: Final = 500
 """Metrics a request; MLflow takes 1000."""
 _FLUSH_SECONDS: Final = 5.0
@@ -115,21 +104,21 @@ def metric_key(name: str) -> str:
 
 @dataclass
 class TrackedRun:
-    """The MLflow run of one materialisation, or nothing where MLflow could not be reached.
+    """The MLflow run of one materialisation.
 
     Attributes:
         reporter: tells the given reporter and MLflow.
-        run_id: MLflow's id, or None.
-        url: page of the run in the browser; ``runs:/<id>`` where MLflow has no server; None where untracked.
+        run_id: MLflow's id; None where MLflow could not be reached, and the run is opened when it is back.
+        url: page of the run in the browser; ``runs:/<id>`` where MLflow has no server; None where there is no run yet.
         log_name: artifact that gets the lines of this attempt; those of earlier ones stay.
     """
 
     reporter: Reporter
-    run_id: str | None = None
-    url: str | None = None
-    log_name: str = "log.txt"
-    _delivery: Delivery | None = None
-    _curves: _MlflowReporter | None = None
+    run_id: str | None
+    url: str | None
+    log_name: str
+    _delivery: Delivery
+    _curves: _MlflowReporter
     _monitor: SystemMetricsMonitor | None = None
 
     def finish(self, summary: Summary, data_version: str) -> None:
@@ -140,8 +129,6 @@ class TrackedRun:
             data_version: data version of its output.
         """
         delivery, curves = self._delivery, self._curves
-        if delivery is None or curves is None or self.run_id is None:
-            return
         now = int(time.time() * 1000)
         curves.flush()
         # A figure that ends a curve is put at the curve's last step, where MLflow takes the latest value from.
@@ -167,24 +154,21 @@ class TrackedRun:
             self.log_file(path)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Attach a file to the run, if it is tracked.
+        """Attach a file to the run.
 
         Args:
             path: the file.
             folder: folder within the run's artifacts.
         """
-        if self._delivery is not None and self.run_id is not None:
-            self._delivery.send({"kind": "file", "folder": folder}, path)
+        self._delivery.send({"kind": "file", "folder": folder}, path)
 
     def _close(self, status: str, error: BaseException | None) -> None:
         delivery, curves = self._delivery, self._curves
-        if delivery is None or curves is None or self.run_id is None:
-            return
         curves.flush()
         if self._monitor is not None:
             self._monitor.finish()  # type: ignore[no-untyped-call]
         if error is not None:
-            text = f"{type(error).__name__}: {error}"[:_MAX_PARAM_CHARS]
+            text = f"{type(error).__name__}: {error}"[:MAX_PARAM_CHARS]
             delivery.send({"kind": "batch", "tags": {"geokr/error": text}})
         if curves.lines:
             delivery.send({"kind": "text", "name": self.log_name, "text": "\n".join(curves.lines) + "\n"})
@@ -202,7 +186,8 @@ def track_step(
     """Open one MLflow run for the block, with parameters, tags and system metrics.
 
     The run ends as FINISHED, as FAILED if the block raises an exception, as KILLED if it is interrupted. Where MLflow
-    cannot be reached, now or later, the reporter hears a warning and the block goes on untracked.
+    cannot be reached, now or later, the reporter hears a warning and the block goes on; what there is to record waits in
+    files, and the run is opened when the server is back.
 
     Args:
         step: name of the run.
@@ -229,88 +214,46 @@ def track_step(
 
 
 def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str], reporter: Reporter) -> TrackedRun:
+    opening = Opening(uuid4().hex, step, _all_tags(step, tags), _as_json(parameters), int(time.time() * 1000))
+    try:
+        connection = connect()
+        deliver_all_kept(connection, reporter)
+        opened = open_run(connection, opening)
+    except AWAY as error:
+        delivery = Delivery(spool_of_opening(tracking_uri(), opening.key), step, reporter)
+        delivery.begin_later(opening, error)
+        curves = _MlflowReporter(delivery)
+        return TrackedRun(TeeReporter(reporter, curves), None, None, f"log_{opening.key[:8]}.txt", delivery, curves)
+    run_id = opened.run_id
+    if opened.attempt > 1:
+        reporter.info(f"{step}: going on with MLflow's run {run_id}")
+    delivery = Delivery(spool_of(connection.uri, run_id), step, reporter, Link(connection, run_id))
+    curves = _MlflowReporter(delivery)
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=5, tracking_uri=connection.uri)  # type: ignore[no-untyped-call]
+    monitor.start()  # type: ignore[no-untyped-call]
+    log_name = "log.txt" if opened.attempt == 1 else f"log_attempt_{opened.attempt}.txt"
+    page = _page(connection, run_id)
+    return TrackedRun(TeeReporter(reporter, curves), run_id, page, log_name, delivery, curves, monitor)
+
+
+def _all_tags(step: str, tags: Mapping[str, str]) -> Mapping[str, str]:
     dagster = {"dagster/run_id": os.environ["DAGSTER_RUN_ID"]} if os.environ.get("DAGSTER_RUN_ID") else {}
     sha = git_sha()
-    all_tags = {
+    return {
         "geokr/step": step,
         "geokr/git_sha": sha,
         "geokr/version": __version__,
         "mlflow.source.name": f"geokr/{step}",
         "mlflow.source.git.commit": sha.removesuffix("+dirty"),
-        _PROCESS_TAG: _process_mark(os.getpid()),
-        _ATTEMPT_TAG: "1",
+        **process_tags(),
         **dagster,
         **tags,
     }
-    try:
-        connection = connect()
-        deliver_all_kept(connection, reporter)
-        unfinished = _unfinished(connection, all_tags)
-        if unfinished is not None:
-            run_id = unfinished.info.run_id
-            all_tags[_ATTEMPT_TAG] = str(int(unfinished.data.tags.get(_ATTEMPT_TAG, "1")) + 1)
-            _reopen(connection.client, unfinished, all_tags)
-            reporter.info(f"{step}: going on with MLflow's run {run_id}")
-        else:
-            run_id = connection.client.create_run(connection.experiment_id, tags=all_tags, run_name=step).info.run_id
-        _log_parameters(connection.client, run_id, parameters)
-    except AWAY as error:
-        reporter.warning(
-            f"MLflow at {without_password(tracking_uri())} cannot be reached: {first_line(error)} This run of `{step}` goes on "
-            "untracked: its parameters, curves and system metrics will not be in MLflow; output and summary are written "
-            "as always. To have it recorded, start the server (or set MLFLOW_TRACKING_URI) and run the step again "
-            "with --force."
-        )
-        return TrackedRun(reporter)
-    delivery = Delivery(connection, run_id, step, reporter, spool_of(connection.uri, run_id))
-    curves = _MlflowReporter(delivery)
-    monitor = SystemMetricsMonitor(run_id, sampling_interval=5, tracking_uri=connection.uri)  # type: ignore[no-untyped-call]
-    monitor.start()  # type: ignore[no-untyped-call]
-    attempt = all_tags[_ATTEMPT_TAG]
-    log_name = "log.txt" if attempt == "1" else f"log_attempt_{attempt}.txt"
-    page = _page(connection, run_id)
-    return TrackedRun(TeeReporter(reporter, curves), run_id, page, log_name, delivery, curves, monitor)
 
 
-def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:
-    """The newest run of the same step and fingerprint that did not end well and that nobody runs any more."""
-    mark = tags.get(FINGERPRINT_TAG)
-    if mark is None:
-        return None
-    same = f"tags.`{FINGERPRINT_TAG}` = '{mark}' AND tags.`geokr/step` = '{tags['geokr/step']}'"
-    found = connection.client.search_runs(
-        [connection.experiment_id], f"{same} AND attributes.status != 'FINISHED'", order_by=["start_time DESC"]
-    )
-    return next((run for run in found if run.info.status != "RUNNING" or _is_left(connection.client, run)), None)
-
-
-def _process_mark(pid: int) -> str:
-    return f"{platform.node()}/{pid}/{psutil.Process(pid).create_time():.2f}"
-
-
-def _is_left(client: MlflowClient, run: Run) -> bool:
-    """Whether the process of a run that says it is running is gone.
-
-    On this machine one can look; one of another machine is taken for gone when its system metrics have long stopped.
-    """
-    mark = run.data.tags.get(_PROCESS_TAG, "")
-    host, _, process = mark.partition("/")
-    if host != platform.node():
-        signs = client.get_metric_history(run.info.run_id, _SIGN_OF_LIFE)
-        last_ms = max([run.info.start_time, *(sign.timestamp for sign in signs)])
-        return bool(time.time() - last_ms / 1000 > _SILENCE_SECONDS)
-    try:
-        return _process_mark(int(process.partition("/")[0])) != mark
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _reopen(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
-    run_id = run.info.run_id
-    client.update_run(run_id, status="RUNNING")
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    if "geokr/error" in run.data.tags:
-        client.delete_tag(run_id, "geokr/error")
+def _as_json(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    plain: Mapping[str, Any] = json.loads(json.dumps(dict(parameters), default=str))
+    return plain
 
 
 def _page(connection: Connection, run_id: str) -> str:
@@ -318,19 +261,3 @@ def _page(connection: Connection, run_id: str) -> str:
     if not base.startswith(("http://", "https://")):
         return f"runs:/{run_id}"
     return f"{without_password(base).rstrip('/')}/#/experiments/{connection.experiment_id}/runs/{run_id}"
-
-
-def _log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
-    flat = [Param(key[:250], value) for key, value in _flattened(parameters)]
-    for start in range(0, len(flat), 100):  # MLflow's limit a request
-        client.log_batch(run_id, params=flat[start : start + 100])
-    client.log_dict(run_id, json.loads(json.dumps(dict(parameters), default=str)), "params.json")
-
-
-def _flattened(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in parameters.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            yield f"{prefix}{name}", text[:_MAX_PARAM_CHARS]

@@ -655,7 +655,7 @@ def test_absent_server_is_a_warning_and_the_step_goes_on(monkeypatch: pytest.Mon
     assert (run.run_id, run.url) == (None, None)
     assert len(listener.warnings) == 1
     assert "http://127.0.0.1:9" in listener.warnings[0]
-    assert "--force" in listener.warnings[0]
+    assert "is kept in" in listener.warnings[0]
     assert listener.points == [(1, {"loss": 1.0})]
 
 
@@ -708,6 +708,62 @@ def test_what_a_run_kept_is_delivered_by_the_next_one(
     assert [info.path for info in server.list_artifacts(run.run_id, "examples")] == ["examples/a.png"]
     # A run that no longer exists cannot be delivered to, and must not keep others from being tracked.
     assert any("not taken" in warning for warning in listener.warnings)
+
+
+@pytest.mark.parametrize("back", ["meanwhile", "later"])
+def test_a_run_that_begins_while_the_server_is_away_is_opened_when_it_is_back(
+    back: str, server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dies(BaseException):
+        pass
+
+    tags = {registry.FINGERPRINT_TAG: "f1"}
+    with pytest.raises(Dies), registry.track_step("pretraining", {"steps": 2}, tags, RecordingReporter()) as first:
+        first.reporter.metrics({"loss": 2.0}, step=1)
+        raise Dies
+    listener = RecordingReporter()
+
+    def refused(*_: object, **__: object) -> None:
+        raise MlflowException("connection refused")
+
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "get_experiment_by_name", refused)
+        with registry.track_step("pretraining", {"steps": 2}, tags, listener) as run:
+            assert (run.run_id, run.url) == (None, None)
+            run.reporter.metrics({"loss": 1.0}, step=2)
+            run.reporter.picture("examples/a.png", b"a picture")
+            run.finish(Summary({"train_kl": 0.5}), "abc.dir")
+            if back == "meanwhile":
+                away.undo()
+    assert len(listener.warnings) == 1
+    assert any("is back" in message for message in listener.infos) == (back == "meanwhile")
+    registry.deliver_kept(RecordingReporter())
+    # The curve of the run that was killed goes on in it, and nothing is left behind.
+    found = server.get_run(first.run_id)
+    assert found.info.status == "FINISHED"
+    assert [(m.step, m.value) for m in server.get_metric_history(first.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert found.data.metrics["train_kl"] == 0.5
+    assert found.data.params["steps"] == "2"
+    assert [info.path for info in server.list_artifacts(first.run_id, "examples")] == ["examples/a.png"]
+    assert registry.deliver_kept(RecordingReporter()) == 0
+    assert not list((tmp_path / "spool").rglob("records.jsonl"))
+
+
+def test_a_run_that_was_opened_before_the_server_was_lost_again_is_not_opened_twice(
+    server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise MlflowException("connection reset")
+
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "log_dict", lost)  # the run is there, its parameters are not yet all told
+        with registry.track_step("pretraining", {"steps": 2}, {"mine": "twice"}, RecordingReporter()) as run:
+            run.reporter.metrics({"loss": 1.0}, step=1)
+    registry.deliver_kept(RecordingReporter())
+    experiment = server.get_experiment_by_name(registry.EXPERIMENT)
+    (found,) = server.search_runs([experiment.experiment_id], "tags.mine = 'twice'")
+    assert found.info.status == "FINISHED"
+    assert [info.path for info in server.list_artifacts(found.info.run_id)][-1] == "params.json"
 
 
 @pytest.mark.slow
