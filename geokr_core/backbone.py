@@ -64,8 +64,9 @@ _FIRST_LAYER: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 _RGB: Final = ("red", "green", "blue")
-_BANDS_KEY: Final = "bands"
 """Order of the input channels of weights trained on photographs."""
+_BANDS_KEY: Final = "bands"
+"""Entry of a safetensors header: names of the input channels, with commas between."""
 
 
 def build(architecture: str, in_channels: int = 3) -> nn.Module:

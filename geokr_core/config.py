@@ -317,10 +317,13 @@ class PretrainingConfig(Section):
         "geokr",
         description="recipe that every method but `paper` starts from; `continued`: from given weights, which it holds on to; `enlarged`: from given weights, which it teaches to see small chips as they see enlarged ones",
     )
-    architecture: Architecture = "resnet18"
+    architecture: Architecture = Field(
+        "resnet18",
+        description="backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `vgg16_bn`, `squeezenet1_1`, `convnext_tiny`, `swin_t` or `vit_small_patch16_224`",
+    )
     initial_weights: Literal["imagenet"] | Path | None = Field(
         None,
-        description="file of weights to start from, by the upstream's key names; `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
+        description="file of weights to start from, by the upstream's key names, for the bands that it names itself (red, green and blue where it names none); `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="one pretraining a seed; the first one becomes the backbone"

@@ -1,6 +1,6 @@
 """The mean teacher: a running average of the student that is never trained itself, and when it moves.
 
-What the teacher's predictions are used for is decided in ``losses`` and ``pretrain``.
+What the teacher's predictions are used for is decided in ``methods.land_cover``, when it moves in ``training``.
 """
 
 import copy

@@ -44,8 +44,7 @@ def _history(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["squeezenet1_1", "resnet18"])
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_two_processes_learn_what_one_learns_and_agree_on_the_teacher(architecture: str, tmp_path: Path) -> None:
     data = make_levir_kr(tmp_path / "store", num_chips=48, chip_size_px=32)
     config = PretrainingConfig(

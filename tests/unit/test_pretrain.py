@@ -3,10 +3,12 @@
 import csv
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +261,38 @@ def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: L
     assert [step for step, _ in reporter.points] == list(range(checkpoint + 1, 13)), killed_at
     for name in ("geokr-seed0/backbone.safetensors", "history.csv"):
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
+    config = _config(architecture="resnet18", steps=40, log_every=1, checkpoint_every=1)
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
+    arguments = [config.model_dump_json(), str(data.folder), str(tmp_path / "resumed"), str(tmp_path / "ck")]
+    waits = []
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env={**os.environ, "KILLED_AT": "0"})
+        before = set((tmp_path / "ck").rglob("checkpoint_*"))
+        while process.poll() is None and set((tmp_path / "ck").rglob("checkpoint_*")) <= before:
+            time.sleep(0.005)
+        waits.append(random.uniform(0, 0.5))
+        time.sleep(waits[-1])  # in a step, in the middle of writing a checkpoint, between the two
+        process.kill()
+        process.wait()
+    pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", RecordingReporter())
+    assert data_version(tmp_path / "straight") == data_version(tmp_path / "resumed"), waits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["convnext_tiny", "swin_t", "vit_small_patch16_224"])
+def test_networks_that_drop_layers_at_random_resume_to_the_same_bytes(
+    architecture: str, data: LevirKR, tmp_path: Path
+) -> None:
+    config = _config(architecture=architecture, steps=4, batch_size=4, log_every=1, checkpoint_every=2)
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
+    with pytest.raises(Killed):
+        pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer(3))
+    pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", RecordingReporter())
+    assert data_version(tmp_path / "straight") == data_version(tmp_path / "resumed")
 
 
 def test_curves_are_passed_on_before_a_checkpoint_says_that_they_were(data: LevirKR, tmp_path: Path) -> None:
@@ -678,11 +712,9 @@ def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> N
 def test_every_open_field_of_the_configuration_reaches_the_recipe() -> None:
     open_fields = {name for name, f in PretrainingConfig.model_fields.items() if f.default is None}
     augmentation = {field for field in open_fields if field in Strength.__dataclass_fields__}
-    of_reading = {
-        "initial_weights",
-        "shuffle_window_chips",
-    }  # no choices of a method: what is started from, and read when
-    assert open_fields - of_reading - augmentation <= set(Recipe.__dataclass_fields__)
+    # No choices of a method: what is started from, in which order chips are read, how often they are judged.
+    of_no_method = {"initial_weights", "shuffle_window_chips", "validate_every"}
+    assert open_fields - of_no_method - augmentation <= set(Recipe.__dataclass_fields__)
 
 
 def _seen(run: training.Run, step: int = 1) -> Seen:
