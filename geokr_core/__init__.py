@@ -10,7 +10,7 @@ Floors, lowest first; imports only run downwards, and never to Dagster (`make li
 3. data set: ``catalogue``, ``levir_kr``
 4. learning: ``backbone``, ``teacher``, ``anchor``, ``losses``, ``augment``, ``batches``, ``checkpoint``, ``distributed``,
    ``runtime``, ``watch``; ``methods`` (the registry alone), ``presets``; what is in ``methods``; ``schedules``,
-   ``signs``, ``training``, ``pretrain``
+   ``signs``, ``run``, ``resuming``, ``training``, ``pretrain``
 5. judging: ``bundle`` with its ``loader`` (what is judged is what is delivered), ``tasks``, ``probe``, ``finetune``,
    ``statistics``, ``promotion`` (the rule alone), ``evaluate``, ``charts``, ``task_sections``, ``report``
 6. delivering: ``registry`` (the one package that knows MLflow)

@@ -19,8 +19,8 @@ from geokr_core.batches import batch_rows
 from geokr_core.config import EvaluationConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.probe import EXTRACTION_BATCH
+from geokr_core.runtime import Runtime
 from geokr_core.tasks.stopwatch import computing
-from geokr_core.training import Runtime
 
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05

@@ -29,10 +29,12 @@ from geokr_core.losses import constant_kl, label_weights
 from geokr_core.methods.network import Network
 from geokr_core.presets import Recipe, resolve
 from geokr_core.reporter import Reporter
+from geokr_core.resuming import drop_progress
+from geokr_core.run import Run, State
 from geokr_core.runtime import Runtime, runtime_of
 from geokr_core.signs import Judged
 from geokr_core.summary import Number, Summary
-from geokr_core.training import Run, State, delivered, drop_progress, judged, train
+from geokr_core.training import delivered, judged, train
 from geokr_core.watch import Clock
 
 HISTORY_COLUMNS: Final = (
@@ -75,7 +77,7 @@ def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: 
     """
     data = open_levir_kr(levir_kr)
     with joined(config.device) as world:
-        runs = list(_runs(config, data, checkpoints, world))
+        runs = list(runs_of(config, data, checkpoints, world))
         _mention_strangers(checkpoints, runs, reporter)
         _mention_precision(runs, reporter)
         clocks = []
@@ -101,7 +103,7 @@ def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path
 
     Under ``torchrun`` these are the runs of as many processes; the first one alone may call it.
     """
-    for run in _runs(config, open_levir_kr(levir_kr), checkpoints, world_of_environment()):
+    for run in runs_of(config, open_levir_kr(levir_kr), checkpoints, world_of_environment()):
         shutil.rmtree(run.folder / _FINISHED, ignore_errors=True)
 
 
@@ -133,7 +135,19 @@ def _mention_precision(runs: Sequence[Run], reporter: Reporter) -> None:
             return
 
 
-def _runs(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: World | None = None) -> Iterator[Run]:
+def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: World | None = None) -> Iterator[Run]:
+    """The runs that a section asks for, variant by variant and seed by seed, with all that each learns from.
+
+    Args:
+        config: the section ``pretraining`` of the parameter file.
+        data: the frozen data set.
+        checkpoints: folder in which each run gets one of its own.
+        world: the processes that train together; None: this one alone.
+
+    Raises:
+        ConfigError: a variant cannot be trained as it is asked for.
+        TrainingError: there are no chips to train on.
+    """
     train_rows, validation_rows = data.rows_of("train"), data.rows_of("validation")
     if len(train_rows) < 2:
         raise TrainingError(

@@ -20,9 +20,9 @@ from geokr_core.augment import Normalisation
 from geokr_core.backbone import Features
 from geokr_core.config import EvaluationConfig
 from geokr_core.errors import EvaluationError
+from geokr_core.runtime import Runtime
 from geokr_core.tasks import Start
 from geokr_core.tasks.stopwatch import computing
-from geokr_core.training import Runtime
 
 EXTRACTION_BATCH = 256
 HISTOGRAM_BINS = 16

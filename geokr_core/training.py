@@ -1,244 +1,42 @@
 """One pretraining run: the loop that every method shares, with its curves and its checkpoints.
 
-What a method minimises is in ``methods``; which runs there are and what is kept of them in ``pretrain``; the numbers of
-a recipe in ``presets``.
+What a run is made of is in ``run``, its checkpoints in ``resuming``; what a method minimises in ``methods``; which runs there
+are and what is kept of them in ``pretrain``; the numbers of a recipe in ``presets``.
 """
 
 import copy
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from geokr_core import schedules
 from geokr_core.anchor import (
-    SPREAD_CHIPS,
     distance,
-    frozen_copy,
     interpolate,
     last_stage_angle,
     last_stage_cells,
     maps_of,
     pooled,
-    spread,
     weight_distance,
 )
 from geokr_core.augment import Geometry, Normalisation, cells_under, colour_view, draw, geometry_of, seen
-from geokr_core.backbone import load_initial_weights, load_weights, save_weights
+from geokr_core.backbone import load_weights, save_weights
 from geokr_core.batches import Batch, Windows, batch_rows, prefetched, reader
-from geokr_core.checkpoint import checkpoint_path, load_checkpoint, newest_first, prune, save_checkpoint
-from geokr_core.config import Method, PretrainingConfig
-from geokr_core.distributed import World
-from geokr_core.errors import TrainingError
-from geokr_core.levir_kr import LevirKR
 from geokr_core.losses import CELLS_HALF_WEIGHT
-from geokr_core.methods.contrastive import ContrastiveObjective
-from geokr_core.methods.land_cover import LandCoverObjective, teacher_predicts
+from geokr_core.methods.land_cover import teacher_predicts
 from geokr_core.methods.network import Network, Outputs
-from geokr_core.methods.objective import Objective, Seen
-from geokr_core.presets import Recipe
+from geokr_core.methods.objective import Seen
 from geokr_core.reporter import Advance, Reporter
-from geokr_core.runtime import Runtime as Runtime  # evaluation knows it by this module's name
-from geokr_core.signs import Judged, even_selection, example_picture, judge
-from geokr_core.teacher import Teacher, released_update_steps, warmed_up_momentum
+from geokr_core.resuming import best_path, resume, save
+from geokr_core.run import Run, State, begin
+from geokr_core.signs import Judged, example_picture, judge
+from geokr_core.teacher import warmed_up_momentum
 from geokr_core.watch import Clock, LossWatch
-
-_BEST: Final = "best.safetensors"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run and all it learns from.
-
-    Attributes:
-        config: the section of the parameter file, as the variant has it.
-        recipe: ``config`` and the method with nothing left open.
-        runtime: device and precision.
-        world: the processes that train it together.
-        data: the chips.
-        variant: name of the variant.
-        method: what it does.
-        seed: of initialisation, order and augmentation.
-        labels: float32 (N, K) on the device: what each chip of the catalogue is held to, already
-            shuffled where the method says so.
-        weights: float32 (N,) on the device: how much each label counts; None: all alike.
-        num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
-        label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
-        train_rows: int64, rows to train on.
-        validation_rows: int64, rows held out; may be none.
-        fingerprint: digest of everything that the result depends on.
-        folder: where checkpoints of this run go.
-        is_first: the run whose curves bear plain names.
-    """
-
-    config: PretrainingConfig
-    recipe: Recipe
-    runtime: Runtime
-    world: World
-    data: LevirKR
-    variant: str
-    method: Method
-    seed: int
-    labels: Tensor
-    weights: Tensor | None
-    num_cells: Tensor
-    label_rows: np.ndarray
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
-    fingerprint: str
-    folder: Path
-    is_first: bool
-
-    @property
-    def name(self) -> str:
-        """Folder name of the run."""
-        return f"{self.variant}-seed{self.seed}"
-
-    def normalisation(self) -> Normalisation:
-        """Channel statistics on the device."""
-        mean, std = (
-            torch.from_numpy(v).to(self.runtime.device) for v in (self.data.channel_mean, self.data.channel_std)
-        )
-        return Normalisation(mean, std)
-
-    def places(self) -> Tensor:
-        """int64: places within a batch of the chips that this process learns from."""
-        return torch.arange(self.world.rank, self.config.batch_size, self.world.size)
-
-
-class StudentPass:
-    """The student's forward pass in the run's precision, and what it last said, for what holds it to its start.
-
-    Attributes:
-        images: what was seen last.
-        said: what was said of it.
-    """
-
-    def __init__(self, student: Network, run: Run) -> None:
-        """Distribute and compile where that is asked for; the network itself stays as it is, for judging and saving."""
-        self._runtime = run.runtime
-        self._distributed: DistributedDataParallel | None = None
-        if run.world.size > 1:
-            devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
-            self._distributed = DistributedDataParallel(student, device_ids=devices)
-        module = self._distributed or student
-        on_gpu = run.runtime.device.type == "cuda"
-        compiled = run.config.compile == "on" or (run.config.compile == "auto" and on_gpu)
-        self._module: Callable[[Tensor], Outputs] = torch.compile(module) if compiled else module
-        self.images: Tensor | None = None
-        self.said: Outputs | None = None
-
-    def __call__(self, images: Tensor) -> Outputs:
-        """Outputs of normalised float32 images (B, C, H, W)."""
-        with self._runtime.autocast():
-            said = self._module(images)
-        self.images, self.said = images, said
-        return said
-
-    def without_exchange(self) -> AbstractContextManager[None]:
-        """Context in which gradients stay with this process, for all but the last part of a batch."""
-        return nullcontext() if self._distributed is None else self._distributed.no_sync()
-
-
-@dataclass
-class State:
-    """All that changes while a run trains; a checkpoint holds exactly this and the state of torch's generators.
-
-    Attributes:
-        student: the network that is trained.
-        forward: its forward pass.
-        teacher: its average.
-        objective: what is minimised.
-        optimiser: Adam or AdamW over the student.
-        start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
-        spread: variance of each channel of what it says, where the recipe measures in these; never in a checkpoint.
-        update_steps: steps at which the teacher moves; None: every step.
-        terms: names of what is averaged between two points of the curves.
-        sums: float32 (T,) on the device, sums of ``terms`` since the last point of the curves.
-        num_summed: steps in ``sums``.
-        step: steps done.
-        teacher_updates: times the teacher moved.
-        teacher_momentum: momentum of its last move.
-        teacher_initial_fraction: share of its starting weights that is left in it, the product of all momenta.
-        best_kl: least validation KL that was measured; infinite before the first.
-        best_step: the step it was measured at.
-        history: points of the curves.
-    """
-
-    student: Network
-    forward: StudentPass
-    teacher: Teacher[Network]
-    objective: Objective
-    optimiser: torch.optim.Optimizer
-    start: nn.Module | None
-    spread: list[Tensor]
-    update_steps: frozenset[int] | None
-    terms: tuple[str, ...]
-    sums: Tensor
-    num_summed: int = 0
-    step: int = 0
-    teacher_updates: int = 0
-    teacher_momentum: float = 0.0
-    teacher_initial_fraction: float = 1.0
-    best_kl: float = float("inf")
-    best_step: int = 0
-    history: list[dict[str, float | None]] = field(default_factory=list)
-
-    def transferred(self, recipe: Recipe) -> Network:
-        """The network that becomes the backbone."""
-        return self.teacher.network if recipe.transfer == "teacher" else self.student
-
-
-# --- the start --------------------------------------------------------------------------------------------------------
-
-
-def begin(run: Run) -> State:
-    """The state before the first step.
-
-    Raises:
-        BackboneError: ``initial_weights`` do not fit.
-    """
-    config, recipe, device = run.config, run.recipe, run.runtime.device
-    student = Network(config.architecture, len(run.data.bands), run.labels.shape[1], recipe)
-    if config.initial_weights is not None:
-        load_initial_weights(student.backbone, config.initial_weights, config.architecture, run.data.bands)
-    if run.world.size > 1 and device.type == "cuda":
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
-    student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    held = recipe.anchor_weight > 0 or recipe.interpolation < 1
-    start = frozen_copy(student.backbone) if held else None
-    in_own_units = recipe.anchor in ("stages", "cells") and recipe.anchor_weight > 0
-    channels = _spread_of(run, start) if start is not None and in_own_units else []
-    steps = None
-    if recipe.teacher_schedule == "released":
-        steps = frozenset(released_update_steps(config.batch_size, config.steps))
-    objective: Objective
-    if recipe.is_contrastive:
-        objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
-    else:
-        objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
-    terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
-    teacher = Teacher(student, recipe.batchnorm)
-    forward = StudentPass(student, run)
-    sums = torch.zeros(len(terms), device=device)
-    optimiser = make_optimiser(student, recipe)
-    return State(student, forward, teacher, objective, optimiser, start, channels, steps, terms, sums)
-
-
-def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam or AdamW over a network, see `schedules.parameter_groups`."""
-    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
-    # Fused: one kernel over all parameters, on the CPU and on CUDA.
-    return kind(schedules.parameter_groups(student, recipe), lr=recipe.learning_rate, fused=True)
 
 
 def learning_rate(step: int, run: Run) -> float:
@@ -364,16 +162,6 @@ def _anchor_loss(run: Run, state: State) -> Tensor:
         return distance(pooled(said.stages), pooled(reference), state.spread)
     size = said.stages[-1].shape[2:]
     return distance(last_stage_cells(said.stages), last_stage_cells(reference, size), state.spread)
-
-
-def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
-    """Spread of what the start says of training chips without augmentation, enlarged as it sees them; alike everywhere."""
-    normalisation = run.normalisation()
-    rows = even_selection(run.train_rows, SPREAD_CHIPS)
-    parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
-    images = (torch.from_numpy(run.data.images(part)).to(run.runtime.device) for part in parts)
-    zoom, features = run.recipe.anchor_zoom, pooled if run.recipe.anchor == "stages" else last_stage_cells
-    return spread(features(maps_of(start, normalisation(part), run.runtime.autocast(), zoom)) for part in images)
 
 
 def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
@@ -557,7 +345,7 @@ def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, 
         if found.kl < state.best_kl:
             state.best_kl, state.best_step = found.kl, state.step
             if run.world.is_first and run.config.deliver == "best":
-                save_weights(state.transferred(run.recipe), run.folder / _BEST)
+                save_weights(state.transferred(run.recipe), best_path(run))
     state.history.append(point)
     state.sums.zero_()
     state.num_summed = 0
@@ -579,7 +367,7 @@ def _show_examples(run: Run, state: State, reporter: Reporter) -> None:
     reporter.picture(f"examples/{run.name}_step_{state.step:06d}.png", example_picture(run.data, found))
 
 
-# --- what is delivered, and checkpoints -------------------------------------------------------------------------------
+# --- what is delivered ------------------------------------------------------------------------------------------------
 
 
 def delivered(run: Run, state: State) -> tuple[Network, int]:
@@ -590,96 +378,8 @@ def delivered(run: Run, state: State) -> tuple[Network, int]:
     network, step = state.transferred(run.recipe), state.step
     if run.config.deliver == "best" and state.best_step:
         network, step = copy.deepcopy(network), state.best_step
-        load_weights(network, run.folder / _BEST)
+        load_weights(network, best_path(run))
     if run.recipe.interpolation < 1 and state.start is not None:
         network = copy.deepcopy(network)
         interpolate(network.backbone, state.start, run.recipe.interpolation)
     return network, step
-
-
-def save(run: Run, state: State) -> None:
-    """Write a checkpoint of a run and delete those that are too many; process 0 alone does.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    if not run.world.is_first:
-        return
-    tensors: dict[str, Tensor] = {"sums": state.sums, "rng.cpu": torch.get_rng_state()}
-    if run.runtime.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    tensors |= {f"student.{key}": value for key, value in state.student.state_dict().items()}
-    tensors |= {f"teacher.{key}": value for key, value in state.teacher.network.state_dict().items()}
-    tensors |= {f"objective.{key}": value for key, value in state.objective.state().items()}
-    for name, parameter in state.student.named_parameters():
-        moments: Mapping[str, Tensor] = state.optimiser.state[parameter]
-        tensors |= {f"optimiser.{name}.{key}": value for key, value in moments.items()}
-    scalars: dict[str, Any] = {key: getattr(state, key) for key in _SCALARS}
-    save_checkpoint(checkpoint_path(run.folder, state.step), run.fingerprint, tensors, scalars)
-    prune(run.folder, run.config.keep_checkpoints, state.step)
-
-
-_SCALARS: Final = (
-    "step", "num_summed", "teacher_updates", "teacher_momentum", "teacher_initial_fraction", "best_kl", "best_step",
-    "history",
-)  # fmt: skip
-
-
-def drop_progress(run: Run) -> None:
-    """Delete what a finished run needs no more; a batch that was kept because its loss was not finite stays."""
-    for path in [*newest_first(run.folder), run.folder / _BEST]:
-        path.unlink(missing_ok=True)
-
-
-def resume(run: Run, state: State, reporter: Reporter) -> None:
-    """Put the newest checkpoint of a run that can be used over its fresh state, if there is one.
-
-    One that cannot be used is reported and left alone; without any, the run starts afresh.
-
-    Raises:
-        TrainingError: the processes of the run do not go on from the same step.
-    """
-    _put_newest(run, state, reporter)
-    steps = float(run.world.mean(torch.tensor(float(state.step), device=run.runtime.device)))
-    if steps != state.step:
-        raise TrainingError(
-            f"{run.name}: process {run.world.rank} would go on after step {state.step}, others after another one "
-            f"(mean {steps:g}). All processes must read the same checkpoints: keep {run.folder} on a disk that they share."
-        )
-
-
-def _put_newest(run: Run, state: State, reporter: Reporter) -> None:
-    for path in newest_first(run.folder):
-        try:
-            checkpoint = load_checkpoint(path, run.fingerprint)
-        except TrainingError as error:
-            reporter.warning(f"{run.name}: passing over a checkpoint: {error}")
-            continue
-        _restore(run, state, checkpoint.tensors)
-        for key in _SCALARS:
-            setattr(state, key, checkpoint.scalars[key])
-        reporter.info(f"{run.name}: going on after step {state.step}")
-        return
-
-
-def _restore(run: Run, state: State, tensors: Mapping[str, Tensor]) -> None:
-    state.student.load_state_dict(_below("student.", tensors))
-    state.teacher.network.load_state_dict(_below("teacher.", tensors))
-    state.objective.restore(_below("objective.", tensors))
-    for name, parameter in state.student.named_parameters():
-        restored = {}
-        for key, value in _below(f"optimiser.{name}.", tensors).items():
-            # The fused kernels walk raw memory: moments must lie as their parameter lies (channels_last), whereas
-            # the file holds them in plain order.
-            like = torch.empty_like(parameter) if value.shape == parameter.shape else value.to(parameter.device)
-            restored[key] = like.detach().copy_(value)
-        if restored:  # none yet where the head alone has learned
-            state.optimiser.state[parameter] = restored
-    state.sums.copy_(tensors["sums"])
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

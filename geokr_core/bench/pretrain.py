@@ -23,7 +23,8 @@ from geokr_core.config import Architecture, PretrainingConfig
 from geokr_core.levir_kr import LevirKR
 from geokr_core.methods.network import Network
 from geokr_core.methods.objective import Seen
-from geokr_core.pretrain import _runs
+from geokr_core.pretrain import runs_of
+from geokr_core.run import Run, begin
 from geokr_core.testing import make_levir_kr
 
 _PUBLISHED_IMAGES: Final = 1_431_950 * 10
@@ -77,8 +78,8 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     config = PretrainingConfig(
         architecture=scale.architecture, steps=10_000, batch_size=scale.batch_size, threads=threads, examples_every=0
     )
-    (run,) = _runs(config, data, folder / "checkpoints")
-    (plain,) = _runs(config.model_copy(update={"precision": "fp32"}), data, folder / "checkpoints")
+    (run,) = runs_of(config, data, folder / "checkpoints")
+    (plain,) = runs_of(config.model_copy(update={"precision": "fp32"}), data, folder / "checkpoints")
     with prefetched(training.reading(run), 1, 1 + 2 * scale.steps * (scale.rounds + 1)) as batches:
         ours = _ours(run, batches, scale)
         rounds = _interleaved({"ours": ours, "resident": _resident(run, scale)}, scale)
@@ -112,9 +113,9 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     )
 
 
-def _shares(run: training.Run, batch: Batch) -> dict[str, float]:
+def _shares(run: Run, batch: Batch) -> dict[str, float]:
     """Where the time of a step goes: each part timed by itself, the student's passes being what is left of the whole."""
-    state, normalisation = training.begin(run), run.normalisation()
+    state, normalisation = begin(run), run.normalisation()
     everything = slice(0, len(batch.rows))
     seen = training.seen_of(run, batch, everything, normalisation)
     losses = training.gradients(run, state, batch, normalisation)
@@ -170,8 +171,8 @@ def _settle() -> None:
         torch.cuda.synchronize()
 
 
-def _ours(run: training.Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None]:
-    state, normalisation = training.begin(run), run.normalisation()
+def _ours(run: Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None]:
+    state, normalisation = begin(run), run.normalisation()
 
     def work() -> None:
         for _ in range(scale.steps):
@@ -181,9 +182,9 @@ def _ours(run: training.Run, batches: Iterator[Batch], scale: Scale) -> Callable
     return work
 
 
-def _resident(run: training.Run, scale: Scale) -> Callable[[], None]:
+def _resident(run: Run, scale: Scale) -> Callable[[], None]:
     """The same networks, losses and optimiser on one batch that is normalised and on the device already."""
-    state, device = training.begin(run), run.runtime.device
+    state, device = begin(run), run.runtime.device
     shape = (scale.batch_size, len(run.data.bands), scale.size_px, scale.size_px)
     images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
     whole = Geometry(None, torch.zeros(scale.batch_size, dtype=torch.int64, device=device))
@@ -227,7 +228,7 @@ class _ChipByChip(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         return self._transform(image), self._transform(image), torch.tensor(self._data.proportions[row])
 
 
-def _first_loop(run: training.Run, scale: Scale) -> Callable[[], None]:
+def _first_loop(run: Run, scale: Scale) -> Callable[[], None]:
     device = run.runtime.device
     student = Network(scale.architecture, len(run.data.bands), len(run.data.classes)).to(device)
     teacher = Network(scale.architecture, len(run.data.bands), len(run.data.classes)).to(device).requires_grad_(False)
@@ -256,7 +257,7 @@ def _move(teacher: nn.Module, student: nn.Module) -> None:
         mine.mul_(0.99).add_(theirs, alpha=0.01)
 
 
-def _flops(run: training.Run, scale: Scale) -> float:
+def _flops(run: Run, scale: Scale) -> float:
     """Floating-point operations of one step, counted by torch: student forward and backward, teacher forward."""
     # The counter sees single operations, not what a compiler made of them.
     plain = run.config.model_copy(update={"compile": "off"})
@@ -266,7 +267,7 @@ def _flops(run: training.Run, scale: Scale) -> float:
     return float(counter.get_total_flops())
 
 
-def _matrix_product_speed(run: training.Run, scale: Scale) -> float:
+def _matrix_product_speed(run: Run, scale: Scale) -> float:
     """Floating-point operations a second of a large matrix product in the run's precision: what the machine can do."""
     size, kind = scale.matrix_size, torch.bfloat16 if run.runtime.bf16 else torch.float32
     a: Any = torch.randn(size, size, device=run.runtime.device, dtype=kind)

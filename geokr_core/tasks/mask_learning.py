@@ -23,13 +23,13 @@ from geokr_core.batches import batch_rows
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.files import data_version
+from geokr_core.runtime import Runtime
 from geokr_core.statistics import bootstrap_rows, percentile_interval
 from geokr_core.tasks import Cell, Measurement, Score, Start, fraction_of_labels
 from geokr_core.tasks.budget import Budget, budget_of, drawn, held_out, require_fine_tuned
 from geokr_core.tasks.mask_layouts import IGNORED, MaskSet, Recogniser, read_mask_set
 from geokr_core.tasks.pyramid import Pyramid
 from geokr_core.tasks.stopwatch import computing
-from geokr_core.training import Runtime
 
 WINDOW_BATCH: Final = 8
 OVERLAP: Final = 4

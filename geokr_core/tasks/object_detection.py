@@ -31,6 +31,7 @@ from geokr_core.batches import batch_rows
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.files import data_version
+from geokr_core.runtime import Runtime
 from geokr_core.statistics import bootstrap_rows, percentile_interval
 from geokr_core.tasks import RGB, Cell, Measurement, Score, Start, fraction_of_labels
 from geokr_core.tasks.box_layouts import BoxSet, read_box_set
@@ -38,7 +39,6 @@ from geokr_core.tasks.box_metrics import Boxes, Matched
 from geokr_core.tasks.budget import Budget, budget_of, drawn, held_out, require_fine_tuned
 from geokr_core.tasks.pyramid import Pyramid
 from geokr_core.tasks.stopwatch import computing
-from geokr_core.training import Runtime
 
 DEFAULT_SIZE_PX: Final = 512
 ANCHOR_CELLS: Final = {"faster_rcnn": 4.0, "retinanet": 2.0}

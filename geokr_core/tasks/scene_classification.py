@@ -25,9 +25,9 @@ from geokr_core.augment import Normalisation
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
 from geokr_core.files import data_version
+from geokr_core.runtime import Runtime
 from geokr_core.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
 from geokr_core.tasks import RGB, Cell, Features, Labels, Measurement, Score, Start, fraction_of_labels
-from geokr_core.training import Runtime
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 BANDS = RGB

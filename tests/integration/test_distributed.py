@@ -78,9 +78,9 @@ def test_two_processes_learn_what_one_learns_and_agree_on_the_teacher(architectu
 def test_processes_that_cannot_share_a_batch_are_refused(tmp_path: Path) -> None:
     from geokr_core.distributed import World
     from geokr_core.errors import ConfigError
-    from geokr_core.pretrain import _runs
+    from geokr_core.pretrain import runs_of
 
     data = make_levir_kr(tmp_path, num_chips=24)
     config = PretrainingConfig(architecture="squeezenet1_1", batch_size=9, steps=2, device="cpu")
     with pytest.raises(ConfigError, match="9 chips cannot be shared evenly among 2 processes"):
-        list(_runs(config, data, tmp_path / "ck", World(rank=0, size=2)))
+        list(runs_of(config, data, tmp_path / "ck", World(rank=0, size=2)))

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from geokr_core import backbone
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
+from geokr_core.runtime import Runtime
 from geokr_core.tasks import Cell, Start, open_task
 from geokr_core.tasks.cloud_snow import CloudSnowDetection, cloud_precision, cloud_recall, cloud_tables, screening
 from geokr_core.tasks.mask_layouts import IGNORED
@@ -28,7 +29,6 @@ from geokr_core.tasks.mask_learning import (
     window_weight,
 )
 from geokr_core.testing import make_mask_set
-from geokr_core.training import Runtime
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
 

@@ -28,8 +28,9 @@ from geokr_core.methods.land_cover import LandCoverObjective, largest_class
 from geokr_core.methods.network import Network, Outputs
 from geokr_core.methods.objective import Seen
 from geokr_core.presets import Recipe, resolve
-from geokr_core.pretrain import _runs, pretrain
+from geokr_core.pretrain import pretrain, runs_of
 from geokr_core.reporter import RecordingReporter
+from geokr_core.run import Run, begin
 from geokr_core.schedules import parameter_groups
 from geokr_core.testing import make_levir_kr
 
@@ -49,12 +50,12 @@ def _config(**changes: Any) -> PretrainingConfig:
     return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
 
 
-def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> training.Run:
+def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> Run:
     variants = ("geokr",) if method == "geokr" else ("geokr", method)
-    return list(_runs(_config(variants=variants, **changes), data, Path("unused")))[-1]
+    return list(runs_of(_config(variants=variants, **changes), data, Path("unused")))[-1]
 
 
-def _seen(run: training.Run, step: int = 1) -> Seen:
+def _seen(run: Run, step: int = 1) -> Seen:
     batch = training.reading(run)(step)
     return training.seen_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
@@ -183,7 +184,7 @@ def test_variants_may_differ_in_single_settings_even_in_the_architecture(data: L
 
 def test_a_variant_may_have_seeds_of_its_own(data: LevirKR, tmp_path: Path) -> None:
     variants = ({"name": "few", "method": "majority", "seeds": [2]}, "geokr")
-    runs = list(_runs(_config(variants=variants, seeds=(0, 1)), data, tmp_path / "ck"))
+    runs = list(runs_of(_config(variants=variants, seeds=(0, 1)), data, tmp_path / "ck"))
     assert [run.name for run in runs] == ["few-seed2", "geokr-seed0", "geokr-seed1"]
     assert sum(run.is_first for run in runs) == 1
 
@@ -296,7 +297,7 @@ def test_majority_is_the_largest_class_alone_and_nothing_where_nothing_is_known(
 
 def test_majority_learns_from_one_class_and_is_judged_by_the_proportions(data: LevirKR) -> None:
     run = _run(data, "majority", precision="fp32")
-    state, seen = training.begin(run), _seen(run)
+    state, seen = begin(run), _seen(run)
     losses = dict(zip(state.terms, training.losses_of(run, state, seen, 1).tolist(), strict=True))
     state.student.train()
     shares = state.student(seen.student).logits.log_softmax(dim=1)
@@ -319,7 +320,7 @@ def test_dense_loss_by_hand_counts_a_cell_as_much_as_it_is_known_in_any_company(
 
 def test_dense_asks_each_cell_for_the_land_cover_of_its_own_ground(data: LevirKR) -> None:
     run = _run(data, "dense", precision="fp32", batch_size=16)
-    state, seen = training.begin(run), _seen(run)
+    state, seen = begin(run), _seen(run)
     assert seen.cells is not None
     right = cells_under(seen.cells, seen.geometry, 4).permute(0, 3, 1, 2)
     found = {}
@@ -419,7 +420,7 @@ def test_contrastive_methods_read_no_land_cover(method: str, data: LevirKR) -> N
     gradients = []
     for one in (run, other):
         torch.manual_seed(0)
-        state = training.begin(one)
+        state = begin(one)
         training.gradients(one, state, training.reading(one)(1), one.normalisation())
         gradients.append([p.grad for p in state.student.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -462,7 +463,7 @@ def test_joint_holds_each_of_two_crops_to_the_land_cover_of_its_own_ground(data:
 def test_moco_compares_with_what_it_remembers(data: LevirKR) -> None:
     run = _run(data, "moco", memory_bank_size=20, precision="fp32")
     torch.manual_seed(0)
-    state = training.begin(run)
+    state = begin(run)
     before = state.objective.state()["bank"].clone()
     training.gradients(run, state, training.reading(run)(1), run.normalisation())
     changed = (state.objective.state()["bank"] != before).any(dim=1)
@@ -497,7 +498,7 @@ def given(tmp_path: Path) -> Path:
 def test_while_the_head_warms_up_the_backbone_stands_still(given: Path, data: LevirKR, tmp_path: Path) -> None:
     run = replace(_run(data, steps=4, head_warmup_steps=3, warmup_steps=0, initial_weights=given), folder=tmp_path)
     start = load_file(given)
-    state = training.begin(run)
+    state = begin(run)
     read, normalisation = training.reading(run), run.normalisation()
     for step in range(1, 5):
         losses = training.gradients(run, state, read(step), normalisation)
@@ -577,7 +578,7 @@ def test_an_anchored_backbone_begins_at_no_distance_from_its_start(architecture:
     """BatchNorm in training and at rest say different things of the same images: that is no distance of weights."""
     run = _run(data, architecture=architecture, precision="fp32", anchor="stages", anchor_weight=1.0)
     torch.manual_seed(1)
-    state = training.begin(run)
+    state = begin(run)
     before = {key: value.clone() for key, value in (state.start or torch.nn.Identity()).state_dict().items()}
     losses = training.losses_of(run, state, _seen(run), 1)
     anchor = losses[state.terms.index("anchor_loss")]
@@ -589,7 +590,7 @@ def test_an_anchored_backbone_begins_at_no_distance_from_its_start(architecture:
 
 def test_an_enlarged_start_sees_the_chip_enlarged(data: LevirKR) -> None:
     run = _run(data, precision="fp32", anchor="cells", anchor_weight=1.0, anchor_zoom=2.0)
-    state, images = training.begin(run), _seen(run).student
+    state, images = begin(run), _seen(run).student
     assert state.start is not None
     said = maps_of(state.start, images, run.runtime.autocast(), 2.0)
     larger = torch.nn.functional.interpolate(images, size=64, mode="bilinear")
@@ -597,7 +598,7 @@ def test_an_enlarged_start_sees_the_chip_enlarged(data: LevirKR) -> None:
     torch.testing.assert_close(said[-1], stages(state.start, larger)[-1])
     assert said[-1].shape[2] > stages(state.start, images)[-1].shape[2]
     assert not torch.allclose(
-        state.spread[0], training.begin(replace(run, recipe=replace(run.recipe, anchor_zoom=1.0))).spread[0]
+        state.spread[0], begin(replace(run, recipe=replace(run.recipe, anchor_zoom=1.0))).spread[0]
     )
 
 
@@ -695,7 +696,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(method: str, tmp_path: Path) -> No
     for parts in (1, 3):
         run = _run(data, method, precision="fp32", accumulation_parts=parts)
         torch.manual_seed(0)
-        state = training.begin(run)
+        state = begin(run)
         losses = training.gradients(run, state, training.reading(run)(1), run.normalisation())
         found.append((losses, [p.grad for p in state.student.parameters()]))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
@@ -722,7 +723,7 @@ def test_only_who_asks_for_it_is_compiled(
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
     run = _run(data, compile=compile_)
-    state = training.begin(run)
+    state = begin(run)
     assert torch.isfinite(training.losses_of(run, state, _seen(run), 1)).all()
     assert len(compiled) == wanted
 
@@ -737,7 +738,7 @@ def test_without_a_teacher_the_entropy_is_called_the_students(data: LevirKR) -> 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(data: LevirKR) -> None:
     run = _run(data, precision="fp32", gradient_clip_norm=0.01)
-    state = training.begin(run)
+    state = begin(run)
     training.gradients(run, state, training.reading(run)(1), run.normalisation())
     before = float(training.gradient_norm(state, 0.01))
     assert before > 0.01

@@ -13,11 +13,11 @@ from torch import nn
 
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
+from geokr_core.runtime import Runtime
 from geokr_core.tasks import Cell, Start, open_task
 from geokr_core.tasks.box_layouts import BoxSet, read_box_set
 from geokr_core.tasks.object_detection import ObjectDetection, oriented
 from geokr_core.testing import make_box_set
-from geokr_core.training import Runtime
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
 

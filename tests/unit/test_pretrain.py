@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geokr_core import runtime, signs, training
+from geokr_core import resuming, runtime, signs, training
 from geokr_core.augment import Strength
 from geokr_core.backbone import build, load_weights, save_weights
 from geokr_core.batches import Batch, Windows, batch_rows, prefetched
@@ -33,8 +33,9 @@ from geokr_core.methods.land_cover import consistency_weight
 from geokr_core.methods.network import Network
 from geokr_core.methods.objective import Seen
 from geokr_core.presets import PAPER, Recipe, resolve
-from geokr_core.pretrain import HISTORY_COLUMNS, _Labels, _labels, _runs, forget_finished, pretrain
+from geokr_core.pretrain import HISTORY_COLUMNS, _Labels, _labels, forget_finished, pretrain, runs_of
 from geokr_core.reporter import RecordingReporter
+from geokr_core.run import Run, State, begin, make_optimiser
 from geokr_core.testing import make_levir_kr
 
 
@@ -314,7 +315,7 @@ def test_weights_that_an_infinite_gradient_spoiled_are_never_saved(
 ) -> None:
     losses_of = training.losses_of
 
-    def steep(run: training.Run, state: training.State, seen: Any, step: int) -> torch.Tensor:
+    def steep(run: Run, state: State, seen: Any, step: int) -> torch.Tensor:
         losses = losses_of(run, state, seen, step)
         if step == 4:  # the root of nothing: a finite loss whose gradient is not
             losses = losses + torch.sqrt((next(state.student.parameters()) * 0).sum())
@@ -352,9 +353,9 @@ def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp
     config = _config(steps=8, checkpoint_every=2, log_every=1)
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
-    (run,) = _runs(config, data, tmp_path / "ck")
+    (run,) = runs_of(config, data, tmp_path / "ck")
     with pytest.raises(TrainingError, match="would go on after step 2, others after another one"):
-        training.resume(replace(run, world=Apart()), training.begin(run), RecordingReporter())
+        resuming.resume(replace(run, world=Apart()), begin(run), RecordingReporter())
 
 
 def test_held_out_chips_are_judged_as_often_as_is_asked(data: LevirKR, tmp_path: Path) -> None:
@@ -445,7 +446,7 @@ def test_half_done_work_of_other_parameters_is_not_used(changes: dict[str, Any],
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_said_so(data: LevirKR, tmp_path: Path) -> None:
-    (run,) = _runs(_config(), data, tmp_path / "ck")
+    (run,) = runs_of(_config(), data, tmp_path / "ck")
     save_checkpoint(run.folder / "checkpoint_00000009.safetensors", "another", {"x": torch.zeros(1)}, {"step": 9})
     reporter = RecordingReporter()
     state, _ = training.train(run, reporter)
@@ -474,13 +475,13 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
 
 
 def test_torchs_own_random_state_is_part_of_a_checkpoint(data: LevirKR, tmp_path: Path) -> None:
-    (run,) = _runs(_config(steps=1), data, tmp_path / "ck")
+    (run,) = runs_of(_config(steps=1), data, tmp_path / "ck")
     state, _ = training.train(run, RecordingReporter())
     torch.manual_seed(11)
     training.save(run, state)
     expected = torch.rand(3)
     torch.manual_seed(12)
-    training.resume(run, training.begin(run), RecordingReporter())
+    resuming.resume(run, begin(run), RecordingReporter())
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -543,12 +544,12 @@ def test_weights_to_start_from_are_loaded_strictly(data: LevirKR, tmp_path: Path
     source = build("squeezenet1_1")
     save_weights(source, tmp_path / "w.safetensors")
     config = _config(initial_weights=tmp_path / "w.safetensors")
-    (run,) = _runs(config, data, tmp_path / "ck")
-    state = training.begin(run)
+    (run,) = runs_of(config, data, tmp_path / "ck")
+    state = begin(run)
     for network in (state.student, state.teacher.network):
         mine = network.backbone.state_dict()
         assert all(torch.equal(mine[key], value) for key, value in source.state_dict().items())
-    (scratch,) = _runs(_config(), data, tmp_path / "ck")
+    (scratch,) = runs_of(_config(), data, tmp_path / "ck")
     assert run.fingerprint != scratch.fingerprint
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "w.safetensors")
     with pytest.raises(BackboneError, match="missing"):
@@ -598,7 +599,7 @@ def test_windows_keep_reading_local_and_leave_no_chip_out() -> None:
 def test_a_run_in_windows_reads_few_shards_at_a_time(data: LevirKR, tmp_path: Path) -> None:
     read: dict[int | None, int] = {}
     for window_chips in (None, 8):
-        (run,) = _runs(_config(shuffle_window_chips=window_chips, batch_size=8), data, tmp_path / "ck")
+        (run,) = runs_of(_config(shuffle_window_chips=window_chips, batch_size=8), data, tmp_path / "ck")
         rows = training.reading(run)(1).rows
         read[window_chips] = len(np.unique(data.shard_of_row[rows]))
     assert read[8] < (read[None] or 0)
@@ -641,8 +642,8 @@ def test_what_the_reader_raises_reaches_the_loop() -> None:
 # --- schedules and presets ------------------------------------------------------------------------------------------
 
 
-def _run(data: LevirKR, **changes: Any) -> training.Run:
-    (run,) = _runs(_config(**changes), data, Path("unused"))
+def _run(data: LevirKR, **changes: Any) -> Run:
+    (run,) = runs_of(_config(**changes), data, Path("unused"))
     return run
 
 
@@ -677,7 +678,7 @@ def test_consistency_ramps_up_and_stays(data: LevirKR) -> None:
 
 def test_norms_and_biases_are_not_decayed(data: LevirKR) -> None:
     student = Network("resnet18", 3, 10)
-    decayed, plain = training.make_optimiser(student, resolve(_config())).param_groups
+    decayed, plain = make_optimiser(student, resolve(_config())).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
     names = {id(p): name for name, p in student.named_parameters()}
     assert {names[id(p)] for p in plain["params"]} == {
@@ -717,7 +718,7 @@ def test_every_open_field_of_the_configuration_reaches_the_recipe() -> None:
     assert open_fields - of_no_method - augmentation <= set(Recipe.__dataclass_fields__)
 
 
-def _seen(run: training.Run, step: int = 1) -> Seen:
+def _seen(run: Run, step: int = 1) -> Seen:
     batch = training.reading(run)(1)
     return training.seen_of(run, replace(batch, step=step), slice(0, len(batch.rows)), run.normalisation())
 
@@ -747,7 +748,7 @@ def test_teacher_momentum_warms_up_each_step_and_the_released_schedule_does_not(
 @pytest.mark.parametrize("batchnorm", ["averaged", "own"])
 def test_judging_leaves_mode_and_statistics_of_the_network_alone(batchnorm: str, data: LevirKR) -> None:
     run = _run(data, architecture="resnet18", batchnorm=batchnorm)
-    state = training.begin(run)
+    state = begin(run)
     network, before = state.teacher.network, {k: v.clone() for k, v in state.teacher.network.state_dict().items()}
     training.mean_kl(run, network, run.train_rows[:4])
     assert network.training is (batchnorm == "own")

@@ -12,8 +12,8 @@ from geokr_core import backbone, finetune, probe
 from geokr_core.augment import Normalisation
 from geokr_core.config import EvaluationConfig, TaskConfig
 from geokr_core.errors import EvaluationError
+from geokr_core.runtime import Runtime
 from geokr_core.tasks import Start
-from geokr_core.training import Runtime
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
 
