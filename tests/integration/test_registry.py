@@ -639,7 +639,7 @@ def test_a_run_of_another_machine_is_gone_on_with_once_it_is_silent(server: Mlfl
     with registry.track_step("pretraining", {}, tags, RecordingReporter()) as beside:
         assert beside.run_id != first.run_id
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_SILENCE_SECONDS", 0.0)
+        patch.setattr("geokr_core.registry.runs._SILENCE_SECONDS", 0.0)
         with registry.track_step("pretraining", {}, tags, RecordingReporter()) as second:
             assert second.run_id == first.run_id
 

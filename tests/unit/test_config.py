@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "params/methods_resnet18.yaml",
         "params/methods_squeezenet1_1.yaml",
         "params/joint_resnet18.yaml",
+        "params/fine_tune_resnet18.yaml",
         "params/from_imagenet_squeezenet1_1.yaml",
     ],
 )
