@@ -2,7 +2,7 @@
 
 One file and not two, so that tensors and scalars can never come from different steps; no pickle. The newest few are
 kept, so that a damaged one costs some steps and not the run. Which tensors and scalars make up a run is known to
-``training``.
+``resuming``.
 """
 
 import json

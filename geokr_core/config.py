@@ -427,7 +427,7 @@ class PretrainingConfig(Section):
     validate_every: int | None = Field(
         None,
         ge=1,
-        description="steps between measurements on held-out chips (KL, bias of each class); null: four in a run",
+        description="steps between measurements on held-out chips (KL, bias of each class), each taken at the next point of the curves; null: four in a run",
     )
     examples_every: int = Field(200, ge=0, description="steps between pictures of example chips; 0: none")
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -31,7 +31,7 @@ class Reporter(Protocol):
         """Show a picture of how far the step is; ``name`` is a relative path that ends in ``.png``."""
 
     def flush(self) -> None:
-        """Pass on what was heard so far: it will not be told again, whatever becomes of this process."""
+        """Pass on the points of the curves: they will not be told again, whatever becomes of this process."""
 
 
 class ConsoleReporter:

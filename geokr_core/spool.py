@@ -87,6 +87,8 @@ class Spool:
             except BaseException:
                 self._write(records[number:])
                 raise
+        # First what names the files, then they: a kill between the two leaves nothing that asks for what is gone.
+        (self.folder / _RECORDS).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         return len(records)
 

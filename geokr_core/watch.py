@@ -18,8 +18,9 @@ from geokr_core.files import whole_file
 class LossWatch:
     """Stops a run whose loss or gradient is not finite, without making a GPU wait for it.
 
-    On the CPU both are looked at before they do harm. On a GPU they are copied beside the work and looked at one step
-    later, when they have long arrived; `settle` looks at once, as it must before anything is saved.
+    On the CPU what is given is looked at before it does harm. On a GPU it is copied beside the work and looked at one
+    step later, when it has long arrived; `settle` looks at once, as it must before anything is saved. A gradient that is
+    not looked at shows in the loss of the next step.
     """
 
     def __init__(self, name: str, folder: Path, labels: Tensor, suffix: str = "") -> None:

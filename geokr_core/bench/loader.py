@@ -68,6 +68,7 @@ def _waiting(data: LevirKR, folder: Path, batch_size: int) -> float:
         threads=1,
         device="auto",
         examples_every=0,
+        compile="off",  # compiling would be counted as time that is not spent waiting
     )
     summary = pretrain(config, data.folder, folder / "out", folder / "checkpoints", RecordingReporter())
     return float(summary.numbers["mean_data_wait_fraction"])

@@ -4,16 +4,16 @@ How they lie in files is in ``geokr_core.spool``; what is recorded, in ``trackin
 """
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from mlflow.entities import Metric, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from geokr_core.registry.runs import Opening, open_run, run_of_key
+from geokr_core.registry.runs import Opening, end_run, open_run, run_of_key
 from geokr_core.registry.server import AWAY, Connection, connect, first_line, refusals, tracking_uri, without_password
 from geokr_core.reporter import Reporter
 from geokr_core.spool import Record, Spool, spool_of, spools_of
@@ -40,29 +40,32 @@ class Delivery:
         spool: where it is kept meanwhile.
         step: name of the run.
         reporter: hears that the server was lost, and that it is back.
+        opening: what is wanted of the run.
         link: None while the server is away.
+        on_open: is told of the run when it could only be opened later, and whether it has ended by then.
     """
 
     spool: Spool
     step: str
     reporter: Reporter
+    opening: Opening
     link: Link | None = None
+    on_open: Callable[[Link, bool], None] | None = None
     _known: Connection | None = None
     _tried: float = 0.0
     _owning: ExitStack = field(default_factory=ExitStack)
 
-    def begin_later(self, opening: Opening, error: BaseException) -> None:
+    def begin_later(self, error: BaseException) -> None:
         """Keep the opening of the run itself, for a server that is away from the start.
 
         Args:
-            opening: what is wanted of the run.
             error: what reaching the server ended in.
         """
         self._lost(
             f"MLflow at {without_password(tracking_uri())} cannot be reached: {first_line(error)} This run of `{self.step}`, but "
             "for its system metrics,"
         )
-        self._keep({"kind": "begin", **asdict(opening)}, None)
+        self._keep({"kind": "begin", **asdict(self.opening)}, None)
 
     def send(self, record: Record, attached: Path | None = None, *, last: bool = False) -> None:
         """Send a record, or keep it.
@@ -77,7 +80,7 @@ class Delivery:
         else:
             self._keep(record, attached)
             if last or time.monotonic() - self._tried > _RETRY_SECONDS:
-                self._hand_over()
+                self._hand_over(last=last)
         if last:
             self._owning.close()
 
@@ -95,7 +98,10 @@ class Delivery:
             f"{what} is kept in {self.spool.folder} and handed over when the server is back, at the latest by the next "
             "tracked step; the step goes on and its output is complete."
         )
-        self._owning.enter_context(self.spool.owned())
+        try:
+            self._owning.enter_context(self.spool.owned())
+        except OSError as error:
+            self.reporter.warning(f"{self.spool.folder}: cannot be written, nothing is kept for MLflow: {error}")
 
     def _keep(self, record: Record, attached: Path | None) -> None:
         try:
@@ -103,14 +109,15 @@ class Delivery:
         except OSError as error:
             self.reporter.warning(f"{self.spool.folder}: not kept for MLflow either: {error}")
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, *, last: bool) -> None:
         self._tried = time.monotonic()
         try:
             connection = self._known or connect()
-            run_id, _ = _hand_over(connection, self.spool)
+            self.link = Link(connection, _hand_over(connection, self.spool, self.opening)[0])
         except AWAY:
             return
-        self.link = Link(connection, run_id)
+        if self.on_open is not None:
+            self.on_open(self.link, last)
         self.reporter.info(f"MLflow at {without_password(connection.uri)} is back and has everything of `{self.step}`.")
 
 
@@ -119,31 +126,50 @@ def spool_of_opening(server: str, key: str) -> Spool:
     return spool_of(server, f"{_UNOPENED}{key}")
 
 
-def _hand_over(connection: Connection, spool: Spool) -> tuple[str, int]:
-    """Give a run what was kept of it, and open it first if it could not be; its id, and how many records there were."""
+def _hand_over(connection: Connection, spool: Spool, opening: Opening | None = None) -> tuple[str, int]:
+    """Give a run what was kept of it, and open it first if it could not be.
+
+    Args:
+        connection: to the server.
+        spool: what was kept.
+        opening: what is wanted of the run, for whom its record could not be kept.
+
+    Returns:
+        MLflow's id of the run, and how many records there were.
+    """
     key = spool.run_id.removeprefix(_UNOPENED) if spool.run_id.startswith(_UNOPENED) else None
     known = None if key is None else run_of_key(connection, key)
-    run_id: str | None = spool.run_id if key is None else None if known is None else known.info.run_id
+    run_id = spool.run_id if key is None else "" if known is None else known.info.run_id
 
     def take(record: Record) -> None:
         nonlocal run_id
         if record["kind"] == "begin":
-            opening = Opening(**{name: record[name] for name in Opening.__dataclass_fields__})
-            run_id = open_run(connection, opening, known).run_id
-        elif run_id is None:
-            raise MlflowException("what would open it was not kept.")
-        else:
-            _take(connection.client, run_id, record)
+            wanted = Opening(**{name: record[name] for name in Opening.__dataclass_fields__})
+            run_id = open_run(connection, wanted, known).run_id
+            return
+        run_id = run_id or open_run(connection, opening or _lost_opening(str(key))).run_id
+        _take(connection.client, run_id, record)
 
     num_taken = spool.hand_over(take)
-    return str(run_id), num_taken
+    if not run_id and opening is not None:
+        run_id = open_run(connection, opening).run_id
+    return run_id, num_taken
+
+
+def _lost_opening(key: str) -> Opening:
+    """For records whose opening was torn by a kill: they are kept under a name that says so."""
+    return Opening(key, "unknown step", {"mlflow.note.content": "What opened this run was lost."}, {}, _now_ms())
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _take(client: MlflowClient, run_id: str, record: Record) -> None:
     """Put a record into a run; one of the kind ``begin``, which opens it, is not for here.
 
     Kinds: ``batch`` (``metrics``: rows of key, value, timestamp and step; ``tags``), ``text`` (``name``, ``text``),
-    ``file`` (``attached``, ``folder``), ``end`` (``status``, ``end_ms``). Taken twice, each leaves the run as it was.
+    ``file`` (``attached``, ``folder``), ``end`` (``key``, ``status``, ``end_ms``, ``error``). Taken twice, each leaves the run as it was.
     """
     kind = record["kind"]
     if kind == "batch":
@@ -155,7 +181,7 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
     elif kind == "file":
         client.log_artifact(run_id, record["attached"], record["folder"])
     else:
-        client.set_terminated(run_id, record["status"], end_time=record["end_ms"])
+        end_run(client, run_id, record["key"], record["status"], record["end_ms"], record["error"])
 
 
 def deliver_kept(reporter: Reporter) -> int:

@@ -22,7 +22,10 @@ _PROCESS_TAG: Final = "geokr/process"
 """Host, process id and its start: whether a run that says it is running still has somebody who runs it."""
 _ATTEMPT_TAG: Final = "geokr/attempt"
 _KEY_TAG: Final = "geokr/key"
-"""What one opening of a run is called before the server has given it an id."""
+"""Key of the newest opening of a run."""
+_OPENED_BY: Final = "geokr/opened_by/"
+"""Begins a tag for each opening of a run; its key follows."""
+_ERROR_TAG: Final = "geokr/error"
 _SIGN_OF_LIFE: Final = "system/cpu_utilization_percentage"
 _SILENCE_SECONDS: Final = 300.0
 
@@ -66,7 +69,7 @@ def process_tags() -> Mapping[str, str]:
 
 def run_of_key(connection: Connection, key: str) -> Run | None:
     """The run that was opened by a key, if there is one."""
-    found = connection.client.search_runs([connection.experiment_id], f"tags.`{_KEY_TAG}` = '{key}'")
+    found = connection.client.search_runs([connection.experiment_id], f"tags.`{_OPENED_BY}{key}` = 'yes'")
     return found[0] if found else None
 
 
@@ -78,11 +81,13 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
         opening: what is wanted.
         known: the run of the opening's key, where the server was lost before it had heard all of this.
     """
-    client, tags = connection.client, {**opening.tags, _KEY_TAG: opening.key, _ATTEMPT_TAG: "1"}
+    client = connection.client
+    tags = {**opening.tags, _KEY_TAG: opening.key, f"{_OPENED_BY}{opening.key}": "yes", _ATTEMPT_TAG: "1"}
     unfinished = None if known else _unfinished(connection, tags)
     if known is not None:
         run_id = known.info.run_id
         tags[_ATTEMPT_TAG] = known.data.tags.get(_ATTEMPT_TAG, "1")
+        _forget_error(client, known)
     elif unfinished is not None:
         run_id = unfinished.info.run_id
         tags[_ATTEMPT_TAG] = str(int(unfinished.data.tags.get(_ATTEMPT_TAG, "1")) + 1)
@@ -92,6 +97,24 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
         run_id = created.info.run_id
     _log_parameters(client, run_id, opening.parameters)
     return Opened(run_id, int(tags[_ATTEMPT_TAG]))
+
+
+def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: int, error: str | None) -> None:
+    """Say how a run ended, unless it was opened anew since.
+
+    Args:
+        client: of the server.
+        run_id: MLflow's id.
+        key: of the opening that ends.
+        status: MLflow's word.
+        end_ms: when it ended, Unix time.
+        error: what it ended in, if it did not end well.
+    """
+    if client.get_run(run_id).data.tags.get(_KEY_TAG, key) != key:
+        return
+    if error is not None:
+        client.set_tag(run_id, _ERROR_TAG, error)
+    client.set_terminated(run_id, status, end_time=end_ms)
 
 
 def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:
@@ -130,9 +153,13 @@ def _is_left(client: MlflowClient, run: Run) -> bool:
 def _reopen(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")
+    _forget_error(client, run)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    if "geokr/error" in run.data.tags:
-        client.delete_tag(run_id, "geokr/error")
+
+
+def _forget_error(client: MlflowClient, run: Run) -> None:
+    if _ERROR_TAG in run.data.tags:
+        client.delete_tag(run.info.run_id, _ERROR_TAG)
 
 
 def _log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:

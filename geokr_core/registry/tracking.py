@@ -89,7 +89,7 @@ class _MlflowReporter:
             self.delivery.send({"kind": "file", "folder": None if parent == "." else parent}, path)
 
     def flush(self) -> None:
-        """Send what is waiting."""
+        """Send the points that are waiting."""
         points, self._points = self._points, []
         for start in range(0, len(points), _BATCH):
             batch = points[start : start + _BATCH]
@@ -167,12 +167,19 @@ class TrackedRun:
         curves.flush()
         if self._monitor is not None:
             self._monitor.finish()  # type: ignore[no-untyped-call]
-        if error is not None:
-            text = f"{type(error).__name__}: {error}"[:MAX_PARAM_CHARS]
-            delivery.send({"kind": "batch", "tags": {"geokr/error": text}})
         if curves.lines:
             delivery.send({"kind": "text", "name": self.log_name, "text": "\n".join(curves.lines) + "\n"})
-        delivery.send({"kind": "end", "status": status, "end_ms": int(time.time() * 1000)}, last=True)
+        text = None if error is None else f"{type(error).__name__}: {error}"[:MAX_PARAM_CHARS]
+        end_ms = int(time.time() * 1000)
+        delivery.send(
+            {"kind": "end", "key": delivery.opening.key, "status": status, "end_ms": end_ms, "error": text}, last=True
+        )
+
+    def _opened(self, link: Link, has_ended: bool) -> None:
+        """Know the run that could only be opened now, and show from here on that somebody runs it."""
+        self.run_id, self.url = link.run_id, _page(link.connection, link.run_id)
+        if self._monitor is None and not has_ended:
+            self._monitor = _started_monitor(link)
 
 
 current_run: ContextVar[TrackedRun | None] = ContextVar("geokr_current_run", default=None)
@@ -220,20 +227,27 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
         deliver_all_kept(connection, reporter)
         opened = open_run(connection, opening)
     except AWAY as error:
-        delivery = Delivery(spool_of_opening(tracking_uri(), opening.key), step, reporter)
-        delivery.begin_later(opening, error)
+        delivery = Delivery(spool_of_opening(tracking_uri(), opening.key), step, reporter, opening)
+        delivery.begin_later(error)
         curves = _MlflowReporter(delivery)
-        return TrackedRun(TeeReporter(reporter, curves), None, None, f"log_{opening.key[:8]}.txt", delivery, curves)
+        run = TrackedRun(TeeReporter(reporter, curves), None, None, f"log_{opening.key[:8]}.txt", delivery, curves)
+        delivery.on_open = run._opened
+        return run
     run_id = opened.run_id
     if opened.attempt > 1:
         reporter.info(f"{step}: going on with MLflow's run {run_id}")
-    delivery = Delivery(spool_of(connection.uri, run_id), step, reporter, Link(connection, run_id))
-    curves = _MlflowReporter(delivery)
-    monitor = SystemMetricsMonitor(run_id, sampling_interval=5, tracking_uri=connection.uri)  # type: ignore[no-untyped-call]
-    monitor.start()  # type: ignore[no-untyped-call]
+    link = Link(connection, run_id)
+    delivery = Delivery(spool_of(connection.uri, run_id), step, reporter, opening, link)
+    curves, monitor = _MlflowReporter(delivery), _started_monitor(link)
     log_name = "log.txt" if opened.attempt == 1 else f"log_attempt_{opened.attempt}.txt"
     page = _page(connection, run_id)
     return TrackedRun(TeeReporter(reporter, curves), run_id, page, log_name, delivery, curves, monitor)
+
+
+def _started_monitor(link: Link) -> SystemMetricsMonitor:
+    monitor = SystemMetricsMonitor(link.run_id, sampling_interval=5, tracking_uri=link.connection.uri)  # type: ignore[no-untyped-call]
+    monitor.start()  # type: ignore[no-untyped-call]
+    return monitor
 
 
 def _all_tags(step: str, tags: Mapping[str, str]) -> Mapping[str, str]:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from geokr_core.bench.loader import bench_loader
 from geokr_core.bench.pretrain import Scale, bench_pretrain
 
@@ -14,13 +12,17 @@ def test_pretraining_is_measured_against_its_rivals(tmp_path: Path) -> None:
     found = bench_pretrain(tmp_path, TINY)
     details = found.details
     assert found.n == 16
-    assert 0.1 < found.ratio < 10
-    assert details["images_per_s"] > 0
-    assert details["projected_hours"] == pytest.approx(14_319_500 / details["images_per_s"] / 3600)
-    shares = [value for name, value in details.items() if name.startswith("share_")]
-    assert len(shares) == 4
-    assert sum(shares) == pytest.approx(1.0)
-    assert details["mfu"] > 0
+    assert found.ratio > 0
+    for name in (
+        "images_per_s",
+        "factor_over_first_loop",
+        "mfu",
+        "share_augmenting",
+        "share_teacher",
+        "share_updating",
+    ):
+        assert details[name] > 0, name
+    assert "projected_hours" not in details  # of chips that are smaller than those as published
 
 
 def test_waiting_for_data_is_a_share_of_the_time(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -699,7 +700,9 @@ def test_what_a_run_kept_is_delivered_by_the_next_one(
     assert server.get_run(run.run_id).info.status == "RUNNING"
     gone = tmp_path / "spool" / next((tmp_path / "spool").glob("*")).name / "0123456789abcdef0123456789abcdef"
     gone.mkdir()
-    (gone / "records.jsonl").write_text('{"kind": "end", "status": "FINISHED", "end_ms": 1}\n{"kind": "half')
+    (gone / "records.jsonl").write_text(
+        '{"kind": "end", "key": "k", "status": "FINISHED", "end_ms": 1, "error": null}\n{"kind": "half'
+    )
     listener = RecordingReporter()
     with registry.track_step("pretraining", {}, {}, listener):
         pass
@@ -764,6 +767,90 @@ def test_a_run_that_was_opened_before_the_server_was_lost_again_is_not_opened_tw
     (found,) = server.search_runs([experiment.experiment_id], "tags.mine = 'twice'")
     assert found.info.status == "FINISHED"
     assert [info.path for info in server.list_artifacts(found.info.run_id)][-1] == "params.json"
+
+
+def test_what_was_half_delivered_goes_to_its_run_even_if_that_was_gone_on_with_since(
+    server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = {registry.FINGERPRINT_TAG: "half"}
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "get_experiment_by_name", _refused)
+        with registry.track_step("pretraining", {}, tags, RecordingReporter()) as first:
+            first.reporter.metrics({"loss": 3.0}, step=1)
+            first.reporter.picture("examples/a.png", b"a picture")
+    (records,) = (tmp_path / "spool").rglob("records.jsonl")
+    records.write_text(re.sub(r"\n[^\n]*\"kind\": \"end\"[^\n]*", "", records.read_text()))  # as a kill leaves it
+    mark = '"geokr/process": "' + platform.node() + "/1/1.00"
+    records.write_text(re.sub(r'"geokr/process": "[^"]*', mark, records.read_text()))
+    with monkeypatch.context() as flaky:
+        flaky.setattr(MlflowClient, "log_batch", _fails_with_metrics(MlflowClient.log_batch))
+        with registry.track_step("pretraining", {}, tags, RecordingReporter()) as second:
+            pass
+    registry.deliver_kept(RecordingReporter())
+    assert [(m.step, m.value) for m in server.get_metric_history(str(second.run_id), "loss")] == [(1, 3.0)]
+    assert [info.path for info in server.list_artifacts(str(second.run_id), "examples")] == ["examples/a.png"]
+    assert server.get_run(str(second.run_id)).data.tags["geokr/attempt"] == "2"
+    assert not list((tmp_path / "spool").rglob("records.jsonl"))
+
+
+def _refused(*_: object, **__: object) -> None:
+    raise MlflowException("connection refused")
+
+
+def _fails_with_metrics(log_batch: Callable[..., Any]) -> Callable[..., Any]:
+    def flaky(client: MlflowClient, run_id: str, metrics: Sequence[Any] = (), **others: Any) -> Any:
+        if metrics:
+            raise MlflowException("timed out")
+        return log_batch(client, run_id, **others)
+
+    return flaky
+
+
+def test_a_run_is_known_once_it_could_be_opened(server: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geokr_core.registry.delivery._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("geokr_core.registry.tracking._FLUSH_SECONDS", 0.0)
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "get_experiment_by_name", _refused)
+        opened = registry.track_step("pretraining", {}, {}, RecordingReporter())
+        run = opened.__enter__()
+    assert run.run_id is None
+    run.reporter.metrics({"loss": 1.0}, step=1)
+    assert server.get_run(str(run.run_id)).info.status == "RUNNING"
+    assert run.url == f"runs:/{run.run_id}"
+    until = time.monotonic() + 30
+    while not server.get_metric_history(str(run.run_id), "system/cpu_utilization_percentage"):
+        assert time.monotonic() < until, "nothing shows that somebody runs it"
+        time.sleep(0.1)
+    opened.__exit__(None, None, None)
+    assert server.get_run(str(run.run_id)).info.status == "FINISHED"
+
+
+def test_a_folder_that_cannot_be_written_costs_the_records_and_not_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    monkeypatch.setenv("GEOKR_SPOOL", str(tmp_path / "a_file"))
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", _refused)
+    listener = RecordingReporter()
+    with registry.track_step("pretraining", {}, {}, listener) as run:
+        run.reporter.metrics({"loss": 1.0}, step=1)
+    assert any("nothing is kept for MLflow" in warning for warning in listener.warnings)
+
+
+def test_records_whose_opening_was_torn_are_not_lost(
+    server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "get_experiment_by_name", _refused)
+        with registry.track_step("pretraining", {}, {}, RecordingReporter()) as run:
+            run.reporter.metrics({"loss": 5.25}, step=1)
+    (records,) = (tmp_path / "spool").rglob("records.jsonl")
+    records.write_text("\n{" + records.read_text().lstrip("\n"))  # the first line is no longer JSON
+    registry.deliver_kept(RecordingReporter())
+    experiment = server.get_experiment_by_name(registry.EXPERIMENT)
+    (found,) = server.search_runs([experiment.experiment_id], "metrics.loss = 5.25")
+    assert found.info.run_name == "unknown step"
+    assert found.info.status == "FINISHED"
 
 
 @pytest.mark.slow
@@ -836,7 +923,8 @@ def test_passwords_in_the_tracking_uri_are_not_shown(monkeypatch: pytest.MonkeyP
     assert "s3cret" not in listener.warnings[0]
 
 
-def test_curves_that_are_flushed_survive_the_process(server: MlflowClient) -> None:
+def test_points_of_curves_are_sent_when_they_are_flushed(server: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geokr_core.registry.tracking._FLUSH_SECONDS", float("inf"))
     with registry.track_step("pretraining", {}, {}, RecordingReporter()) as run:
         assert run.run_id is not None
         run.reporter.metrics({"loss": 1.0}, step=1)
