@@ -220,13 +220,12 @@ def test_an_image_without_boxes_can_be_turned() -> None:
     assert oriented(np.zeros((4, 6, 3), np.uint8), np.zeros((0, 4), np.float32), turns=1, flip=True)[1].shape == (0, 4)
 
 
-# Enough steps to be far from the bound: after 40, roundings of the processor decide between an AP50 of 0.1 and twice as much.
-@pytest.mark.parametrize(("detector", "steps", "rate"), [("faster_rcnn", 80, 2e-3), ("retinanet", 150, 1e-3)])
-def test_a_detector_learns_and_is_the_same_for_the_same_seed(
-    tmp_path: Path, detector: str, steps: int, rate: float
-) -> None:
+# Roundings differ between processors and move AP50 as a seed does, so the steps are those after which six seeds were far above
+# the bound: 1.00 each for Faster R-CNN, 0.50 to 0.63 for RetinaNet. With half of them a processor was found that falls below it.
+@pytest.mark.parametrize(("detector", "steps"), [("faster_rcnn", 120), ("retinanet", 300)])
+def test_a_detector_learns_and_is_the_same_for_the_same_seed(tmp_path: Path, detector: str, steps: int) -> None:
     make_box_set(tmp_path / "set", num_images=14)
-    task = opened(tmp_path, steps=steps, learning_rates=[rate], detector=detector)
+    task = opened(tmp_path, steps=steps, learning_rates=[1e-3], detector=detector)
     found = task.measure(cell(), start())
     scores = {score.metric: score for score in found.scores}
     short = [opened(tmp_path, steps=2, detector=detector).measure(cell(), start()) for _ in range(2)]
