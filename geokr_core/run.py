@@ -107,9 +107,7 @@ class StudentPass:
             devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
             self._distributed = DistributedDataParallel(student, device_ids=devices)
         module = self._distributed or student
-        on_gpu = run.runtime.device.type == "cuda"
-        compiled = run.config.compile == "on" or (run.config.compile == "auto" and on_gpu)
-        self._module: Callable[[Tensor], Outputs] = torch.compile(module) if compiled else module
+        self._module: Callable[[Tensor], Outputs] = torch.compile(module) if run.runtime.compiled else module
         self.images: Tensor | None = None
         self.said: Outputs | None = None
 
@@ -200,7 +198,7 @@ def begin(run: Run) -> State:
     else:
         objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
-    teacher = Teacher(student, recipe.batchnorm)
+    teacher = Teacher(student, recipe.batchnorm, compiled=run.runtime.compiled)
     forward = StudentPass(student, run)
     sums = torch.zeros(len(terms), device=device)
     optimiser = make_optimiser(student, recipe)

@@ -16,10 +16,17 @@ uninitialised memory as bf16 weight gradient (found by comparing with float32: 3
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how precisely tensors are computed."""
+    """Where and how precisely tensors are computed.
+
+    Attributes:
+        device: where.
+        bf16: whether networks run in bfloat16 where torch deems it safe; float32 otherwise.
+        compiled: whether the networks of a training step go through ``torch.compile``.
+    """
 
     device: torch.device
     bf16: bool
+    compiled: bool = False
 
     def autocast(self) -> torch.autocast:
         """Context in which networks run."""
@@ -44,4 +51,5 @@ def runtime_of(config: PretrainingConfig, chip_size_px: int, world: World | None
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     name = "cpu" if on_cpu else f"cuda:{world.local_rank}" if world is not None and world.size > 1 else "cuda"
     small = on_cpu and chip_size_px < BF16_MIN_CHIP_SIZE_PX and config.architecture.startswith("resnet")
-    return Runtime(torch.device(name), config.precision == "bf16" and not small)
+    compiled = config.compile == "on" or (config.compile == "auto" and not on_cpu)
+    return Runtime(torch.device(name), config.precision == "bf16" and not small, compiled)

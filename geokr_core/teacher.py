@@ -4,7 +4,7 @@ What the teacher's predictions are used for is decided in ``methods.land_cover``
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import torch
@@ -39,10 +39,11 @@ class Teacher(Generic[AnyNetwork]):
         batchnorm: the policy, see `BatchNormPolicy`.
     """
 
-    def __init__(self, student: AnyNetwork, batchnorm: BatchNormPolicy) -> None:
-        """Copy the student; nothing is shared with it from here on."""
+    def __init__(self, student: AnyNetwork, batchnorm: BatchNormPolicy, *, compiled: bool = False) -> None:
+        """Copy the student; nothing is shared with it from here on. Compiled, it predicts through ``torch.compile``."""
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.batchnorm = batchnorm
+        self._predict: Callable[[Tensor], Any] = torch.compile(self.network) if compiled else self.network
         self._declare_mode()
 
     def _declare_mode(self) -> None:
@@ -59,7 +60,7 @@ class Teacher(Generic[AnyNetwork]):
         """
         self._declare_mode()
         with torch.no_grad():
-            return self.network(images)
+            return self._predict(images)
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:

@@ -262,8 +262,7 @@ def _move(teacher: nn.Module, student: nn.Module) -> None:
 def _flops(run: Run, scale: Scale) -> float:
     """Floating-point operations of one step, counted by torch: student forward and backward, teacher forward."""
     # The counter sees single operations, not what a compiler made of them.
-    plain = run.config.model_copy(update={"compile": "off"})
-    work = _resident(replace(run, config=plain, runtime=replace(run.runtime, bf16=False)), replace(scale, steps=1))
+    work = _resident(replace(run, runtime=replace(run.runtime, bf16=False, compiled=False)), replace(scale, steps=1))
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())

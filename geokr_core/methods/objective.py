@@ -10,7 +10,7 @@ from geokr_core.augment import Geometry
 from geokr_core.methods.network import Network, Outputs
 
 Forward = Callable[[Tensor], Outputs]
-"""A forward pass in the run's precision; the student's is compiled or distributed where that is asked for."""
+"""A forward pass in the run's precision; compiled or, the student's, distributed where that is asked for."""
 
 
 @dataclass(frozen=True)
