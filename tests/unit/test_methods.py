@@ -717,9 +717,8 @@ def test_the_best_by_a_figure_that_is_not_measured_is_refused(data: LevirKR, tmp
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
 
 
-@pytest.mark.parametrize(
-    ("compile_", "wanted"), [("on", 2), ("off", 0), ("auto", 0)]
-)  # student, teacher; auto: on GPUs alone
+# Two are the student and the teacher; `auto` compiles on GPUs alone.
+@pytest.mark.parametrize(("compile_", "wanted"), [("on", 2), ("off", 0), ("auto", 0)])
 def test_only_who_asks_for_it_is_compiled(
     compile_: str, wanted: int, data: LevirKR, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -734,21 +733,23 @@ def test_only_who_asks_for_it_is_compiled(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on PATH")
 def test_compiled_networks_learn_the_same_and_their_teacher_follows(data: LevirKR) -> None:
-    losses: dict[str, list[float]] = {}
+    curves: dict[str, torch.Tensor] = {}
     for compile_ in ("off", "on"):
         torch.manual_seed(0)
         run = _run(data, compile=compile_, precision="fp32", architecture="squeezenet1_1")
         state, seen = begin(run), _seen(run)
-        losses[compile_] = []
+        steps = []
         for step in range(1, 6):
             state.optimiser.zero_grad(set_to_none=True)
-            found = training.losses_of(run, state, seen, step)
-            torch.autograd.backward(found[0])
-            training.update(run, state, found.detach())
-            losses[compile_] += [float(loss) for loss in found.detach()]
+            losses = training.losses_of(run, state, seen, step)
+            torch.autograd.backward(losses[0])
+            training.update(run, state, losses.detach())
+            steps.append(losses.detach())
+        curves[compile_] = torch.stack(steps)
 
-    assert losses["on"] == pytest.approx(losses["off"], rel=1e-3, abs=1e-5)
-    assert losses["off"][0] != pytest.approx(losses["off"][-len(losses["off"]) // 5], rel=1e-3)  # it has moved
+    torch.testing.assert_close(curves["on"], curves["off"], rtol=1e-3, atol=1e-5)
+    teacher = curves["off"][:, state.terms.index("teacher_entropy")]
+    assert float(teacher.max() / teacher.min()) > 1.005  # it moves by more than the tolerance
 
 
 def test_without_a_teacher_the_entropy_is_called_the_students(data: LevirKR) -> None:
