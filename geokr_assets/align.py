@@ -13,7 +13,7 @@ from geokr_assets import checks, metadata
 from geokr_assets.materialise import event_of, record_if_complete, take_scene, teaching
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 

@@ -1,4 +1,4 @@
-"""Which finding of ``geokr_core.checks`` is asked of which asset, and whether it stops what follows.
+"""Which finding of ``geokr_core.chain.checks`` is asked of which asset, and whether it stops what follows.
 
 Blocking checks guard correctness: what fails them must not reach training or a user, so the run ends there. The
 others judge quality: they warn, and a person decides. A new check is a line in `CHECKS` and a function in the core.
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from geokr_core.chain import Folders
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
+from geokr_core.chain.steps import Folders
 
 if TYPE_CHECKING:
     # At run time the core's checks are imported by the function that uses them: they load pandas.
-    from geokr_core.checks import Finding
+    from geokr_core.chain.checks import Finding
 
 IN_OWN_PROCESS = ("pretraining",)
 """Steps whose checks are made where the step runs, and come back through Pipes."""
@@ -28,7 +28,7 @@ class Check:
     """One check of one asset.
 
     Attributes:
-        name: the function of `geokr_core.checks` that judges; also the name in the browser.
+        name: the function of `geokr_core.chain.checks` that judges; also the name in the browser.
         step: the asset.
         blocking: whether a failure stops everything that follows.
         description: what it guards against, in Markdown.
@@ -54,7 +54,7 @@ class Check:
         Raises:
             MissingInputError: the step has written nothing yet.
         """
-        from geokr_core import checks
+        from geokr_core.chain import checks
 
         finding: Finding = getattr(checks, self.name)(*self.arguments(params, Folders(params), scene_id))
         return finding

@@ -9,10 +9,10 @@ from geokr_assets import metadata
 from geokr_assets.check_list import CHECKS, IN_OWN_PROCESS, Check, of_step
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
 
 if TYPE_CHECKING:
-    from geokr_core.checks import Finding
+    from geokr_core.chain.checks import Finding
 
 MADE_WITH_STEP = (*IN_OWN_PROCESS, *PARTITIONED)
 """Steps that judge what they made themselves: Dagster knows nothing of the scenes within a run."""

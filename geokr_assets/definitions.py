@@ -15,7 +15,7 @@ from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate, take_i
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
 from geokr_assets.sensors import dvc_lock, scene_folder
-from geokr_core.config import load_params, params_path
+from geokr_core.chain.params import load_params, params_path
 
 
 def build_defs(

@@ -33,9 +33,8 @@ from geokr_assets.materialise import (
 )
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile, StepConfig
-from geokr_core import chain
-from geokr_core.chain import Step
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
+from geokr_core.chain.steps import Step, steps_of, upstream_of
 
 align_scene = dg.define_asset_job(
     "align_scene",
@@ -58,7 +57,7 @@ reevaluate = dg.define_asset_job(
 
 def build_whole_chain(params: Params) -> dg.JobDefinition:
     """The job ``whole_chain`` for a parameter file."""
-    steps = chain.steps_of(params)
+    steps = steps_of(params)
     ops = {step.name: _op(params, step) for step in steps}
 
     @dg.job(
@@ -69,7 +68,7 @@ def build_whole_chain(params: Params) -> dg.JobDefinition:
         # A step of the chain follows all others it reads from; nothing but the order passes between the ops.
         done: dict[str, object] = {}
         for step in steps:
-            inputs = {name: done[name] for name in chain.upstream_of(params, step)}
+            inputs = {name: done[name] for name in upstream_of(params, step)}
             done[step.name] = ops[step.name](**inputs)
 
     return whole_chain
@@ -79,7 +78,7 @@ def _op(params: Params, step: Step) -> dg.OpDefinition:
     @dg.op(
         name=f"run_{step.name}",
         description=step.purpose,
-        ins={name: dg.In(dg.Nothing) for name in chain.upstream_of(params, step)},
+        ins={name: dg.In(dg.Nothing) for name in upstream_of(params, step)},
         out=dg.Out(dg.Nothing),
         pool=pool_of(step.name),
     )

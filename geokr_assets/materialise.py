@@ -18,13 +18,15 @@ from geokr_assets import metadata
 from geokr_assets.partitions import PARTITIONED, SCENES_NAME
 from geokr_assets.reporter import LogReporter
 from geokr_assets.resources import ParamsFile
-from geokr_core import chain, versioning
-from geokr_core.chain import Folders, Outcome
-from geokr_core.config import Params
+from geokr_core.chain import scene_by_scene, versioning
+from geokr_core.chain.params import Params
+from geokr_core.chain.run import Outcome, run_step
+from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene
+from geokr_core.chain.steps import Folders
 from geokr_core.errors import GeoKRError, VersioningError
 
 if TYPE_CHECKING:
-    from geokr_core.scenes import Scene
+    from geokr_core.scenes.scene import Scene
 
     Materialised = dg.MaterializeResult[None]
 else:
@@ -62,7 +64,7 @@ def take_step(context: Context, params_file: ParamsFile, step: str, *, force: bo
     """
     with teaching():
         params = params_file.load()
-        outcome = chain.run_step(step, params, LogReporter(context.log), force=force, tags=run_tags(context, step))
+        outcome = run_step(step, params, LogReporter(context.log), force=force, tags=run_tags(context, step))
     # A commit takes seconds; a step that had nothing to do and that DVC knows already needs none.
     if not outcome.was_current or versioning.recorded_versions().get(step) != outcome.data_version:
         record_in_dvc(context.log, params_file.file, step)
@@ -77,7 +79,7 @@ def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = F
     """
     outcome = take_step(context, params_file, "scenes", force=force)
     known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
-    new = [scene_id for scene_id in chain.scene_ids(params_file.load()) if scene_id not in known]
+    new = [scene_id for scene_id in scene_by_scene.scene_ids(params_file.load()) if scene_id not in known]
     if new:
         context.instance.add_dynamic_partitions(SCENES_NAME, new)
         context.log.info(f"{len(new)} new scene(s): chips and proportions can be made of them now.")
@@ -88,7 +90,7 @@ def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = F
 
 def _with_quarantine(outcome: Outcome, params: Params, *later: str) -> Outcome:
     """What was set aside and why, looked up anew: the output of a later step does not change with the inventory."""
-    from geokr_core.quarantine import markdown, quarantined
+    from geokr_core.scenes.quarantine import markdown, quarantined
 
     folders = Folders(params)
     rows = quarantined(folders["scenes"], *(folders[step] for step in later))
@@ -106,7 +108,7 @@ def take_scene(
     """
     with teaching():
         params = params_file.load()
-        outcome = chain.run_scene(step, scene_id, params, LogReporter(context.log), scenes=usable)
+        outcome = run_scene(step, scene_id, params, LogReporter(context.log), scenes=usable)
         if step != "proportions" or outcome.summary.warnings:
             return outcome
         return _with_picture(outcome, params, usable[scene_id])
@@ -114,7 +116,7 @@ def take_scene(
 
 def _with_picture(outcome: Outcome, params: Params, scene: "Scene") -> Outcome:
     """The scene with the land cover of its ground beside it: made where it is shown, and not kept."""
-    from geokr_core.quicklook import picture_of
+    from geokr_core.proportions.quicklook import picture_of
 
     index = Folders(params)["land_cover"]
     picture = picture_of(params.scenes.folder, scene, params.chips.bands, params.land_cover.folder, index)
@@ -125,7 +127,7 @@ def _with_picture(outcome: Outcome, params: Params, scene: "Scene") -> Outcome:
 def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> None:
     """Record a step that runs scene by scene once its last scene is there: DVC knows only whole folders."""
     with teaching():
-        complete = chain.finish_scenes(step, params_file.load(), LogReporter(context.log))
+        complete = finish_scenes(step, params_file.load(), LogReporter(context.log))
     if complete:
         record_in_dvc(context.log, params_file.file, step)
     else:
@@ -141,7 +143,7 @@ def take_levir_kr(context: Context, params_file: ParamsFile, *, force: bool = Fa
     with teaching():
         params = params_file.load()
         for step in PARTITIONED:
-            if not chain.is_complete(step, params):
+            if not is_complete(step, params):
                 raise dg.Failure(description=_missing_scenes(params, step), allow_retries=False)
     return _with_quarantine(take_step(context, params_file, "levir_kr", force=force), params, *PARTITIONED)
 
@@ -155,7 +157,7 @@ def is_missing(params: Params, step: str, scene_id: str) -> bool:
 
 
 def _missing_scenes(params: Params, step: str) -> str:
-    scene_ids = chain.scene_ids(params)
+    scene_ids = scene_by_scene.scene_ids(params)
     missing = [scene_id for scene_id in scene_ids if is_missing(params, step, scene_id)]
     found = (
         f"{len(missing)} of {len(scene_ids)} scenes have no {step}: {', '.join(missing[:10])}{' …' if missing[10:] else ''}"

@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from geokr_core.summary import Number
+from geokr_core.step.summary import Number
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from geokr_core.chain import Outcome
-    from geokr_core.checks import Finding
+    from geokr_core.chain.checks import Finding
+    from geokr_core.chain.run import Outcome
 
 MAX_PICTURE_BYTES = 200_000
 """Pictures are kept in the event log, base64 in Markdown; larger ones would slow down every page that lists events."""

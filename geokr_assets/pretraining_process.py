@@ -15,8 +15,8 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from geokr_assets import metadata
 from geokr_assets.check_list import of_step
 from geokr_assets.reporter import LogReporter
-from geokr_core import chain
-from geokr_core.config import load_params
+from geokr_core.chain.params import load_params
+from geokr_core.chain.run import run_step
 from geokr_core.errors import GeoKRError
 
 STEP = "pretraining"
@@ -44,7 +44,7 @@ def main() -> int:
 def _train(pipes: PipesContext, params_file: Path, force: bool) -> None:
     params = load_params(params_file)
     reporter = LogReporter(pipes.log)
-    outcome = chain.run_step(STEP, params, reporter, force=force, tags=pipes.get_extra("tags"))
+    outcome = run_step(STEP, params, reporter, force=force, tags=pipes.get_extra("tags"))
     pipes.report_asset_materialization(
         asset_key=STEP,
         metadata={**metadata.of_outcome(outcome), **metadata.curves(reporter.points)},

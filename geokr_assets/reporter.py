@@ -11,7 +11,7 @@ LOG_EVERY_S = 5.0
 
 
 class LogReporter:
-    """Speaks to a run's log (a `geokr_core.reporter.Reporter`).
+    """Speaks to a run's log (a `geokr_core.step.reporter.Reporter`).
 
     Attributes:
         points: what `metrics` heard, for the curves that are shown at the end.

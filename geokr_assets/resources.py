@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from geokr_core.chain import Folders
-from geokr_core.config import Params, load_params, params_path
+from geokr_core.chain.params import Params, load_params, params_path
+from geokr_core.chain.steps import Folders
 
 if TYPE_CHECKING:
-    from geokr_core.scenes import Scene
+    from geokr_core.scenes.scene import Scene
 
 
 class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster leaves its own parameter open
@@ -42,7 +42,7 @@ class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster 
             MissingInputError: the inventory has not been taken.
         """
         # A raster library: not loaded with the definitions.
-        from geokr_core.scenes import usable_scenes
+        from geokr_core.scenes.inventory import usable_scenes
 
         return usable_scenes(Folders(self.load())["scenes"])
 

@@ -4,7 +4,8 @@ import dagster as dg
 
 from geokr_assets.jobs import reevaluate
 from geokr_assets.resources import ParamsFile
-from geokr_core import chain
+from geokr_core.chain.freshness import fingerprint, is_current
+from geokr_core.chain.steps import STEPS
 from geokr_core.errors import MissingInputError
 
 
@@ -20,11 +21,11 @@ from geokr_core.errors import MissingInputError
 )
 def reevaluation(context: dg.ScheduleEvaluationContext, params_file: ParamsFile) -> dg.RunRequest | dg.SkipReason:
     """Ask for a re-evaluation, or say why there is nothing to evaluate."""
-    params, evaluation = params_file.load(), chain.STEPS["evaluation"]
+    params, evaluation = params_file.load(), STEPS["evaluation"]
     try:
-        if chain.is_current(params, evaluation):
+        if is_current(params, evaluation):
             return dg.SkipReason("Neither the backbone nor the labelled sets changed since the last evaluation.")
-        inputs = chain.fingerprint(params, evaluation)
+        inputs = fingerprint(params, evaluation)
     except MissingInputError as error:
         return dg.SkipReason(f"There is nothing to evaluate yet: {error}")
     # One run a tick and state of the inputs, however often the tick is evaluated; a failed one is tried next week.

@@ -22,11 +22,14 @@ from geokr_assets.jobs import align_scene, take_inventory_again
 from geokr_assets.materialise import DATA_VERSION_TAG, event_of, is_missing
 from geokr_assets.partitions import PARTITIONED, SCENES, SCENES_NAME
 from geokr_assets.resources import ParamsFile
-from geokr_core import chain, versioning
-from geokr_core.chain import Folders, Outcome
-from geokr_core.config import Params
-from geokr_core.files import data_version, listing_digest, read_json
-from geokr_core.summary import Summary, read_summary
+from geokr_core.chain import versioning
+from geokr_core.chain.params import Params
+from geokr_core.chain.run import Outcome
+from geokr_core.chain.scene_by_scene import scene_ids, scene_outcome
+from geokr_core.chain.steps import Folders, steps_of
+from geokr_core.step.digests import data_version, listing_digest
+from geokr_core.step.files import read_json
+from geokr_core.step.summary import Summary, read_summary
 
 SETTLING_S = 5.0
 """A file written to more recently than this may still be on its way."""
@@ -95,7 +98,7 @@ class _Seen:
 def _adopt(context: dg.SensorEvaluationContext, params: Params, listing: str) -> dg.SensorResult:
     """The first tick after somebody took the inventory: every scene has its partition, and nothing is started."""
     known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
-    new = [scene_id for scene_id in chain.scene_ids(params) if scene_id not in known]
+    new = [scene_id for scene_id in scene_ids(params) if scene_id not in known]
     return dg.SensorResult(
         skip_reason=dg.SkipReason("The inventory is newer than every file; from now on new files are noticed."),
         dynamic_partitions_requests=[SCENES.build_add_request(new)] if new else [],
@@ -114,7 +117,7 @@ def _welcome_scenes(
     if not runs[0].is_success:
         text = f"Run {runs[0].run_id} of the inventory failed; mend what it says and materialise `scenes`."
         return dg.SensorResult(skip_reason=dg.SkipReason(text), cursor=cursor)
-    known, usable = context.instance.get_dynamic_partitions(SCENES_NAME), set(chain.scene_ids(params))
+    known, usable = context.instance.get_dynamic_partitions(SCENES_NAME), set(scene_ids(params))
     if vanished := sorted(set(known) - usable):
         context.log.warning(
             f"{len(vanished)} scene(s) are gone or unusable now and will not enter Levir-KR; their partitions stay: "
@@ -198,7 +201,7 @@ def _state(params: Params) -> dict[str, list[str]]:
     recorded, folders = versioning.recorded_versions(), Folders(params)
     return {
         step.name: [recorded[step.name], listing_digest(folders[step.name])]
-        for step in chain.steps_of(params)
+        for step in steps_of(params)
         if step.name in recorded and folders[step.name].is_dir()
     }
 
@@ -213,8 +216,8 @@ def _news(
         return
     if step in PARTITIONED:
         outcomes = [
-            (scene_id, chain.scene_outcome(step, scene_id, params))
-            for scene_id in chain.scene_ids(params)
+            (scene_id, scene_outcome(step, scene_id, params))
+            for scene_id in scene_ids(params)
             if not is_missing(params, step, scene_id)
         ]
     else:

@@ -33,15 +33,17 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Run even if the outp
 
 def _run(names: list[str] | None, params_file: Path | None, overrides: list[str] | None, force: bool) -> None:
     """Run steps in order and record each in DVC where DVC versions it."""
-    from geokr_core import chain, versioning
-    from geokr_core.config import load_params, params_path
-    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.chain import versioning
+    from geokr_core.chain.params import load_params, params_path
+    from geokr_core.chain.run import run_step
+    from geokr_core.chain.steps import steps_of
+    from geokr_core.step.reporter import ConsoleReporter
 
     reporter = ConsoleReporter()
     params = load_params(params_file, overrides or ())
-    wanted = names if names is not None else [step.name for step in chain.steps_of(params)]
+    wanted = names if names is not None else [step.name for step in steps_of(params)]
     for name in wanted:
-        outcome = chain.run_step(name, params, reporter, force=force)
+        outcome = run_step(name, params, reporter, force=force)
         # An override makes an output that `params.yaml` does not describe: DVC must not take it for that.
         if not overrides and not outcome.was_current:
             versioning.commit(name, params_path(params_file), reporter)
@@ -65,8 +67,8 @@ def _farewell(params: Any) -> None:
     """Say what came out, where it lies and what to do next."""
     from rich.console import Console
 
-    from geokr_core.chain import Folders
-    from geokr_core.files import read_json
+    from geokr_core.chain.steps import Folders
+    from geokr_core.step.files import read_json
 
     folders = Folders(params)
     console = Console()
@@ -95,8 +97,8 @@ def status(params: ParamsFile = None, overrides: Overrides = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from geokr_core.chain import describe
-    from geokr_core.config import load_params
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.run import describe
 
     table = Table("step", "state", "output")
     for row in describe(load_params(params, overrides or ())):
@@ -116,10 +118,11 @@ def world(
     if out is None and seed is None:
         _run(["world"], params, overrides, force)
         return
-    from geokr_core.config import WorldConfig, load_params
+    from geokr_core.chain.params import load_params
     from geokr_core.errors import ConfigError
-    from geokr_core.reporter import ConsoleReporter
-    from geokr_core.world import generate_world
+    from geokr_core.step.reporter import ConsoleReporter
+    from geokr_core.world.config import WorldConfig
+    from geokr_core.world.generate import generate_world
 
     try:
         base = load_params(params, overrides or ()).world or WorldConfig()
@@ -162,9 +165,9 @@ def quarantine(params: ParamsFile = None, overrides: Overrides = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from geokr_core.chain import Folders
-    from geokr_core.config import load_params
-    from geokr_core.quarantine import COLUMNS, quarantined
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.scenes.quarantine import COLUMNS, quarantined
 
     folders = Folders(load_params(params, overrides or ()))
     table = Table(*COLUMNS)
@@ -178,10 +181,10 @@ def alignment(params: ParamsFile = None, overrides: Overrides = None) -> None:
     """Measure how each scene and its land cover lie on each other, as CSV. Needs `geokr scenes` and `geokr land-cover`."""
     import csv
 
-    from geokr_core.alignment import alignments
-    from geokr_core.chain import Folders
-    from geokr_core.config import load_params
-    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.proportions.alignment import alignments
+    from geokr_core.step.reporter import ConsoleReporter
 
     checked = load_params(params, overrides or ())
     folders = Folders(checked)
@@ -203,9 +206,9 @@ def download(
     to: Annotated[Path, typer.Option("--to", help="Folder that gets the bundle.")],
 ) -> None:
     """Download a backbone from the MLflow registry and verify its golden features."""
-    from geokr_core import registry
+    from geokr_core.registry import versions
 
-    folder = registry.download(reference, to)
+    folder = versions.download(reference, to)
     typer.echo(f"{reference} verified → {folder}; MODEL_CARD.md in there says how to load it.")
 
 
@@ -216,10 +219,10 @@ def rollback(
     to: Annotated[int | None, typer.Option("--to", help="Version to return to [default: the one replaced].")] = None,
 ) -> None:
     """Make the previous champion champion again, and keep the present one from winning a second time."""
-    from geokr_core import registry
-    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.registry import champion
+    from geokr_core.step.reporter import ConsoleReporter
 
-    registry.rollback(model, because, to, ConsoleReporter())
+    champion.rollback(model, because, to, ConsoleReporter())
 
 
 @app.command()
@@ -233,14 +236,14 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
-    from geokr_core import registry
-    from geokr_core.chain import Folders
-    from geokr_core.config import load_params
-    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.registry import champion
+    from geokr_core.step.reporter import ConsoleReporter
 
     loaded = load_params(params, overrides or ())
     cells = Folders(loaded).checkpoints / "evaluation"
-    summary = registry.compare((first, second), loaded.champion, loaded.evaluation, cells, ConsoleReporter())
+    summary = champion.compare((first, second), loaded.champion, loaded.evaluation, cells, ConsoleReporter())
     table = Table(*summary.table[0])
     for row in summary.table:
         table.add_row(*(str(value) for value in row.values()))
@@ -280,9 +283,9 @@ def fetch(
     sections `scenes` and `land_cover` for a parameter file. Access keys come from environment variables that the
     file of catalogues names; docs/acquisition.md tells more.
     """
-    from geokr_core.acquisition import FetchConfig, fetch, load_catalogues
-    from geokr_core.acquisition.catalogues import parse_request
-    from geokr_core.reporter import ConsoleReporter
+    from geokr_core.acquisition.catalogues import FetchConfig, load_catalogues, parse_request
+    from geokr_core.acquisition.fetching import fetch
+    from geokr_core.step.reporter import ConsoleReporter
 
     limits = {
         "max_cloud_cover_percent": max_cloud, "max_items": max_items, "max_gb": max_gb, "connections": connections,
@@ -335,10 +338,10 @@ def stac(
     licence: Annotated[str, typer.Option("--licence", help="SPDX name, or `other`.")] = "other",
 ) -> None:
     """Export the frozen Levir-KR as a STAC collection: one item a scene, its chips and proportions as GeoParquet."""
-    from geokr_core.chain import Folders
-    from geokr_core.config import load_params
-    from geokr_core.reporter import ConsoleReporter
-    from geokr_core.stac_export import export_stac
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.levir_kr.stac_export import export_stac
+    from geokr_core.step.reporter import ConsoleReporter
 
     folder = levir_kr or Folders(load_params(params, overrides or ()))["levir_kr"]
     _show(export_stac(folder, out, ConsoleReporter(), licence=licence).numbers)
@@ -353,7 +356,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, so that the figures hold on any machine."""
-    from geokr_core.bench import run_bench
+    from geokr_core.bench.run import run_bench
 
     run_bench(name, as_json=as_json)
 
@@ -361,7 +364,7 @@ def bench(
 @app.command()
 def parameters() -> None:
     """Print what each key of the parameter file means, as Markdown."""
-    from geokr_core.config import parameters_reference
+    from geokr_core.chain.parameters_reference import parameters_reference
 
     typer.echo(parameters_reference(), nl=False)
 

@@ -12,11 +12,12 @@ import yaml
 from affine import Affine
 from rasterio.crs import CRS
 
-from geokr_core.config import LevirKRConfig
-from geokr_core.files import write_json
-from geokr_core.legend import COMMON_LEGENDS
-from geokr_core.levir_kr import LevirKR, freeze, open_levir_kr
-from geokr_core.reporter import RecordingReporter
+from geokr_core.land_cover.legend import COMMON_LEGENDS
+from geokr_core.levir_kr.config import LevirKRConfig
+from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
+from geokr_core.levir_kr.freeze import freeze
+from geokr_core.step.files import write_json
+from geokr_core.step.reporter import RecordingReporter
 
 
 def make_levir_kr(
@@ -155,7 +156,7 @@ def make_small_archive(
     """
     from scipy.ndimage import gaussian_filter
 
-    from geokr_core.grid import Grid
+    from geokr_core.rasters.grid import Grid
 
     rng = np.random.default_rng(seed)
     columns = math.ceil(math.sqrt(num_scenes))
@@ -223,7 +224,8 @@ def make_pretraining(folder: Path, dataset: LevirKR, *, architecture: str = "squ
     """
     import torch
 
-    from geokr_core.backbone import build, save_weights
+    from geokr_core.networks.network import build
+    from geokr_core.networks.weights import save_weights
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

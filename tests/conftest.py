@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from geokr_core.reporter import RecordingReporter
+from geokr_core.step.reporter import RecordingReporter
 
 
 @pytest.fixture

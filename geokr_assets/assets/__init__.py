@@ -6,7 +6,7 @@
 import dagster as dg
 
 from geokr_assets.assets import evaluation, levir_kr, pretraining, raw_data, registry
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
 
 Assets = list[dg.AssetsDefinition | dg.AssetSpec]
 

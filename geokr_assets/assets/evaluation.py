@@ -3,7 +3,7 @@
 import dagster as dg
 
 from geokr_assets.assets.step_asset import step_asset
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
 
 GROUP = "evaluation"
 

@@ -12,7 +12,7 @@ from geokr_assets.executors import scenes_per_run
 from geokr_assets.materialise import Materialised, result_of, take_levir_kr
 from geokr_assets.partitions import PARTITIONED, SCENES
 from geokr_assets.resources import ParamsFile, StepConfig
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
 
 GROUP = "levir_kr"
 

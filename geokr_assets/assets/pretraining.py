@@ -5,7 +5,7 @@ import dagster as dg
 from geokr_assets.assets.step_asset import declare, step_asset
 from geokr_assets.materialise import Materialised, pretrain_in_own_process
 from geokr_assets.resources import ParamsFile, StepConfig
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
 
 GROUP = "pretraining"
 

@@ -5,8 +5,8 @@ import dagster as dg
 from geokr_assets.assets.step_asset import OWNERS, RAW, declare, given_sources, step_asset
 from geokr_assets.materialise import Materialised, result_of, take_inventory
 from geokr_assets.resources import ParamsFile, StepConfig
-from geokr_core import chain
-from geokr_core.config import Params
+from geokr_core.chain.params import Params
+from geokr_core.chain.steps import STEPS
 
 GROUP = "raw_data"
 
@@ -61,7 +61,7 @@ def _world(params: Params) -> dg.AssetsDefinition:
 
 
 def _given(params: Params) -> list[dg.AssetSpec]:
-    sections = {name for step in chain.STEPS for name in given_sources(params, step)}
+    sections = {name for step in STEPS for name in given_sources(params, step)}
     return [
         dg.AssetSpec(
             RAW[section],

@@ -8,9 +8,9 @@ from geokr_assets import checks
 from geokr_assets.materialise import Materialised, pool_of, result_of, take_step
 from geokr_assets.partitions import PARTITIONED, SCENES
 from geokr_assets.resources import ParamsFile, StepConfig
-from geokr_core import __version__, chain
-from geokr_core.chain import Folders
-from geokr_core.config import Params
+from geokr_core import __version__
+from geokr_core.chain.params import Params
+from geokr_core.chain.steps import STEPS, Folders, upstream_of
 
 OWNERS = ["team:geokr"]
 
@@ -23,7 +23,7 @@ RAW = {"scenes": "raw_scenes", "land_cover": "raw_land_cover", "evaluation": "la
 
 def given_sources(params: Params, step: str) -> list[str]:
     """Sources of ``step`` (sections of the parameter file) that lie outside the generated world."""
-    sources = chain.STEPS[step].sources
+    sources = STEPS[step].sources
     if params.world is None:
         return list(sources)
     return [name for name in sources if not getattr(params, name).folder.is_relative_to(params.world.folder)]
@@ -35,7 +35,7 @@ def deps_of(params: Params, step: str) -> list[dg.AssetDep]:
     A step for the whole archive depends on every scene of a partitioned one.
     """
     # Raw data have no step behind them; without a box of their own the graph would begin in the air.
-    names = [*chain.upstream_of(params, chain.STEPS[step]), *(RAW[name] for name in given_sources(params, step))]
+    names = [*upstream_of(params, STEPS[step]), *(RAW[name] for name in given_sources(params, step))]
     return [
         dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping())
         if name in PARTITIONED and step not in PARTITIONED
@@ -100,7 +100,7 @@ def scene_spec(params: Params, step: str, *, group: str, kinds: set[str], descri
 
 
 def _described(step: str, description: str) -> str:
-    definition = chain.STEPS[step]
+    definition = STEPS[step]
     return f"{definition.purpose}\n\n{description.strip()}\n\nCommand line: `geokr {definition.command}`"
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from geokr_core.config import Section
 from geokr_core.errors import ConfigError
+from geokr_core.step.section import Section, explain
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -222,12 +222,3 @@ def parse_request(
         )
     except ValidationError as error:
         raise ConfigError(f"the request: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error as lines a person can act on."""
-    lines = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'catalogue'}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors(include_input=False)
-    ]
-    return "\n  ".join([f"{error.error_count()} wrong value(s):", *lines])

@@ -18,9 +18,9 @@ from geokr_core.acquisition.plan import FetchPlan, PlannedFile, make_plan
 from geokr_core.acquisition.transfer import RECORD_SUFFIX, finished, transfer
 from geokr_core.acquisition.web import Web
 from geokr_core.errors import AcquisitionError
-from geokr_core.files import read_json, whole_file, write_json
-from geokr_core.reporter import Reporter
-from geokr_core.summary import Summary
+from geokr_core.step.files import read_json, whole_file, write_json
+from geokr_core.step.reporter import Reporter
+from geokr_core.step.summary import Summary
 
 SNIPPET = "params-snippet.yaml"
 MANIFEST = "fetch.json"

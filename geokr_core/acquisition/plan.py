@@ -21,9 +21,9 @@ from geokr_core.acquisition.catalogues import Catalogue, CatalogueCollection, Fe
 from geokr_core.acquisition.search import Area, find_items, item_span
 from geokr_core.acquisition.web import Address, Web, shown
 from geokr_core.errors import AcquisitionError
-from geokr_core.files import text_digest
-from geokr_core.grid import Grid, reproject, unit_ring
-from geokr_core.reporter import Reporter
+from geokr_core.rasters.grid import Grid, reproject, unit_ring
+from geokr_core.step.digests import text_digest
+from geokr_core.step.reporter import Reporter
 
 _EDGE_SEGMENTS = 32
 """Pieces that the area's edges are cut into before they are carried into an asset's CRS."""

@@ -23,7 +23,7 @@ from pystac_client.warnings import PystacClientWarning
 from geokr_core.acquisition.catalogues import Catalogue, CatalogueCollection, FetchConfig
 from geokr_core.acquisition.web import Web, shown
 from geokr_core.errors import AcquisitionError
-from geokr_core.grid import unwrap_lon
+from geokr_core.rasters.grid import unwrap_lon
 
 _MAX_PAGES = 100_000
 """Documents of a static catalogue that are read before the walk counts as endless."""

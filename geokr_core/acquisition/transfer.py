@@ -23,11 +23,11 @@ from rasterio.windows import Window
 from geokr_core.acquisition.plan import Finished, PlannedFile, bare, grid_of, window_of
 from geokr_core.acquisition.search import Area, item_span
 from geokr_core.acquisition.web import Address, Web, shown, verify_multihash
-from geokr_core.config import as_plain
 from geokr_core.errors import AcquisitionError
-from geokr_core.files import read_json, whole_file, write_json
-from geokr_core.grid import Grid
-from geokr_core.raster_files import DRIVERS
+from geokr_core.rasters.grid import Grid
+from geokr_core.rasters.open_raster import DRIVERS
+from geokr_core.step.files import read_json, whole_file, write_json
+from geokr_core.step.section import as_plain
 
 RECORD_SUFFIX = ".record.json"
 _STRIP_BYTES = 1 << 24

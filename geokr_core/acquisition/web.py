@@ -26,8 +26,8 @@ from urllib3 import Retry
 from geokr_core import __version__
 from geokr_core.acquisition.catalogues import LOOPBACK, Catalogue, FetchConfig
 from geokr_core.errors import AcquisitionError
-from geokr_core.multihash import mismatch
-from geokr_core.raster_files import DRIVERS
+from geokr_core.rasters.open_raster import DRIVERS
+from geokr_core.step.digests import mismatch
 
 T = TypeVar("T")
 

@@ -11,9 +11,10 @@ from rasterio.warp import Resampling
 from rasterio.warp import reproject as warp
 
 from geokr_core.bench.measure import Measurement, seconds
-from geokr_core.config import LandCoverConfig, ProportionsConfig
 from geokr_core.errors import ConfigError
-from geokr_core.reporter import RecordingReporter
+from geokr_core.land_cover.config import LandCoverConfig
+from geokr_core.proportions.config import ProportionsConfig
+from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
 UTM48, DEGREES = "EPSG:32648", "EPSG:4326"
@@ -40,8 +41,9 @@ CELLS_PER_SIDE = 5400
 
 
 def _align(folder: Path, lc_crs: str, lc_transform: Affine, gsd_m: float) -> float:
-    from geokr_core.landcover import index_products, open_land_cover
-    from geokr_core.proportions import count_rows
+    from geokr_core.land_cover.product import open_land_cover
+    from geokr_core.land_cover.tile_index import index_products
+    from geokr_core.proportions.count import count_rows
 
     rng = np.random.default_rng(0)
     patches = rng.choice(np.array([10, 20, 30, 60, 80], np.uint8), (CELLS_PER_SIDE // 5, CELLS_PER_SIDE // 5))

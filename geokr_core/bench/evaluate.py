@@ -4,11 +4,13 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from geokr_core.backbone.config import BackboneConfig
 from geokr_core.bench.measure import Measurement
-from geokr_core.config import BackboneConfig, EvaluationConfig, WorldConfig
-from geokr_core.files import read_json
-from geokr_core.reporter import RecordingReporter
+from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.step.files import read_json
+from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr, make_pretraining
+from geokr_core.world.config import WorldConfig
 
 MAX_SECONDS = 240.0
 """What the sweep may take on two cores."""
@@ -26,8 +28,8 @@ def bench_evaluate(folder: Path) -> Measurement:
 
     Four tasks of the generated world, two initialisations, two amounts of labels, one seed, fine-tuning.
     """
-    from geokr_core.bundle import build_bundle
-    from geokr_core.evaluate import evaluate
+    from geokr_core.backbone.build import build_bundle
+    from geokr_core.evaluation.evaluate import evaluate
     from geokr_core.world.tasks import write_tasks
 
     reporter = RecordingReporter()

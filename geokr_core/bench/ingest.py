@@ -20,8 +20,9 @@ from affine import Affine
 from rasterio.windows import Window
 
 from geokr_core.bench.measure import Measurement
-from geokr_core.config import ChipsConfig, ScenesConfig
-from geokr_core.reporter import RecordingReporter
+from geokr_core.chips.config import ChipsConfig
+from geokr_core.scenes.config import ScenesConfig
+from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
 _SIZE_PX, _CHIP_PX, _REPEATS = 8192, 64, 4
@@ -35,9 +36,9 @@ _FILES: Mapping[str, Mapping[str, Any]] = {
 _PEAK = """
 import json, sys
 from pathlib import Path
-from geokr_core.chips import cut_scene
-from geokr_core.config import ChipsConfig
-from geokr_core.scenes import usable_scenes
+from geokr_core.chips.cut import cut_scene
+from geokr_core.chips.config import ChipsConfig
+from geokr_core.scenes.inventory import usable_scenes
 import geopandas
 folder, scene_id, config = Path(sys.argv[1]), sys.argv[2], ChipsConfig.model_validate_json(sys.argv[3])
 cut = cut_scene(config, folder / "in", folder / "scenes", usable_scenes(folder / "scenes")[scene_id], folder / "peak")
@@ -49,8 +50,8 @@ print(json.dumps({"num_chips": cut.num_chips, "peak_mb": int(status["VmHWM"].spl
 
 def bench_ingest(folder: Path) -> Measurement:
     """Share of the bare loop's speed that cutting reaches."""
-    from geokr_core.chips import cut_scene
-    from geokr_core.scenes import usable_scenes
+    from geokr_core.chips.cut import cut_scene
+    from geokr_core.scenes.inventory import usable_scenes
 
     _make_scenes(folder)
     scenes = usable_scenes(folder / "scenes")
@@ -101,7 +102,7 @@ def peak_memory_mb(folder: Path, scene_id: str, config: ChipsConfig) -> float:
 
 
 def _make_scenes(folder: Path) -> None:
-    from geokr_core.scenes import take_inventory
+    from geokr_core.scenes.inventory import take_inventory
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(100, 1000, (len(_BANDS), _SIZE_PX, _SIZE_PX), dtype=np.uint16)

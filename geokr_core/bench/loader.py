@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from geokr_core.batches import batch_rows, prefetched, reader
 from geokr_core.bench.measure import Measurement, seconds
-from geokr_core.config import PretrainingConfig
-from geokr_core.levir_kr import LevirKR
+from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.networks.batch_order import batch_rows
+from geokr_core.pretraining.config import PretrainingConfig
+from geokr_core.pretraining.training.batches import prefetched, reader
 from geokr_core.testing import make_levir_kr
 
 _SIZE_PX, _NUM_BATCHES = 64, 32
@@ -57,8 +58,8 @@ def bench_loader(folder: Path, num_chips: int = 4096, batch_size: int = 128) -> 
 
 def _waiting(data: LevirKR, folder: Path, batch_size: int) -> float:
     """Share of the time of real training steps that the loop stood still for data."""
-    from geokr_core.pretrain import pretrain
-    from geokr_core.reporter import RecordingReporter
+    from geokr_core.pretraining.pretrain import pretrain
+    from geokr_core.step.reporter import RecordingReporter
 
     # The fastest network there is: whoever waits for data waits most with it.
     config = PretrainingConfig(

@@ -15,16 +15,17 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from geokr_core import training
-from geokr_core.augment import Geometry
-from geokr_core.batches import Batch, prefetched
 from geokr_core.bench.measure import Measurement
-from geokr_core.config import Architecture, PretrainingConfig
-from geokr_core.levir_kr import LevirKR
-from geokr_core.methods.network import Network
-from geokr_core.methods.objective import Seen
-from geokr_core.pretrain import runs_of
-from geokr_core.run import Run, begin
+from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.networks.architectures import Architecture
+from geokr_core.networks.augmentation import Geometry
+from geokr_core.pretraining.config import PretrainingConfig
+from geokr_core.pretraining.objectives.network import Network
+from geokr_core.pretraining.objectives.objective import Seen
+from geokr_core.pretraining.runs import runs_of
+from geokr_core.pretraining.training.batches import Batch, prefetched
+from geokr_core.pretraining.training.loop import gradients, losses_of, reading, seen_of, update
+from geokr_core.pretraining.training.state import Run, begin
 from geokr_core.testing import make_levir_kr
 
 _PUBLISHED_IMAGES: Final = 1_431_950 * 10
@@ -80,7 +81,7 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     )
     (run,) = runs_of(config, data, folder / "checkpoints")
     (plain,) = runs_of(config.model_copy(update={"precision": "fp32"}), data, folder / "checkpoints")
-    with prefetched(training.reading(run), 1, 1 + 2 * scale.steps * (scale.rounds + 1)) as batches:
+    with prefetched(reading(run), 1, 1 + 2 * scale.steps * (scale.rounds + 1)) as batches:
         ours = _ours(run, batches, scale)
         rounds = _interleaved({"ours": ours, "resident": _resident(run, scale)}, scale)
         shares = _shares(run, next(batches))
@@ -117,20 +118,20 @@ def _shares(run: Run, batch: Batch) -> dict[str, float]:
     """Where the time of a step goes: each part timed by itself, the student's passes being what is left of the whole."""
     state, normalisation = begin(run), run.normalisation()
     everything = slice(0, len(batch.rows))
-    seen = training.seen_of(run, batch, everything, normalisation)
-    losses = training.gradients(run, state, batch, normalisation)
+    seen = seen_of(run, batch, everything, normalisation)
+    losses = gradients(run, state, batch, normalisation)
 
     def teach() -> None:
         with run.runtime.autocast():
             state.teacher(seen.teacher)
 
     def step() -> None:
-        training.update(run, state, training.gradients(run, state, batch, normalisation))
+        update(run, state, gradients(run, state, batch, normalisation))
 
     parts: dict[str, Callable[[], object]] = {
-        "augmenting": lambda: training.seen_of(run, batch, everything, normalisation),
+        "augmenting": lambda: seen_of(run, batch, everything, normalisation),
         "teacher": teach,
-        "updating": lambda: training.update(run, state, losses),
+        "updating": lambda: update(run, state, losses),
     }
     whole = _median_seconds(step)
     shares = {f"share_{name}": _median_seconds(work) / whole for name, work in parts.items()}
@@ -176,8 +177,8 @@ def _ours(run: Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None
 
     def work() -> None:
         for _ in range(scale.steps):
-            losses = training.gradients(run, state, next(batches), normalisation)
-            training.update(run, state, losses)
+            losses = gradients(run, state, next(batches), normalisation)
+            update(run, state, losses)
 
     return work
 
@@ -194,9 +195,9 @@ def _resident(run: Run, scale: Scale) -> Callable[[], None]:
     def work() -> None:
         for _ in range(scale.steps):
             state.optimiser.zero_grad(set_to_none=True)
-            losses = training.losses_of(run, state, seen, state.step + 1)
+            losses = losses_of(run, state, seen, state.step + 1)
             torch.autograd.backward(losses[0])
-            training.update(run, state, losses.detach())
+            update(run, state, losses.detach())
 
     return work
 

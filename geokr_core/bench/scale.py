@@ -17,7 +17,7 @@ import shapely
 from rasterio.crs import CRS
 
 from geokr_core.bench.measure import Measurement
-from geokr_core.legend import COMMON_LEGENDS
+from geokr_core.land_cover.legend import COMMON_LEGENDS
 
 CHIPS_PER_SCENE = 358
 ARCHIVE_CHIPS, ARCHIVE_SCENES = 1_431_950, 4_000
@@ -61,8 +61,8 @@ def simulate(folder: Path, num_chips: int) -> None:
     """
     import psutil
 
-    from geokr_core.catalogue import read_catalogue, write_catalogue
-    from geokr_core.config import LevirKRConfig
+    from geokr_core.levir_kr.catalogue import read_catalogue, write_catalogue
+    from geokr_core.levir_kr.config import LevirKRConfig
 
     started = time.perf_counter()
     _write_rows(folder, num_chips)

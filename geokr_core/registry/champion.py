@@ -1,6 +1,6 @@
 """The challenger that becomes champion, or does not: scored alike, the alias moved, the reasons kept; taken back; compared.
 
-The rule and the record that it compares are in ``geokr_core.promotion``.
+The rule and the record that it compares are in ``geokr_core.registry.promotion``.
 """
 
 import json
@@ -16,16 +16,18 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from geokr_core.bundle import open_bundle, verify_bundle
-from geokr_core.config import ChampionConfig, Criterion, EvaluationConfig
+from geokr_core.backbone.bundle import open_bundle, verify_bundle
 from geokr_core.errors import MissingInputError, RegistryError
-from geokr_core.files import whole_folder
-from geokr_core.promotion import Scorecard, Verdict, decide, margins_of, require_evaluated, write_decision
-from geokr_core.registry.server import Connection, connect, lock, refusals
-from geokr_core.registry.tracking import DATA_VERSION_TAG, TrackedRun, current_run, metric_key, track_step
+from geokr_core.evaluation.config import Criterion, EvaluationConfig
+from geokr_core.evaluation.scorecard import Scorecard
+from geokr_core.registry.config import ChampionConfig
+from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
 from geokr_core.registry.versions import aliases_of, describe, drop_tags, fetch, register_once, resolve, versions_of
-from geokr_core.reporter import Reporter
-from geokr_core.summary import Number, Summary
+from geokr_core.step.files import whole_folder
+from geokr_core.step.reporter import Reporter
+from geokr_core.step.summary import Number, Summary
+from geokr_core.tracking.server import Connection, connect, lock, refusals
+from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, TrackedRun, current_run, metric_key, track_step
 
 CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
@@ -126,7 +128,7 @@ class _Judge:
     reporter: Reporter
 
     def score(self, bundle: Path) -> Scorecard:
-        from geokr_core.evaluate import score_backbone
+        from geokr_core.evaluation.scorecard import score_backbone
 
         return score_backbone(bundle, self.evaluation, self.criteria, self.cells, self.reporter)
 

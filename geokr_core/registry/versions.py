@@ -1,6 +1,6 @@
 """Versions of a model in the MLflow registry: put there as plain files, found by alias or number, fetched and verified.
 
-Which of them is champion is decided in ``champion``; the files themselves are those of ``geokr_core.bundle``.
+Which of them is champion is decided in ``champion``; the files themselves are those of ``geokr_core.backbone.build``.
 """
 
 import importlib.metadata
@@ -20,14 +20,14 @@ from mlflow.pyfunc import save_model
 from mlflow.tracking import MlflowClient
 from mlflow.types.schema import Schema, TensorSpec
 
-import geokr_core.loader
-from geokr_core.bundle import BUNDLE_FILES, DESCRIPTION, MODEL_CARD, Bundle, verify_bundle
+import geokr_core.backbone.loader
+from geokr_core.backbone.bundle import BUNDLE_FILES, DESCRIPTION, MODEL_CARD, Bundle, verify_bundle
 from geokr_core.errors import BackboneError, RegistryError
-from geokr_core.files import whole_folder
-from geokr_core.registry.server import Connection, connect, refusals, sqlite_file, tracking_uri, without_password
-from geokr_core.registry.tracking import DATA_VERSION_TAG, git_sha
+from geokr_core.step.files import whole_folder
+from geokr_core.tracking.server import Connection, connect, refusals, sqlite_file, tracking_uri, without_password
+from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, git_sha
 
-_PYFUNC_CODE: Final = Path(geokr_core.loader.__file__).parent / "backbone_pyfunc.py"
+_PYFUNC_CODE: Final = Path(geokr_core.backbone.loader.__file__).parent / "backbone_pyfunc.py"
 _REQUIREMENTS: Final = ("mlflow", "torch", "torchvision", "safetensors", "numpy")
 _ABOVE_CARD: Final = "\n\n<!-- model card -->\n\n"
 _MAX_DESCRIPTION_CHARS: Final = 4900

@@ -16,7 +16,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp
 from scipy import ndimage
 
-from geokr_core.grid import Grid, reproject
+from geokr_core.rasters.grid import Grid, reproject
 from geokr_core.world import terrain
 from geokr_core.world.noise import STREAM_TILE, Noise, generator
 from geokr_core.world.plan import PlannedScene

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from geokr_core.files import write_json
+from geokr_core.step.files import write_json
 from geokr_core.world import terrain
 from geokr_core.world.noise import STREAM_TASK, Noise, generator
 from geokr_core.world.surface import reflectance

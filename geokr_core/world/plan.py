@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 from affine import Affine
 
-from geokr_core.grid import Grid, reproject
+from geokr_core.rasters.grid import Grid, reproject
 from geokr_core.world.atmosphere import Look
 from geokr_core.world.noise import STREAM_SCENE, generator
 from geokr_core.world.terrain import PLACES, Place, zone_crs

@@ -14,10 +14,10 @@ import rasterio
 from affine import Affine
 from PIL import Image
 
-from geokr_core.config import WorldConfig
-from geokr_core.reporter import Reporter
+from geokr_core.step.reporter import Reporter
 from geokr_core.world import atmosphere, terrain
 from geokr_core.world.atmosphere import Look
+from geokr_core.world.config import WorldConfig
 from geokr_core.world.land_cover import COLOURS
 from geokr_core.world.noise import STREAM_TASK, Noise, generator
 from geokr_core.world.objects import write_detection

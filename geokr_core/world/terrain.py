@@ -13,7 +13,7 @@ import pyproj
 from rasterio.crs import CRS
 from scipy import ndimage
 
-from geokr_core.grid import Grid
+from geokr_core.rasters.grid import Grid
 from geokr_core.world.noise import STREAM_PLACE, Noise
 
 CULTIVATED, FOREST, GRASS, SHRUB, WETLAND, WATER, TUNDRA, ARTIFICIAL, BARE, SNOW = range(10, 101, 10)

@@ -10,9 +10,9 @@ import yaml
 from geokr_assets.assets import build_assets
 from geokr_assets.checks import build_checks
 from geokr_assets.resources import ParamsFile
-from geokr_core import chain
-from geokr_core.config import Params, load_params
-from geokr_core.reporter import RecordingReporter
+from geokr_core.chain.params import Params, load_params
+from geokr_core.chain.run import run_step
+from geokr_core.step.reporter import RecordingReporter
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]
 
@@ -62,7 +62,7 @@ def cut_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cut_world")
     params = load_params(write_params(root))
     for step in ("world", "scenes", "land_cover", "chips", "proportions"):
-        chain.run_step(step, params, RecordingReporter())
+        run_step(step, params, RecordingReporter())
     return root
 
 

@@ -8,9 +8,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from geokr_core import chain, checks, chips
-from geokr_core.checks import Finding
-from geokr_core.config import Params, load_params
+from geokr_core.chain import checks
+from geokr_core.chain.checks import Finding
+from geokr_core.chain.freshness import is_current
+from geokr_core.chain.params import Params, load_params
+from geokr_core.chain.scene_by_scene import scene_version
+from geokr_core.chain.steps import STEPS
+from geokr_core.chips import cut as cutting
+from geokr_core.chips.cut import cut_scene
 from geokr_core.errors import LandCoverError
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]
@@ -48,7 +53,7 @@ def test_a_run_over_a_range_tells_each_scene_with_its_own_metadata_and_checks(
     versions = [
         event.materialization.tags["dagster/data_version"] for event in result.get_asset_materialization_events()
     ]
-    assert versions == [chain.scene_version(step, scene, params) for step, scene in wanted]
+    assert versions == [scene_version(step, scene, params) for step, scene in wanted]
     evaluations = result.get_asset_check_evaluations()
     judged = [(check.check_name, check.partition) for check in evaluations if check.partition]
     summed_up = {check.check_name: check.description for check in evaluations if not check.partition}
@@ -60,22 +65,22 @@ def test_a_run_over_a_range_tells_each_scene_with_its_own_metadata_and_checks(
     ]
     assert instance.get_materialized_partitions(dg.AssetKey("chips")) == set(four_scenes[:3])
     # The last scene is still to do, so the step as a whole is not.
-    assert not chain.is_current(params, chain.STEPS["chips"])
+    assert not is_current(params, STEPS["chips"])
     assert materialise("chips", "proportions", partition_key=four_scenes[3]).success
-    assert chain.is_current(params, chain.STEPS["proportions"])
+    assert is_current(params, STEPS["proportions"])
 
 
 def test_a_scene_that_fails_keeps_no_other_from_being_made(
     materialise: Materialise, four_scenes: list[str], params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, bad = chips.cut_scene, four_scenes[1]
+    whole, bad = cut_scene, four_scenes[1]
 
     def cut(config, source, scenes, scene, out, **options):  # type: ignore[no-untyped-def]
         if scene.scene_id == bad:
             raise LandCoverError("the tile cannot be read; fetch it again")
         return whole(config, source, scenes, scene, out)
 
-    monkeypatch.setattr(chips, "cut_scene", cut)
+    monkeypatch.setattr(cutting, "cut_scene", cut)
     result = materialise("chips", "proportions", partition_range=(four_scenes[0], four_scenes[3]))
     assert not result.success
     assert "1 of 4 scene(s)" in _message(result)

@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 
 from geokr_assets import checks as asset_checks
 from geokr_assets.check_list import CHECKS
-from geokr_core import checks
-from geokr_core.checks import Finding
-from geokr_core.config import Params
+from geokr_core.chain import checks
+from geokr_core.chain.checks import Finding
+from geokr_core.chain.params import Params
 from geokr_core.errors import MissingInputError
-from geokr_core.files import write_json
+from geokr_core.step.files import write_json
 from geokr_core.testing import make_levir_kr
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]

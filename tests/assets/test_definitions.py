@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from geokr_assets.assets.step_asset import RAW
-from geokr_core import chain
-from geokr_core.config import load_params
+from geokr_core.chain.params import load_params
+from geokr_core.chain.steps import STEPS, steps_of, upstream_of
 from geokr_core.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_assets_are_as_written_down(defs: dg.Definitions) -> None:
         assert node.pools == ({pool} if pool else set()), key
         assert node.owners == ["team:geokr"], key
         assert node.code_version, key
-        assert chain.STEPS[key].purpose in (node.description or ""), key
+        assert STEPS[key].purpose in (node.description or ""), key
         assert checks[key] == sorted(blocking + others), key
         for name in checks[key]:
             assert graph.get_check_spec(dg.AssetCheckKey(dg.AssetKey(key), name)).blocking == (name in blocking), name
@@ -157,7 +157,7 @@ def _edges(defs: dg.Definitions) -> dict[str, set[str]]:
 def test_the_graph_is_that_of_the_chain(defs: dg.Definitions, world_params: Path) -> None:
     params = load_params(world_params)
     edges = _edges(defs)
-    steps = {step.name: set(chain.upstream_of(params, step)) for step in chain.steps_of(params)}
+    steps = {step.name: set(upstream_of(params, step)) for step in steps_of(params)}
     assert {name: parents - set(RAW.values()) for name, parents in edges.items()} == steps
     # The labelled sets lie outside the generated world here, so they have a box of their own.
     assert edges["evaluation"] - steps["evaluation"] == {"labelled_sets"}

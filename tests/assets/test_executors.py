@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from geokr_assets.executors import NAMES, configured_executor, executor_named, scenes_per_run
-from geokr_core import chain
-from geokr_core.config import load_params
+from geokr_core.chain.params import load_params
+from geokr_core.chain.run import run_step
+from geokr_core.chain.scene_by_scene import scene_ids
+from geokr_core.chain.steps import Folders
 from geokr_core.errors import ConfigError
-from geokr_core.files import data_version
-from geokr_core.reporter import RecordingReporter
+from geokr_core.step.digests import data_version
+from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_small_archive
 
 REPOSITORY = Path(__file__).parents[2]
@@ -116,12 +118,12 @@ def archive(tmp_path: Path) -> Path:
     params_file = make_small_archive(tmp_path / "archive", num_scenes=6)
     params = load_params(params_file)
     for step in ("scenes", "land_cover"):
-        chain.run_step(step, params, RecordingReporter())
+        run_step(step, params, RecordingReporter())
     home = tmp_path / "dagster_home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        instance.add_dynamic_partitions("scenes", chain.scene_ids(params))
+        instance.add_dynamic_partitions("scenes", scene_ids(params))
     return params_file
 
 
@@ -159,7 +161,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _versions(params_file: Path) -> list[str]:
-    folders = chain.Folders(load_params(params_file))
+    folders = Folders(load_params(params_file))
     return [data_version(folders[step]) for step in ("chips", "proportions")]
 
 
@@ -168,7 +170,7 @@ def expected(tmp_path: Path) -> list[str]:
     """What one undisturbed process makes of the same scenes."""
     params_file = make_small_archive(tmp_path / "undisturbed", num_scenes=6)
     for step in ("scenes", "land_cover", "chips", "proportions"):
-        chain.run_step(step, load_params(params_file), RecordingReporter())
+        run_step(step, load_params(params_file), RecordingReporter())
     return _versions(params_file)
 
 
@@ -193,7 +195,7 @@ def test_two_runs_on_the_same_scenes_at_once_leave_one_correct_shard_each(
 def test_a_run_that_is_killed_and_started_again_ends_where_an_undisturbed_one_does(
     archive: Path, expected: list[str], tmp_path: Path
 ) -> None:
-    chips = chain.Folders(load_params(archive))["chips"]
+    chips = Folders(load_params(archive))["chips"]
     run = _start(archive, "scene_0000", "scene_0005", tmp_path / "killed.log")
     try:
         deadline = time.monotonic() + 180

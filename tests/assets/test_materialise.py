@@ -7,11 +7,15 @@ import pytest
 
 from geokr_assets import metadata
 from geokr_assets.materialise import record_in_dvc
-from geokr_core import chain, scenes, versioning
-from geokr_core.chain import Folders, Outcome
-from geokr_core.config import Params
+from geokr_core.chain import versioning
+from geokr_core.chain.params import Params
+from geokr_core.chain.run import Outcome
+from geokr_core.chain.scene_by_scene import scene_ids, scene_version
+from geokr_core.chain.steps import Folders
 from geokr_core.errors import SceneRefusedError, VersioningError
-from geokr_core.summary import Summary
+from geokr_core.scenes import inventory
+from geokr_core.step.digests import data_version
+from geokr_core.step.summary import Summary
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]
 
@@ -30,7 +34,7 @@ def _made(result: dg.ExecuteInProcessResult, asset: str) -> list[dg.AssetMateria
 
 
 def _scene_ids(params: Params) -> list[str]:
-    return chain.scene_ids(params)
+    return scene_ids(params)
 
 
 def test_materialising_scenes_makes_a_partition_of_each(
@@ -40,7 +44,7 @@ def test_materialising_scenes_makes_a_partition_of_each(
     assert result.success
     assert sorted(instance.get_dynamic_partitions("scenes")) == sorted(_scene_ids(params))
     (made,) = result.asset_materializations_for_node("scenes")
-    assert made.tags["dagster/data_version"] == chain.data_version(Folders(params)["scenes"])
+    assert made.tags["dagster/data_version"] == data_version(Folders(params)["scenes"])
     assert made.metadata["num_scenes"].value == 2
     assert made.metadata["path"].value == str(Folders(params)["scenes"])
 
@@ -60,7 +64,7 @@ def test_a_scene_shows_its_own_numbers_picture_and_data_version(
     assert made[0].metadata["num_chips"].value > 0
     versions = {m.tags["dagster/data_version"] for m in made}
     assert len(versions) == 2
-    assert versions == {chain.scene_version("chips", scene_id, params) for scene_id in ids}
+    assert versions == {scene_version("chips", scene_id, params) for scene_id in ids}
 
 
 def test_levir_kr_names_the_scenes_that_are_missing(materialise: Materialise, params: Params) -> None:
@@ -88,7 +92,7 @@ def test_a_step_that_refuses_fails_the_run_with_its_own_words(
     def refuse(*_: object) -> Summary:
         raise SceneRefusedError("none of 2 scenes is usable")
 
-    monkeypatch.setattr(scenes, "take_inventory", refuse)
+    monkeypatch.setattr(inventory, "take_inventory", refuse)
     instance.add_dynamic_partitions("scenes", ["a"])
     result = materialise("scenes", "chips", partition_key="a")
     assert not result.success

@@ -11,9 +11,9 @@ import psutil
 import pytest
 import yaml
 
-from geokr_core.chain import Folders
-from geokr_core.config import Params
-from geokr_core.files import data_version
+from geokr_core.chain.params import Params
+from geokr_core.chain.steps import Folders
+from geokr_core.step.digests import data_version
 from geokr_core.testing import make_levir_kr
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]

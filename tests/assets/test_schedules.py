@@ -5,10 +5,11 @@ import pytest
 
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
-from geokr_core import chain
-from geokr_core.chain import Folders
-from geokr_core.config import Params
-from geokr_core.files import data_version, write_json
+from geokr_core.chain.freshness import fingerprint
+from geokr_core.chain.params import Params
+from geokr_core.chain.steps import STEPS, Folders
+from geokr_core.step.digests import data_version
+from geokr_core.step.files import write_json
 
 MONDAY = dt.datetime(2026, 11, 23, 5, tzinfo=dt.UTC)
 
@@ -39,7 +40,7 @@ def _evaluate(params: Params) -> None:
     out = Folders(params)["evaluation"]
     write_json(out / "metrics.json", {})
     state = {
-        "fingerprint": chain.fingerprint(params, chain.STEPS["evaluation"]),
+        "fingerprint": fingerprint(params, STEPS["evaluation"]),
         "data_version": data_version(out),
         "mlflow_url": None,
     }

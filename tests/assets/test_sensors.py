@@ -11,11 +11,12 @@ import yaml
 
 from geokr_assets.resources import ParamsFile
 from geokr_assets.sensors import dvc_lock, scene_folder
-from geokr_core import chain
-from geokr_core.chain import Folders
-from geokr_core.config import Params
-from geokr_core.files import data_version
-from geokr_core.reporter import RecordingReporter
+from geokr_core.chain.params import Params
+from geokr_core.chain.run import run_step
+from geokr_core.chain.scene_by_scene import scene_ids
+from geokr_core.chain.steps import Folders
+from geokr_core.step.digests import data_version
+from geokr_core.step.reporter import RecordingReporter
 
 # --- scene_folder ---------------------------------------------------------------------------------------------------
 
@@ -47,7 +48,7 @@ def _age(folder: Path) -> None:
 @pytest.fixture
 def known(instance: dg.DagsterInstance, params: Params) -> dg.DagsterInstance:
     """An instance in which somebody has materialised ``scenes``."""
-    instance.add_dynamic_partitions("scenes", chain.scene_ids(params))
+    instance.add_dynamic_partitions("scenes", scene_ids(params))
     _age(params.scenes.folder)
     return instance
 
@@ -116,8 +117,8 @@ def test_a_tick_reads_no_file(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the sensor hashed a file")
 
-    monkeypatch.setattr("geokr_core.files.file_md5", never)
-    monkeypatch.setattr(chain, "run_step", never)
+    monkeypatch.setattr("geokr_core.step.digests.file_md5", never)
+    monkeypatch.setattr("geokr_core.chain.run.run_step", never)
     assert "No file came" in _said(_watch(known, params_file, watched))
     _drop_new_scenes(params)
     assert _watch(known, params_file, watched).run_requests
@@ -157,7 +158,7 @@ def test_an_unusable_file_gets_no_partition_and_a_vanished_scene_keeps_its_own(
     materialise: Callable[..., dg.ExecuteInProcessResult],
 ) -> None:
     (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")
-    gone = chain.scene_ids(params)[0]
+    gone = scene_ids(params)[0]
     (params.scenes.folder / f"{gone}.tiff").unlink()
     _age(params.scenes.folder)
     asked = _watch(known, params_file, watched)
@@ -172,9 +173,9 @@ def test_scenes_that_the_command_line_cut_get_partitions_but_no_runs(
     instance: dg.DagsterInstance, params: Params, params_file: ParamsFile
 ) -> None:
     _age(params.scenes.folder)
-    chain.run_step("scenes", params, RecordingReporter())
+    run_step("scenes", params, RecordingReporter())
     result = _watch(instance, params_file)
-    assert sorted(_added(result)) == chain.scene_ids(params)
+    assert sorted(_added(result)) == scene_ids(params)
     assert not result.run_requests
 
 
@@ -198,7 +199,7 @@ def test_the_watch_waits_while_the_whole_chain_runs(
 def versioned(project: Path, params: Params) -> Path:
     """The project as ``dvc repro`` leaves it: a lock file that names what lies in the store."""
     for step in ("scenes", "land_cover", "chips", "proportions"):
-        chain.run_step(step, params, RecordingReporter())
+        run_step(step, params, RecordingReporter())
     (project / ".dvc").mkdir()
     (project / "dvc.yaml").write_text("stages: {}", encoding="utf-8")
     _lock(params)
@@ -236,7 +237,7 @@ def _events(result: dg.SensorResult) -> list[tuple[str, str | None]]:
 def test_dagster_hears_of_what_dvc_made(
     instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
 ) -> None:
-    ids = chain.scene_ids(params)
+    ids = scene_ids(params)
     result = _hear(instance, params_file)
     assert _events(result) == [
         ("scenes", None),
@@ -258,7 +259,7 @@ def test_only_the_scene_that_changed_is_news(
     instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
 ) -> None:
     cursor = _hear(instance, params_file).cursor
-    scene_id = chain.scene_ids(params)[0]
+    scene_id = scene_ids(params)[0]
     shard = Folders(params)["chips"] / f"{scene_id}.npy"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
     _lock(params)
@@ -274,7 +275,7 @@ def test_data_other_than_recorded_are_no_news(
     # Once the data are there (`dvc checkout`), it is heard of although the lock is the same.
     state = json.loads(result.cursor or "{}")
     assert state["scenes"]
-    chain.run_step("scenes", params, RecordingReporter())
+    run_step("scenes", params, RecordingReporter())
     assert _events(_hear(instance, params_file, result.cursor)) == [("scenes", None)]
 
 

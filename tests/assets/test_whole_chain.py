@@ -12,10 +12,12 @@ from geokr_assets.jobs import build_whole_chain
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile
 from geokr_assets.sensors import dvc_lock
-from geokr_core import chain, checks
-from geokr_core.chain import Folders
-from geokr_core.checks import Finding
-from geokr_core.config import Params, load_params
+from geokr_core.chain import checks
+from geokr_core.chain.checks import Finding
+from geokr_core.chain.params import Params, load_params
+from geokr_core.chain.scene_by_scene import scene_ids
+from geokr_core.chain.steps import Folders, steps_of
+from geokr_core.step.digests import data_version
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,7 +47,7 @@ def test_a_blocking_check_that_fails_ends_the_chain(
     result = launch(params)
     assert not result.success
     made = _made(result)
-    first, second = chain.scene_ids(params)
+    first, second = scene_ids(params)
     assert ("chips", second) in made
     assert made[-1] == ("proportions", first)
     failed = {event.step_key: event.step_failure_data for event in result.all_events if event.is_step_failure}
@@ -68,8 +70,8 @@ def test_one_click_makes_everything_and_all_three_tools_agree(
     result = launch(params)
     assert result.success
 
-    ids = chain.scene_ids(params)
-    steps = [step.name for step in chain.steps_of(params)]
+    ids = scene_ids(params)
+    steps = [step.name for step in steps_of(params)]
     expected = [(step, scene_id) for step in steps for scene_id in (ids if step in PARTITIONED else [None])]
     assert sorted(_made(result), key=str) == sorted(expected, key=str)
     for step in steps:
@@ -78,7 +80,7 @@ def test_one_click_makes_everything_and_all_three_tools_agree(
         assert latest.asset_materialization is not None
         if step not in PARTITIONED:
             tags = latest.asset_materialization.tags or {}
-            assert tags["dagster/data_version"] == chain.data_version(Folders(params)[step])
+            assert tags["dagster/data_version"] == data_version(Folders(params)[step])
 
     assert _dvc("status").stdout.strip() == "Data and pipelines are up to date."
     # Dagster said it all itself: the sensor that listens to DVC has nothing to add.

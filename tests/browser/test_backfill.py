@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from geokr_core import chain
-from geokr_core.config import load_params
+from geokr_core.chain.freshness import is_current
+from geokr_core.chain.params import load_params
+from geokr_core.chain.steps import STEPS
 from geokr_core.testing import make_small_archive
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -163,7 +164,7 @@ def test_a_backfill_of_small_scenes_ends_and_the_pages_stay_usable(
     assert statistics.median(latencies) < 2.0, figures
     assert statistics.median(pages) < 10.0, figures
     params = load_params(params_file)
-    assert chain.is_current(params, chain.STEPS["proportions"])
+    assert is_current(params, STEPS["proportions"])
     # Each scene was told by itself.
     table = server.ask(PAGE, k={"path": ["proportions"]})["assetNodeOrError"]["assetMaterializations"]
     assert len({event["partition"] for event in table}) == len(table)

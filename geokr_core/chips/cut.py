@@ -1,0 +1,342 @@
+"""Cut scenes into chips: one scene in, one shard out.
+
+A chip is a square window of the scene's own grid, never resampled; the transform in its row is that of exactly the
+pixels in the shard. A scene is read once from top to bottom in pieces of a few lines, and written as it is read. How a
+shard comes to lie on the disk is in ``shards``, the way to 8 bits in ``stretch``, what makes a chip unfit in ``quality``.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+
+from geokr_core import __version__
+from geokr_core.chips.config import ChipsConfig
+from geokr_core.chips.quality import ChipColumns, chip_sums, failures, fractions
+from geokr_core.chips.rows import centres, describe_chips
+from geokr_core.chips.shards import ShardWriter, new_shard, only_one, remove_shard, shard_record, staging
+from geokr_core.chips.stretch import Stretch, choose_stretch
+from geokr_core.chips.windows import ChipWindows, Piece, chip_windows, in_order, lines_of_chips
+from geokr_core.errors import SceneRefusedError
+from geokr_core.rasters.grid import unwrap_lon
+from geokr_core.rasters.open_raster import open_raster
+from geokr_core.scenes.inventory import usable_scenes
+from geokr_core.scenes.reader import SceneReader, open_scene
+from geokr_core.scenes.scene import Scene
+from geokr_core.step.digests import text_digest
+from geokr_core.step.files import read_json, write_json
+from geokr_core.step.reporter import Reporter
+from geokr_core.step.section import as_plain
+from geokr_core.step.summary import Summary
+
+_BLOCK_CACHE_BYTES = 160_000_000
+"""GDAL's cache of decoded blocks: a row of 512-pixel tiles of a scene 30 000 pixels wide with four 16-bit bands fits."""
+
+_ROWS_A_BATCH = 1024
+"""Rows of the table that are described and written at a time."""
+
+_MAX_WORKERS = 8
+"""Threads beyond these only hold memory: reading takes turns."""
+
+
+@dataclass(frozen=True)
+class SceneCut:
+    """What became of one scene: its chips, or the reason why there are none.
+
+    Attributes:
+        scene_id: which scene.
+        num_chips: chips in its shard.
+        reason: why it is quarantined; empty otherwise.
+        dropped: windows that gave no chip, by the threshold that they failed.
+    """
+
+    scene_id: str
+    num_chips: int
+    reason: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def cut_chips(
+    config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter, *, force: bool = False
+) -> Summary:
+    """Cut every usable scene. Scenes whose shard is current are passed over, so a killed run goes on where it was.
+
+    Args:
+        config: size, stride, bands, stretch and quality thresholds.
+        source: the raw scene folder.
+        scenes: the inventory's folder.
+        out: folder of shards.
+        reporter: hears each scene that is quarantined.
+        force: cut current scenes too.
+
+    Returns:
+        Counts, and a table of scenes: chips, windows dropped by reason, quarantine.
+
+    Raises:
+        MissingInputError: no inventory.
+        ConfigError: the stretch does not suit the data.
+        SceneRefusedError: not one scene gave a chip; lists the reasons.
+    """
+    usable = usable_scenes(scenes)
+    cuts = []
+    with reporter.progress("chips", len(usable)) as advance:
+        for scene in usable.values():
+            cuts.append(cut_scene(config, source, scenes, scene, out, force=force))
+            if cuts[-1].reason:
+                reporter.warning(f"scene {scene.scene_id} quarantined: {cuts[-1].reason}")
+            advance(1)
+    _drop_vanished(out, set(usable))
+    quarantined = [cut for cut in cuts if cut.reason]
+    if len(quarantined) == len(cuts):
+        reasons = "\n".join(f"  {cut.scene_id}: {cut.reason}" for cut in quarantined[:10])
+        raise SceneRefusedError(f"{source}: none of {len(cuts)} scenes gave a chip:\n{reasons}")
+    num_chips = sum(cut.num_chips for cut in cuts)
+    return Summary(
+        numbers={
+            "num_chips": num_chips,
+            "num_shards": len(cuts) - len(quarantined),
+            "num_quarantined": len(quarantined),
+            "num_dropped": sum(sum(cut.dropped.values()) for cut in cuts),
+            "megabytes": round(num_chips * config.size_px**2 * len(config.bands) / 1e6, 2),
+        },
+        table=[_table_row(cut, cuts) for cut in cuts[:50]],
+        picture_png=_preview(out, cuts, config),
+        warnings=[f"{cut.scene_id}: {cut.reason}" for cut in quarantined],
+    )
+
+
+def _table_row(cut: SceneCut, cuts: list[SceneCut]) -> dict[str, Any]:
+    """One scene of the summary; a column for each threshold that any scene's windows failed."""
+    failed = sorted({name for other in cuts for name in other.dropped})
+    dropped = {f"dropped_by_{name}": cut.dropped.get(name, 0) for name in failed}
+    return {"scene": cut.scene_id, "chips": cut.num_chips, **dropped, "quarantined": cut.reason}
+
+
+def cut_scene(
+    config: ChipsConfig, source: Path, scenes: Path, scene: Scene, out: Path, *, force: bool = False
+) -> SceneCut:
+    """Cut one scene into its shard, or write down why that cannot be.
+
+    Safe to call from several processes at once: one cuts, the others wait and find the shard current.
+
+    Args:
+        config: how to cut.
+        source: the raw scene folder.
+        scenes: the inventory's folder.
+        scene: from the inventory.
+        out: folder of shards; gets ``<scene_id>.npy`` and ``<scene_id>.parquet``, or ``<scene_id>.quarantine.json``.
+        force: cut even if the shard is current.
+
+    Returns:
+        The number of chips, or the reason of the quarantine.
+
+    Raises:
+        ConfigError: the stretch does not suit the data.
+        OSError: the file system refused; an earlier shard is left as it was.
+    """
+    _write_cut(config, scenes, out)
+    mark = _mark(config, scene)
+    if not force and (done := _current(out, scene.scene_id, mark)) is not None:
+        return done
+    with only_one(out, scene.scene_id):
+        # Whoever held the lock before may have done it.
+        if not force and (done := _current(out, scene.scene_id, mark)) is not None:
+            return done
+        refusal = out / f"{scene.scene_id}.quarantine.json"
+        try:
+            cut = _cut(config, source, scene, out, mark)
+        except SceneRefusedError as error:
+            remove_shard(out, scene.scene_id)
+            write_json(
+                refusal, {"scene_id": scene.scene_id, "reason": str(error), "inputs": mark}, staging=staging(out)
+            )
+            return SceneCut(scene.scene_id, 0, str(error))
+        refusal.unlink(missing_ok=True)
+        return cut
+
+
+def is_scene_current(config: ChipsConfig, scene: Scene, out: Path) -> bool:
+    """Whether the scene's shard, or its refusal, is what its pixels and ``config`` give."""
+    return _current(out, scene.scene_id, _mark(config, scene)) is not None
+
+
+def _plain(config: ChipsConfig) -> dict[str, Any]:
+    """The configuration without what does not bear on the result."""
+    return {name: value for name, value in as_plain(config).items() if name != "workers"}
+
+
+def _mark(config: ChipsConfig, scene: Scene) -> str:
+    """Digest of all that a shard is a function of: pixels, place and what the rows repeat of the scene, and the code."""
+    grid = [scene.grid.wkt, tuple(scene.grid.transform), scene.grid.height, scene.grid.width]
+    told = {field.name: getattr(scene, field.name) for field in fields(scene) if field.name != "grid"}
+    return text_digest([told, grid, _plain(config), __version__])
+
+
+def _current(out: Path, scene_id: str, mark: str) -> SceneCut | None:
+    refusal = out / f"{scene_id}.quarantine.json"
+    if refusal.exists():
+        record = read_json(refusal)
+        return SceneCut(scene_id, 0, record["reason"]) if record["inputs"] == mark else None
+    shard = shard_record(out, scene_id)
+    return SceneCut(scene_id, shard[1], dropped=shard[2]) if shard is not None and shard[0] == mark else None
+
+
+def _write_cut(config: ChipsConfig, scenes: Path, out: Path) -> None:
+    path = out / "cut.json"
+    generated = bool(read_json(scenes / "inventory.json")["generated_world"])
+    content = {
+        "bands": list(config.bands),
+        "size_px": config.size_px,
+        "config": _plain(config),
+        "generated_world": generated,
+    }
+    if not path.exists() or read_json(path) != content:
+        write_json(path, content, staging=staging(out))
+
+
+def _drop_vanished(out: Path, scene_ids: set[str]) -> None:
+    for path in out.iterdir():
+        name = path.name.removesuffix(".quarantine.json")
+        stem = name if name != path.name else path.stem
+        if path.name != "cut.json" and stem not in scene_ids:
+            path.unlink(missing_ok=True)
+
+
+def _cut(config: ChipsConfig, source: Path, scene: Scene, out: Path, mark: str) -> SceneCut:
+    windows = chip_windows(config, scene.grid)
+    workers = min(_MAX_WORKERS, config.workers or len(os.sched_getaffinity(0)))
+    _keep_freed_memory()
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE_BYTES, GDAL_NUM_THREADS=_decoding_threads(source, scene, workers)),
+        open_scene(source, scene, config.bands) as reader,
+    ):
+        stretch = choose_stretch(config, scene, reader)
+        pieces = in_order(_stretcher(reader, stretch, windows), windows.pieces, workers)
+        num_bands = len(config.bands)
+        with (
+            closing(pieces),
+            new_shard(out, scene.scene_id, mark, size_px=config.size_px, num_bands=num_bands) as shard,
+        ):
+            writer = _SceneWriter(config, scene, stretch, shard, windows.columns)
+            for top, line, sums, has_cloud_mask in lines_of_chips(pieces, windows, scene.grid.width, num_bands):
+                writer.add_line(top, line, fractions(sums, config.size_px, num_bands, has_cloud_mask=has_cloud_mask))
+            writer.finish()
+    return SceneCut(scene.scene_id, shard.num_chips, dropped=writer.dropped)
+
+
+def _decoding_threads(source: Path, scene: Scene, workers: int) -> int:
+    """Threads in which GDAL decodes blocks: all for compressed or tiled files, one for plain lines.
+
+    Plain lines are too little work to be handed to a thread: two threads take twice as long as one.
+    """
+    try:
+        with open_raster(source / scene.files[0]) as dataset:
+            plain_lines = dataset.compression is None and dataset.block_shapes[0][1] == dataset.width
+    except RasterioError as error:
+        raise SceneRefusedError(f"cannot be opened: {error}") from error
+    return 1 if plain_lines else workers
+
+
+def _keep_freed_memory() -> None:
+    # The C library returns large blocks to the system when they are freed and gets them back page by page, which takes
+    # as long as reading. Freeing one untouched block of 31 MiB teaches it to keep blocks of up to that size.
+    del_me = np.empty(31 << 20, dtype=np.uint8)
+    del del_me
+
+
+def _stretcher(reader: SceneReader, stretch: Stretch, windows: ChipWindows) -> Callable[[tuple[int, int]], Piece]:
+    """What is done with a piece, in any thread: read it, one thread at a time, then stretch it and sum up its quality."""
+    turn = threading.Lock()
+    columns = ChipColumns(windows.columns, windows.size_px)
+
+    def stretch_piece(piece: tuple[int, int]) -> Piece:
+        with turn:
+            pixels, valid = reader.read(*piece)
+            cloud = reader.read_cloud(*piece)
+        mask = None if valid.all() else valid
+        planes = stretch.planes(pixels, mask)
+        sums = chip_sums(planes, mask, cloud, columns, windows.group_lines)
+        return Piece(piece[0], np.stack(planes, axis=-1), sums, cloud is not None)
+
+    return stretch_piece
+
+
+class _SceneWriter:
+    """Chips of one scene on their way into its shard: which are kept, and the rows that describe them."""
+
+    def __init__(
+        self, config: ChipsConfig, scene: Scene, stretch: Stretch, shard: ShardWriter, columns: np.ndarray
+    ) -> None:
+        self._config, self._scene, self._stretch, self._shard, self._columns = config, scene, stretch, shard, columns
+        self._waiting: list[dict[str, np.ndarray]] = []
+        self._num_described = 0
+        self.dropped: dict[str, int] = {}
+
+    def add_line(self, top: int, line: np.ndarray, quality: dict[str, np.ndarray]) -> None:
+        """Keep the chips of a line that pass, and count the others by the first threshold that they fail."""
+        keep = np.ones(len(self._columns), dtype=bool)
+        failing = failures(self._config, quality)
+        if self._scene.max_abs_latitude_deg < 90.0:
+            outlines = self._outlines(np.full(len(self._columns), top), self._columns)
+            failing["max_abs_latitude_deg"] = np.abs(centres(outlines)[:, 1]) > self._scene.max_abs_latitude_deg
+        for name, fails in failing.items():
+            if number := int((fails & keep).sum()):
+                self.dropped[name] = self.dropped.get(name, 0) + number
+            keep &= ~fails
+        columns = self._columns[keep]
+        self._shard.add_pixels(line, columns)
+        rows = {"pixel_row": np.full(len(columns), top), "pixel_col": columns}
+        self._waiting.append(rows | {name: values[keep] for name, values in quality.items()})
+        if self._shard.num_chips - self._num_described >= _ROWS_A_BATCH:
+            self._describe_waiting()
+
+    def finish(self) -> None:
+        """Write the last rows; refuse the scene if there is not one chip."""
+        if not self._shard.num_chips:
+            limits = {**as_plain(self._config), "max_abs_latitude_deg": self._scene.max_abs_latitude_deg}
+            counts = ", ".join(f"{number} fail {name} {limits[name]:g}" for name, number in self.dropped.items())
+            size = self._config.size_px
+            raise SceneRefusedError(f"no chip of {size} x {size} pixels passes: {counts}")
+        self._describe_waiting()
+        self._shard.finish(self.dropped)
+
+    def _describe_waiting(self) -> None:
+        if not self._waiting:
+            return
+        kept = {name: np.concatenate([rows[name] for rows in self._waiting]) for name in self._waiting[0]}
+        self._waiting.clear()
+        number = len(kept["pixel_row"])
+        rows = np.arange(self._num_described, self._num_described + number)
+        outlines = self._outlines(kept["pixel_row"], kept["pixel_col"])
+        self._shard.add_rows(describe_chips(self._config, self._scene, self._stretch, kept, outlines) | {"row": rows})
+        self._num_described += number
+
+    def _outlines(self, top: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """Closed outlines of chips in lon/lat, float64 (N, 5, 2), unwrapped around their first corner."""
+        grid = self._scene.grid
+        outlines = grid.lonlat(grid.outlines_xy(top, left, self._config.size_px, segments=1))
+        if not np.isfinite(outlines).all():
+            raise SceneRefusedError(
+                "some chips have no place on Earth: their corners do not map to longitude and latitude"
+            )
+        outlines[..., 0] = unwrap_lon(outlines[..., 0], outlines[:, :1, 0])
+        return outlines
+
+
+def _preview(out: Path, cuts: list[SceneCut], config: ChipsConfig) -> bytes:
+    from geokr_core.pictures.images import as_rgb, mosaic, png
+
+    shards = [cut for cut in cuts if not cut.reason]
+    chosen = [shards[i] for i in np.linspace(0, len(shards) - 1, min(24, len(shards))).astype(int)]
+    tiles = []
+    for cut in chosen:
+        shard = np.load(out / f"{cut.scene_id}.npy", mmap_mode="r", allow_pickle=False)
+        tiles.append(shard[len(shard) // 2])
+    return png(mosaic(as_rgb(np.stack(tiles), config.bands), columns=8))

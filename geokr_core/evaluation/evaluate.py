@@ -1,0 +1,116 @@
+"""The evaluation: which cells of the comparison are measured.
+
+A cell is a task, an initialisation, a protocol, features, an amount of labels and a seed. Every finished cell is kept
+(``measuring``), what is written of them all is in ``results``. How a cell is measured is the task's business
+(``tasks``); a cell that cannot be measured ends the step. Nothing here turns an error into a score.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from geokr_core.backbone.bundle import open_bundle
+from geokr_core.errors import EvaluationError
+from geokr_core.evaluation.cells import Cell
+from geokr_core.evaluation.charts import comparison_chart
+from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.measuring import Measured, kept_or_measured, open_tasks
+from geokr_core.evaluation.results import results_of, write_results
+from geokr_core.evaluation.starts import Starts
+from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summarise
+from geokr_core.evaluation.task_kinds import KINDS, open_task
+from geokr_core.pictures.charts import Style, initialisation_styles
+from geokr_core.step.digests import text_digest
+from geokr_core.step.reporter import Reporter
+from geokr_core.step.summary import Number, Summary
+
+_TABLE_ROWS: Final = 50
+
+
+def evaluate(
+    config: EvaluationConfig, backbone: Path, pretraining: Path, out: Path, cells: Path, reporter: Reporter
+) -> Summary:
+    """Judge the pretrained backbone on labelled sets against other initialisations.
+
+    Args:
+        config: which cells are measured.
+        backbone: folder of the bundle, for architecture, bands and channel statistics.
+        pretraining: folder of the pretraining runs, one network a variant and seed.
+        out: folder to write into, replaced as a whole and only if every cell was measured: ``results.parquet``,
+            ``summary_table.csv``, ``differences.csv``, ``label_efficiency.csv``, ``per_class.csv``, ``confusion.json``,
+            ``details.json`` (budgets, notes, what was chosen or left out), ``gallery.json``, ``metrics.json``,
+            ``evaluation.json`` (settings).
+        cells: folder that keeps finished cells, outside ``out``.
+        reporter: hears progress and every score.
+
+    Returns:
+        Means of each task's first metric, and the summary table.
+
+    Raises:
+        EvaluationError: a set, a network or a cell cannot be judged; the message says what to do.
+        MissingInputError: there is no bundle.
+        BackboneError: weights and architecture do not fit together.
+    """
+    bundle = open_bundle(backbone)
+    starts = Starts(bundle, pretraining, config)
+    warnings = starts.shared_pretrainings(config)
+    for warning in warnings:
+        reporter.warning(warning)
+    measured: list[Measured] = []
+    tasks: dict[str, dict[str, Any]] = {}
+    num_kept = 0
+    plans = {task.name: _plan(config, task) for task in config.tasks}
+    with reporter.progress("evaluation", sum(len(plan) for plan in plans.values())) as advance:
+        for section in config.tasks:
+            task = open_tasks(open_task(section, config), bundle, plans[section.name], reporter)
+            tasks[task.name] = {
+                "data_version": task.data_version, "budget": dict(task.budget), "notes": list(task.notes),
+            }  # fmt: skip
+            for cell in plans[section.name]:
+                start = starts.of(cell.initialisation, cell.seed)
+                found, was_kept = kept_or_measured(task, cell, start, cells, reporter)
+                num_kept += was_kept
+                measured.append(replace(found, network=text_digest(dict(start.identity()))))
+                advance(1)
+    results = results_of(measured, tasks, bundle)
+    summary = summarise(results)
+    write_results(out, config, results, summary, measured, tasks)
+    numbers = {"num_cells": len(measured), "num_cells_kept": num_kept}
+    return _summary(summary, numbers, warnings, initialisation_styles(config.initialisations))
+
+
+def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
+    """The cells of one task, ordered so that a network's features serve all cells that need them."""
+    plan = []
+    for initialisation in dict.fromkeys(config.initialisations):
+        for seed in config.seeds_of(task):
+            for protocol, features, labels in KINDS[task.kind].choices(task, config, initialisation):
+                plan.append(Cell(task.name, initialisation, protocol, features, labels, seed))
+    if not plan:
+        raise EvaluationError(
+            f"Section `evaluation` asks for no cell at all of {task.name} (initialisations "
+            f"{list(config.initialisations)}, protocols {list(config.protocols)}); expected at least one. The colour "
+            "histogram has frozen protocols of scene classification only, and these need `features`."
+        )
+    return plan
+
+
+def _summary(
+    summary: pd.DataFrame, counts: Mapping[str, int], warnings: Sequence[str], styles: Mapping[str, Style]
+) -> Summary:
+    first = headline_rows(summary)
+    numbers: dict[str, Number] = {**counts, **flat_metrics(first)}
+    table: list[dict[str, Number]] = [
+        {str(key): (_shown(value) if isinstance(value, float) else value) for key, value in row.items()}
+        for row in first.head(_TABLE_ROWS).to_dict("records")
+    ]
+    return Summary(numbers, table, comparison_chart(summary, "png", styles), list(warnings))
+
+
+def _shown(value: float) -> Number:
+    """Four digits; blank where a single seed gives no interval."""
+    return "" if math.isnan(value) else round(value, 4)

@@ -1,0 +1,203 @@
+"""Networks that a cell starts from: random, ImageNet's or pretrained, put on the device and recalibrated."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from geokr_core.backbone.bundle import Bundle
+from geokr_core.errors import EvaluationError
+from geokr_core.evaluation.cells import Start
+from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig, Initialisation
+from geokr_core.networks.batchnorm import recalibrate_on
+from geokr_core.networks.network import build
+from geokr_core.networks.normalisation import Normalisation
+from geokr_core.networks.runtime import Runtime, device_of
+from geokr_core.networks.weights import load_weights
+from geokr_core.step.files import read_json
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+"""Channel statistics that torchvision's ImageNet weights were trained with, red, green, blue."""
+
+
+def start_of(bundle: Bundle, initialisation: Initialisation, seed: int, weights: Path | None) -> Start:
+    """The start of an initialisation: the bundle's architecture and bands, with the channel statistics that its weights saw."""
+    mean, std = (tuple(round(float(v), 6) for v in part) for part in (bundle.mean, bundle.std))
+    if initialisation == "imagenet":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    return Start(initialisation, seed, bundle.architecture, weights, mean, std, tuple(bundle.bands))
+
+
+class Starts:
+    """Finds the network of an initialisation and seed among the pretraining runs."""
+
+    def __init__(self, bundle: Bundle, pretraining: Path, config: EvaluationConfig) -> None:
+        """Remember where weights are looked for.
+
+        Args:
+            bundle: whose architecture, bands and statistics every start has.
+            pretraining: output folder of the step.
+            config: where ImageNet weights lie.
+        """
+        self._bundle = bundle
+        self._folder = pretraining
+        self._imagenet = config.imagenet_weights
+        self._runs: dict[str, list[Mapping[str, Any]]] = {}
+
+    def of(self, initialisation: Initialisation, seed: int) -> Start:
+        """The start of ``initialisation`` for evaluation seed ``seed``."""
+        weights = None
+        if initialisation == "imagenet":
+            weights = self._imagenet_file()
+        elif initialisation not in UNTRAINED:
+            runs = self._of_variant(initialisation)
+            weights = self._folder / str(runs[seed % len(runs)]["folder"]) / "backbone.safetensors"
+            if not weights.is_file():
+                raise EvaluationError(
+                    f"{weights}: no such file, but runs.json lists it; expected the weights of every run. "
+                    "Run `geokr pretrain --force`."
+                )
+        return start_of(self._bundle, initialisation, seed, weights)
+
+    def _imagenet_file(self) -> Path:
+        architecture = self._bundle.architecture
+        given = {str(name): path for name, path in self._imagenet.items()}.get(architecture)
+        if given is not None:
+            if not given.is_file():
+                raise EvaluationError(
+                    f"{given}: no such file, but evaluation.imagenet_weights.{architecture} names it; expected "
+                    "torchvision-keyed ImageNet weights. Correct the path."
+                )
+            return given
+        import torch
+        import torchvision
+
+        url = torchvision.models.get_model_weights(architecture).DEFAULT.url
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / str(url).rpartition("/")[2]
+        if not cached.is_file():
+            raise EvaluationError(
+                f"evaluation.initialisations asks for `imagenet`, but evaluation.imagenet_weights names no file for "
+                f"{architecture} and {cached} is not there; expected ImageNet weights with torchvision's keys. Name a "
+                "file, or take `imagenet` out of the evaluation."
+            )
+        return cached
+
+    def _of_variant(self, variant: str) -> list[Mapping[str, Any]]:
+        if variant in self._runs:
+            return self._runs[variant]
+        path = self._folder / "runs.json"
+        if not path.is_file():
+            raise EvaluationError(f"{path}: no such file; expected the list of pretraining runs. Run `geokr pretrain`.")
+        everything = read_json(path)
+        runs = [run for run in everything if run["variant"] == variant]
+        if not runs:
+            there = ", ".join(sorted({str(run["variant"]) for run in everything})) or "none"
+            raise EvaluationError(
+                f"{path}: found the variants {there}, but evaluation.initialisations asks for {variant!r}. "
+                "Add it to `pretraining.variants` and run `geokr pretrain`, or take it out of the evaluation."
+            )
+        for run in runs:
+            if run["architecture"] != self._bundle.architecture:
+                raise EvaluationError(
+                    f"{path}: run {run['folder']} is a {run['architecture']}, the bundle {self._bundle.folder} a "
+                    f"{self._bundle.architecture}; expected one architecture. Run `geokr backbone` again."
+                )
+        self._runs[variant] = runs
+        return runs
+
+    def shared_pretrainings(self, config: EvaluationConfig) -> list[str]:
+        """A warning for each variant that has fewer pretrainings than the evaluation has seeds."""
+        warnings = []
+        seeds = sorted({seed for task in config.tasks for seed in config.seeds_of(task)})
+        for variant in dict.fromkeys(config.initialisations):
+            if variant in UNTRAINED:
+                continue
+            num_runs = len({seed % len(self._of_variant(variant)) for seed in seeds})
+            if num_runs < len(seeds):
+                warnings.append(
+                    f"{variant}: {len(seeds)} evaluation seeds share {num_runs} pretraining(s), so the intervals over "
+                    "seeds leave out part of the spread between pretrainings. Set as many `pretraining.seeds`."
+                )
+        return warnings
+
+
+EXTRACTION_BATCH = 256
+
+
+@contextmanager
+def running(config: EvaluationConfig) -> Iterator[Runtime]:
+    """Give the runtime of an evaluation, with its number of threads for the time of the block.
+
+    Raises:
+        EvaluationError: ``device: cuda`` where there is none.
+    """
+    device = device_of(config.device, "evaluation.device", EvaluationError)
+    earlier = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        yield Runtime(device, config.precision == "bf16")
+    finally:
+        torch.set_num_threads(earlier)
+
+
+def start_network(start: Start, images: np.ndarray, normalisation: Normalisation, runtime: Runtime) -> nn.Module:
+    """Build the network that a start stands for.
+
+    A random network with BatchNorm gets its statistics from the task's images, without their labels: with the
+    constants it is built with (0 and 1) its features would be judged at a scale no training ever gave it.
+
+    Args:
+        start: architecture and weights, or a seed where there are none.
+        images: uint8 (N, H, W, 3), training images.
+        normalisation: of the input, on the runtime's device.
+        runtime: where it runs.
+
+    Returns:
+        The network on the runtime's device, channels-last, in evaluation mode.
+
+    Raises:
+        BackboneError: weights and architecture do not fit together.
+    """
+    network = initial_network(start, runtime)
+    if start.weights is None:
+        recalibrate_batchnorm(network, images, normalisation, runtime)
+    return network.eval()
+
+
+def initial_network(start: Start, runtime: Runtime) -> nn.Module:
+    """Build the network of a start; a random one's BatchNorm still has the statistics it was built with.
+
+    Raises:
+        BackboneError: weights and architecture, or bands, do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(start.seed)
+        network = build(start.architecture, len(start.bands))
+    if start.weights is not None:
+        load_weights(network, start.weights, drop_classifier=start.initialisation == "imagenet")
+    return network.to(device=runtime.device).to(memory_format=torch.channels_last)
+
+
+def recalibrate_batchnorm(
+    network: nn.Module, images: np.ndarray, normalisation: Normalisation, runtime: Runtime
+) -> None:
+    """Replace the running statistics of every BatchNorm layer by the average over batches of images.
+
+    Args:
+        network: changed in place; left in evaluation mode. Nothing happens where it has no BatchNorm.
+        images: uint8 (N, H, W, C).
+        normalisation: of the input, on the runtime's device.
+        runtime: where it runs.
+    """
+    # Sets are listed class by class: unmixed batches would each have the statistics of one class.
+    order = np.random.default_rng(0).permutation(len(images))
+    batches = (
+        normalisation(torch.from_numpy(images[np.sort(rows)]).to(runtime.device))
+        for rows in np.array_split(order, -(-len(order) // EXTRACTION_BATCH))
+    )
+    recalibrate_on(network, batches, runtime)

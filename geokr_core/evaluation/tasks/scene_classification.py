@@ -1,0 +1,316 @@
+"""Scene classification: one class an image, read from a folder of class folders.
+
+Layouts: ``<set>/<Class>/<file>`` or ``<set>/Images/<Class>/<file>`` (JPEG, PNG or TIFF, 8-bit RGB), beside them
+``split_train.txt`` and ``split_test.txt`` with lines ``<Class>/<file>``. Without split files every class is halved: so
+EuroSAT, UC Merced, AID and NWPU-RESISC45 come from their archives (a folder that holds nothing but one folder, as
+archives like to, is stepped into). ``<set>/train/<Class>/<file>`` beside ``test`` or ``val``, as in RSD46-WHU, is a split.
+Reading, drawing labels and scoring are here; networks and classifiers are in ``probe`` and ``finetune``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from torch import nn
+
+from geokr_core.errors import EvaluationError
+from geokr_core.evaluation.cells import RGB, Cell, Features, Labels, Measurement, Score, Start, fraction_of_labels
+from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.protocols.fine_tuning import (
+    HEAD_LEARNING_RATE_FACTOR,
+    LABEL_SMOOTHING,
+    SCHEDULE,
+    WARMUP_FRACTION,
+    WEIGHT_DECAY,
+    choose,
+    fine_tune,
+    predict,
+)
+from geokr_core.evaluation.protocols.probe import (
+    HOLDOUT_FRACTION,
+    HOLDOUTS,
+    MANY_ITEMS,
+    SINGLE_LABEL_STRENGTH,
+    STRENGTHS,
+    colour_histogram,
+    extract_features,
+    fit_probe,
+    nearest_neighbours,
+    stratified_holdout,
+)
+from geokr_core.evaluation.sets.image_sets import read_image_set
+from geokr_core.evaluation.starts import running, start_network
+from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
+from geokr_core.networks.architectures import feature_dim
+from geokr_core.networks.normalisation import Normalisation, channel_statistics, placed
+from geokr_core.networks.runtime import Runtime
+from geokr_core.step.digests import data_version
+
+BANDS = RGB
+DEFAULT_SIZE_PX = 64
+
+
+@dataclass(frozen=True)
+class _Extracted:
+    """Features of one start, kept until another start is asked for."""
+
+    identity: Mapping[str, object]
+    features: Features
+    values: np.ndarray
+
+
+class SceneClassification:
+    """A scene-classification set that scores networks."""
+
+    def __init__(self, task: TaskConfig, evaluation: EvaluationConfig) -> None:
+        """Read the set.
+
+        Raises:
+            EvaluationError: see `read_image_set`.
+        """
+        folder = evaluation.folder / task.name
+        self.size_px = task.image_size_px or DEFAULT_SIZE_PX
+        self.set = read_image_set(folder, self.size_px, evaluation.threads)
+        self._data_version = data_version(folder)
+        self._task = task
+        self._evaluation = evaluation
+        self._task_statistics = channel_statistics(self.set.images[self.set.train_rows])
+        self._extracted: _Extracted | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self._task.name
+
+    @property
+    def data_version(self) -> str:
+        """DVC's hash of the set's folder."""
+        return self._data_version
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Red, green, blue."""
+        return BANDS
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How many images were resized, and how the set was split where it has no split of its own."""
+        return self.set.notes
+
+    @property
+    def budget(self) -> Mapping[str, object]:
+        """What every initialisation gets alike."""
+        config = self._evaluation
+        return {
+            "image size": f"{self.size_px} px",
+            "frozen features": "standardised by all training images; logistic regression (C chosen on held-out labelled items); "
+            f"{config.knn_neighbours} nearest neighbours by cosine similarity",
+            "fine-tuning": f"{config.fine_tune_steps} steps of {config.batch_size} images",
+            "schedule": SCHEDULE,
+            "learning rates": list(config.fine_tune_learning_rates or (config.fine_tune_learning_rate,)),
+            "augmentation": "flips and quarter turns",
+            "BatchNorm of the backbone": "as pretrained" if self._task.batchnorm == "frozen" else "learns",
+        }
+
+    def settings(self, cell: Cell) -> Mapping[str, object]:
+        """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
+        config = self._evaluation
+        settings: dict[str, object] = {"image_size_px": self.size_px, "threads": config.threads}
+        if cell.features != "histogram":
+            settings |= {
+                "match_statistics": config.match_statistics,
+                "precision": config.precision,
+                "device": config.device,
+            }
+        if cell.protocol == "fine_tune":
+            settings |= {
+                "steps": config.fine_tune_steps,
+                "learning_rate": config.fine_tune_learning_rate,
+                "batch_size": config.batch_size,
+                "weight_decay": WEIGHT_DECAY,
+                "label_smoothing": LABEL_SMOOTHING,
+                "head_learning_rate_factor": HEAD_LEARNING_RATE_FACTOR,
+                "warmup_fraction": WARMUP_FRACTION,
+            }
+            if self._task.batchnorm == "frozen":
+                settings["batchnorm"] = "frozen"
+            if config.fine_tune_learning_rates:
+                settings["learning_rates"] = config.fine_tune_learning_rates
+                settings["validation_fraction"] = config.validation_fraction
+        elif cell.protocol == "knn":
+            settings |= {"neighbours": config.knn_neighbours, "standardised_by": "train"}
+        else:
+            settings |= {
+                "strengths": STRENGTHS,
+                "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
+                "single_label_strength": SINGLE_LABEL_STRENGTH,
+                "standardised_by": "train",
+            }
+        return settings
+
+    def require(self, cell: Cell) -> None:
+        """Check that every class has the labels that ``cell`` asks for.
+
+        Raises:
+            EvaluationError: a class has fewer training images.
+        """
+        self.draw_labels(cell.labels_per_class, cell.seed)
+
+    def draw_labels(self, labels_per_class: Labels, seed: int) -> np.ndarray:
+        """The labelled training images of a cell.
+
+        Args:
+            labels_per_class: images drawn of each class, a share of each class such as ``10%``, or ``all``.
+            seed: of the draw. With one seed, a larger draw contains every smaller one.
+
+        Returns:
+            int64, sorted item numbers.
+
+        Raises:
+            EvaluationError: a class has fewer training images than asked for.
+        """
+        rows = self.set.train_rows
+        if labels_per_class == "all":
+            return rows
+        rng = np.random.default_rng(seed)
+        drawn = []
+        for index, name in enumerate(self.set.classes):
+            available = rows[self.set.labels[rows] == index]
+            if isinstance(labels_per_class, str):
+                share = max(1, math.ceil(fraction_of_labels(labels_per_class) * len(available) - 1e-9))
+                drawn.append(rng.permutation(available)[:share])
+                continue
+            if len(available) < labels_per_class:
+                raise EvaluationError(
+                    f"{self.name}: class {name!r} has {len(available)} training image(s), but "
+                    f"{labels_per_class} labels a class are asked for. Lower `evaluation.labels_per_class` "
+                    "(and `fine_tune_labels_per_class`), or add images to the training split."
+                )
+            drawn.append(rng.permutation(available)[:labels_per_class])
+        return np.sort(np.concatenate(drawn))
+
+    def measure(self, cell: Cell, start: Start) -> Measurement:
+        """Learn from the drawn training images and score on all test images.
+
+        Raises:
+            EvaluationError: features, loss or predictions are not finite, or labels are too few.
+            BackboneError: weights and architecture do not fit together.
+        """
+        rows = self.draw_labels(cell.labels_per_class, cell.seed)
+        details: Mapping[str, object] = {}
+        with running(self._evaluation) as runtime:
+            if cell.protocol == "fine_tune":
+                learning_rate = self._chosen_learning_rate(cell, start, rows, runtime)
+                predicted = self._learnt(cell, start, rows, self.set.test_rows, learning_rate, runtime)
+                details = {"learning_rate": learning_rate}
+            else:
+                predicted = self._probe(cell, start, rows, runtime)
+        return replace(self._score(predicted, len(rows), cell.seed), details=details)
+
+    def _normalisation(self, start: Start, runtime: Runtime) -> Normalisation:
+        # Moving the task's statistics onto those of Levir-KR and then standardising with the latter is standardising
+        # with the former: a sharp, bright set and a dull one look alike to the network, whatever it starts from.
+        if self._evaluation.match_statistics:
+            order = [BANDS.index(band) for band in start.bands]
+            statistics = self._task_statistics
+            matched = Normalisation(statistics.mean[order], statistics.std[order])
+            return placed(matched, runtime.device)
+        return placed(Normalisation(torch.tensor(start.mean), torch.tensor(start.std)), runtime.device)
+
+    def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
+        normalisation = self._normalisation(start, runtime)
+        train = self._images(start)[self.set.train_rows]
+        return start_network(start, train, normalisation, runtime), normalisation
+
+    def _images(self, start: Start) -> np.ndarray:
+        """All images with their bands in the order that the network reads."""
+        if start.bands == BANDS:
+            return self.set.images
+        return np.ascontiguousarray(self.set.images[..., [BANDS.index(band) for band in start.bands]])
+
+    def _probe(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
+        features = self._features(cell.features, start, runtime)
+        labels, num_classes = self.set.labels[rows], len(self.set.classes)
+        labelled, unlabelled, asked = (features[part] for part in (rows, self.set.train_rows, self.set.test_rows))
+        if cell.protocol == "knn":
+            num_neighbours = self._evaluation.knn_neighbours
+            return nearest_neighbours(labelled, labels, asked, num_classes, unlabelled, num_neighbours)
+        return fit_probe(labelled, labels, num_classes, unlabelled, seed=cell.seed).predict(asked)
+
+    def _features(self, features: Features, start: Start, runtime: Runtime) -> np.ndarray:
+        """Features float32 (N, D) of all images; a network's are computed once and kept until the next network."""
+        identity = start.identity()
+        kept = self._extracted
+        if kept is not None and kept.identity == identity:
+            if kept.features == features:
+                return kept.values
+            if (kept.features, features) == ("multi", "last"):
+                # Stages lie side by side in order, the last one at the end.
+                return kept.values[:, -feature_dim(start.architecture) :]
+        if features == "histogram":
+            values = colour_histogram(self.set.images)
+        else:
+            network, normalisation = self._start_network(start, runtime)
+            values = extract_features(network, self._images(start), normalisation, features, runtime)
+        self._extracted = _Extracted(identity, features, values)
+        return values
+
+    def _chosen_learning_rate(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> float:
+        candidates = self._evaluation.fine_tune_learning_rates or (self._evaluation.fine_tune_learning_rate,)
+        fitting, held_out = stratified_holdout(self.set.labels[rows], cell.seed, self._evaluation.validation_fraction)
+        if not len(held_out):
+            candidates = candidates[:1]  # one label a class: nothing can be held out, so nothing is chosen
+
+        def held_out_accuracy(learning_rate: float) -> float:
+            guessed = self._learnt(cell, start, rows[fitting], rows[held_out], learning_rate, runtime)
+            return float((guessed == self.set.labels[rows[held_out]]).mean())
+
+        return choose(candidates, held_out_accuracy)
+
+    def _learnt(
+        self, cell: Cell, start: Start, rows: np.ndarray, asked: np.ndarray, learning_rate: float, runtime: Runtime
+    ) -> np.ndarray:
+        """Predictions for the images `asked` of a network that learned from `rows`."""
+        network, normalisation = self._start_network(start, runtime)
+        images = self._images(start)
+        model = fine_tune(
+            network,
+            start.architecture,
+            images[rows],
+            self.set.labels[rows],
+            len(self.set.classes),
+            normalisation,
+            self._evaluation,
+            cell.seed,
+            runtime,
+            learning_rate,
+            frozen_batchnorm=self._task.batchnorm == "frozen",
+        )
+        return predict(model, images[asked], normalisation, runtime)
+
+    def _score(self, predicted: np.ndarray, num_labelled: int, seed: int) -> Measurement:
+        truth = self.set.labels[self.set.test_rows]
+        indices = list(range(len(self.set.classes)))
+        table = confusion_matrix(truth, predicted, labels=indices)
+        accuracy = Score(
+            "accuracy", float(accuracy_score(truth, predicted)), *wilson_interval(int(table.trace()), len(truth))
+        )
+        macro_f1 = Score(
+            "macro_f1",
+            float(f1_score(truth, predicted, labels=indices, average="macro", zero_division=0.0)),
+            *macro_f1_interval(truth, predicted, len(indices), seed),
+        )
+        per_class = f1_score(truth, predicted, labels=indices, average=None, zero_division=0.0)
+        correct = (truth == predicted).astype(np.float64)
+        return Measurement(
+            per_class={"f1": tuple(round(float(value), 6) for value in per_class)},
+            replicates=tuple(correct[bootstrap_rows(len(truth))].mean(axis=1).round(6).tolist()),
+            scores=(accuracy, macro_f1),
+            n=len(truth),
+            label_fraction=num_labelled / len(self.set.train_rows),
+            classes=self.set.classes,
+            confusion=tuple(tuple(int(v) for v in row) for row in table),
+        )

@@ -1,0 +1,56 @@
+"""The section `land_cover` of the parameter file: which products give land cover."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from geokr_core.step.section import Section
+
+
+class ProductConfig(Section):
+    """One land-cover product: its tiles, its legend, its editions."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    files: str = Field(description="glob relative to `land_cover.folder`; one product may hold tiles of several years")
+    legend: str = Field(
+        description="a built-in legend (docs/land-cover.md lists them) or the path of a legend file, YAML or CSV"
+    )
+    year: int | None = Field(
+        None,
+        ge=1900,
+        le=2100,
+        description="edition, the year the map describes; null: as the files' names or bands say",
+    )
+    band: int | None = Field(
+        None, ge=1, description="band that holds the codes, where files have others beside it; null: the only one"
+    )
+    crs: str | None = Field(None, description="CRS to use instead of the file's, where the file's is known to be wrong")
+
+    @field_validator("files")
+    @classmethod
+    def _below_the_folder(cls, value: str) -> str:
+        if not value or value.startswith("/") or ".." in value.split("/"):
+            raise ValueError(
+                "`files` must be a pattern of paths below `land_cover.folder`, without a leading / or `..`"
+            )
+        return value
+
+
+class LandCoverConfig(Section):
+    """The land-cover products and the common legend that chips are described in."""
+
+    folder: Path
+    products: tuple[ProductConfig, ...] = Field(min_length=1)
+    legend: Literal["globeland30", "geokr8", "own"] = Field(
+        "globeland30",
+        description="classes chips are described in: a preset that products are mapped to, or the product's own",
+    )
+
+    @field_validator("products")
+    @classmethod
+    def _unique(cls, value: tuple[ProductConfig, ...]) -> tuple[ProductConfig, ...]:
+        names = [p.name for p in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"product names must differ, found {names}")
+        return value

@@ -1,0 +1,173 @@
+"""Freezing Levir-KR: chips and proportions become one data set with a manifest."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geokr_core.errors import DatasetError
+from geokr_core.levir_kr.catalogue import read_catalogue, write_catalogue
+from geokr_core.levir_kr.config import LevirKRConfig
+from geokr_core.levir_kr.dataset import CELLS_FILE, LevirKR, open_levir_kr
+from geokr_core.rasters.grid import METRES_PER_DEGREE
+from geokr_core.step.digests import file_md5
+from geokr_core.step.files import read_json, whole_folder, write_json
+from geokr_core.step.reporter import Reporter
+from geokr_core.step.section import as_plain
+from geokr_core.step.summary import Summary
+
+_STATISTICS_ROWS = 4096
+"""Chips read to measure channel mean and standard deviation: enough for three digits."""
+
+
+def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, reporter: Reporter) -> Summary:
+    """Freeze Levir-KR from shards and proportions.
+
+    Args:
+        config: which chips enter and how they are split.
+        chips: folder of shards.
+        proportions: folder of proportions, one file a scene, and ``legend.json``.
+        out: folder to write ``manifest.json`` and ``catalogue.parquet`` into; replaced as a whole.
+        reporter: hears how many chips were left out, and why.
+
+    Returns:
+        Counts, and the class distribution as table.
+
+    Raises:
+        MissingInputError: a scene has a shard but no proportions.
+        DatasetError: no chip survived the filters, or no training chip is left after the split.
+    """
+    with whole_folder(out) as folder:
+        tally = write_catalogue(config, chips, proportions, folder / "catalogue.parquet")
+        if not tally.num_kept:
+            raise DatasetError(
+                f"{proportions}: none of {tally.num_candidates} chips may enter Levir-KR: the least fraction without a class "
+                f"of the legend is {1.0 - tally.best_known_fraction:.2f} (allowed: {config.max_unknown_fraction}), the most "
+                f"voting cells {tally.most_cells:.1f} (asked: {config.min_voting_cells}). "
+                "Check that scenes and land cover show the same ground, or relax `levir_kr`."
+            )
+        reporter.info(f"levir_kr: {tally.num_kept} of {tally.num_candidates} chips enter")
+        catalogue = read_catalogue(folder / "catalogue.parquet")
+        _check_split(config, catalogue, reporter)
+        _write_cells(catalogue, proportions, folder / CELLS_FILE)
+        manifest = _manifest(config, catalogue, chips, proportions, out)
+        write_json(folder / "manifest.json", manifest)
+        # Statistics need the reader, and the reader needs a manifest: write it first without them, then complete.
+        mean, std = _channel_statistics(LevirKR(out, manifest, catalogue))
+        write_json(folder / "manifest.json", {**manifest, "channel_mean": mean, "channel_std": std})
+    return _summary(catalogue, tally.num_candidates, open_levir_kr(out))
+
+
+def _check_split(config: LevirKRConfig, catalogue: pd.DataFrame, reporter: Reporter) -> None:
+    if not (catalogue["split"] == "train").any():
+        raise DatasetError(
+            f"All {len(catalogue)} chips lie in the places held out for validation: lower `levir_kr.validation_fraction` "
+            f"({config.validation_fraction}) or `levir_kr.place_size_deg` ({config.place_size_deg})."
+        )
+    if config.validation_fraction > 0 and not (catalogue["split"] == "validation").any():
+        reporter.warning(
+            f"No place was held out for validation: the chips fill too few cells of {config.place_size_deg} degrees. "
+            "Lower `levir_kr.place_size_deg` to watch pretraining on ground it has not seen."
+        )
+
+
+def _write_cells(catalogue: pd.DataFrame, proportions: Path, path: Path) -> None:
+    """Squares of all chips in catalogue order as one memory-mapped file, where they were counted."""
+    side = read_json(proportions / "legend.json")["config"].get("cells_per_side", 0)
+    if not side:
+        return
+    num_classes = sum(column.startswith("fraction_") for column in catalogue.columns)
+    cells = np.lib.format.open_memmap(path, "w+", np.uint8, (len(catalogue), side, side, num_classes))
+    for scene_id, rows in catalogue.groupby("scene_id", sort=False, observed=True).indices.items():
+        of_scene = np.load(proportions / f"{scene_id}.cells.npy", mmap_mode="r", allow_pickle=False)
+        cells[rows] = of_scene[catalogue["row"].to_numpy()[rows]]
+    cells.flush()
+
+
+def _manifest(
+    config: LevirKRConfig, catalogue: pd.DataFrame, chips: Path, proportions: Path, out: Path
+) -> dict[str, Any]:
+    legend = read_json(proportions / "legend.json")
+    cut = read_json(chips / "cut.json")
+    shards = sorted(catalogue["shard"].unique())
+    return {
+        "num_chips": len(catalogue),
+        "num_train": int((catalogue["split"] == "train").sum()),
+        "num_validation": int((catalogue["split"] == "validation").sum()),
+        "num_scenes": int(catalogue["scene_id"].nunique()),
+        "legend": legend["legend"],
+        "legend_hash": legend["digest"],
+        "classes": legend["classes"],
+        "class_colours": legend["colours"],
+        "products": legend["products"],
+        "generated_world": bool(cut["generated_world"]),
+        "bands": cut["bands"],
+        "chip_size_px": cut["size_px"],
+        "cells_per_side": legend["config"].get("cells_per_side", 0),
+        "gsd_m_min": round(float(catalogue["gsd_m"].min()), 3),
+        "gsd_m_max": round(float(catalogue["gsd_m"].max()), 3),
+        "chips_folder": Path("..", chips.name).as_posix() if chips.parent == out.parent else chips.resolve().as_posix(),
+        "shards": {name: file_md5(chips / name) for name in shards},
+        "config": {"levir_kr": as_plain(config), "chips": cut["config"], "proportions": legend["config"]},
+    }
+
+
+def _channel_statistics(dataset: LevirKR) -> tuple[list[float], list[float]]:
+    rows = dataset.rows_of("train")
+    chosen = np.sort(np.random.default_rng(0).choice(rows, size=min(len(rows), _STATISTICS_ROWS), replace=False))
+    total, squares, count = 0.0, 0.0, 0
+    for part in np.array_split(chosen, max(1, len(chosen) // 512)):
+        pixels = dataset.images(part).reshape(-1, len(dataset.bands)).astype(np.float64) / 255.0
+        total, squares, count = total + pixels.sum(axis=0), squares + (pixels**2).sum(axis=0), count + len(pixels)
+    mean = np.asarray(total) / count
+    std = np.sqrt(np.maximum(np.asarray(squares) / count - mean**2, 1e-8))
+    return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in std]
+
+
+def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> Summary:
+    from geokr_core.levir_kr.pictures import chips_with_land_cover, class_histogram, footprint_map
+
+    train, validation = dataset.rows_of("train"), dataset.rows_of("validation")
+    table = [
+        {
+            "class": name,
+            "train_fraction": round(float(dataset.proportions[train, k].mean()), 4),
+            "validation_fraction": round(float(dataset.proportions[validation, k].mean()), 4)
+            if len(validation)
+            else "",
+            "chips_mostly": int((dataset.proportions[:, k] > 0.5).sum()),
+        }
+        for k, name in enumerate(dataset.classes)
+    ]
+    mean = dataset.proportions[train].mean(axis=0)
+    entropy = float(-(mean[mean > 0] * np.log(mean[mean > 0])).sum())
+    return Summary(
+        numbers={
+            "num_chips": len(catalogue),
+            "num_train": len(train),
+            "num_validation": len(validation),
+            "num_scenes": int(catalogue["scene_id"].nunique()),
+            "num_left_out": num_candidates - len(catalogue),
+            "label_entropy_nat": round(entropy, 4),
+        },
+        table=table,
+        picture_png=chips_with_land_cover(dataset, num_chips=24),
+        pictures={
+            "footprints": footprint_map(
+                catalogue["lon"].to_numpy(),
+                catalogue["lat"].to_numpy(),
+                float(catalogue["gsd_m"].median()) * dataset.chip_size_px / METRES_PER_DEGREE,
+                dataset.proportions,
+                catalogue["scene_id"].to_numpy(),
+                dataset.classes,
+                dataset.class_colours,
+            ),
+            "class histogram": class_histogram(
+                mean,
+                dataset.proportions[validation].mean(axis=0) if len(validation) else None,
+                dataset.classes,
+                dataset.class_colours,
+            ),
+        },
+    )

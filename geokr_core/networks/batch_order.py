@@ -1,0 +1,73 @@
+"""The order in which rows enter batches: seeded, whole epochs, the same on every machine."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Chips shuffled within windows of whole shards, for data that memory cannot hold.
+
+    A shuffle of all chips reads every shard of an archive in every batch, from all over the disk. Here the shards of an
+    epoch are shuffled, filled one after the other into windows, and the chips of a window are shuffled: what is being
+    read at a time is one window. Shards may be of any length: a window takes shards until it is full.
+
+    Attributes:
+        shards: int64 (N,), the shard of each training chip.
+        window_chips: chips of a window; its last shard may exceed it.
+    """
+
+    shards: np.ndarray
+    window_chips: int
+
+    @cached_property
+    def _places(self) -> list[np.ndarray]:
+        """Places of each shard's chips among the training chips."""
+        order = np.argsort(self.shards, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.shards[order])) + 1)
+
+    @lru_cache(maxsize=2)  # noqa: B019  # two epochs at most, and a run has one such object
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (N,): places of the training chips in the order of an epoch."""
+        rng = np.random.default_rng([seed, epoch])
+        shards = [self._places[k] for k in rng.permutation(len(self._places))]
+        windows: list[list[np.ndarray]] = [[]]
+        for places in shards:
+            if sum(map(len, windows[-1])) >= self.window_chips:
+                windows.append([])
+            windows[-1].append(places)
+        return np.concatenate([rng.permutation(np.concatenate(window)) for window in windows])
+
+
+def batch_rows(
+    train_rows: np.ndarray, batch_size: int, seed: int, step: int, windows: Windows | None = None
+) -> np.ndarray:
+    """Rows of one training step: epochs are seeded permutations, laid end to end and cut into batches.
+
+    No chip is ever left out, and none comes an (n+1)-th time before all came n times.
+
+    Args:
+        train_rows: int64 (N,) rows to draw from.
+        batch_size: rows wanted; may exceed N.
+        seed: of the run.
+        step: counted from 1.
+        windows: shuffle within windows of shards; None: over all chips.
+
+    Returns:
+        int64 (batch_size,).
+    """
+    positions = np.arange((step - 1) * batch_size, step * batch_size)
+    epochs, places = np.divmod(positions, len(train_rows))
+    rows = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        mine = epochs == epoch
+        order = _permutation(len(train_rows), seed, int(epoch)) if windows is None else windows.order(seed, int(epoch))
+        rows[mine] = train_rows[order[places[mine]]]
+    return rows
+
+
+@lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(length)

@@ -1,0 +1,64 @@
+"""Where and how precisely tensors are computed. Nothing here knows what is computed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from geokr_core.errors import GeoKRError
+from geokr_core.networks.distributed import World
+
+BF16_MIN_CHIP_SIZE_PX: Final = 17
+"""Below it, a ResNet's last strided convolutions see maps of one pixel, for which torch 2.15 on the CPU returns
+uninitialised memory as bf16 weight gradient (found by comparing with float32: 3x3 stride 2 on 1x1, and only that)."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how precisely tensors are computed.
+
+    Attributes:
+        device: where.
+        bf16: whether networks run in bfloat16 where torch deems it safe; float32 otherwise.
+        compiled: whether the networks of a training step go through ``torch.compile``.
+    """
+
+    device: torch.device
+    bf16: bool
+    compiled: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """Context in which networks run."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def device_of(wanted: str, setting: str, refusal: type[GeoKRError], world: World | None = None) -> torch.device:
+    """The device that a setting asks for.
+
+    Args:
+        wanted: ``cpu``, ``cuda`` or ``auto``.
+        setting: full name of the setting, for the message.
+        refusal: error to raise.
+        world: of a distributed run: each process of a machine takes the GPU of its own number.
+
+    Raises:
+        GeoKRError: as ``refusal``, where a GPU is asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise refusal(f"{setting} is `cuda`, but torch sees no GPU: check the driver, or set `auto` or `cpu`.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device(f"cuda:{world.local_rank}" if world is not None and world.size > 1 else "cuda")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread for the time of the block, so that sums have one order on every machine."""
+    earlier = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(earlier)

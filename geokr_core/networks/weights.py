@@ -1,0 +1,182 @@
+"""Weights: written, read with every difference named, fitted to other bands, and ImageNet's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Final, Literal
+
+import torch
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from geokr_core.errors import BackboneError
+from geokr_core.networks.architectures import CLASSIFIER_PREFIXES, FIRST_LAYER, require_known
+from geokr_core.step.files import whole_file
+
+_RGB: Final = ("red", "green", "blue")
+"""Order of the input channels of weights trained on photographs."""
+_BANDS_KEY: Final = "bands"
+"""Entry of a safetensors header: names of the input channels, with commas between."""
+
+
+def save_weights(module: nn.Module, path: Path, bands: Sequence[str] = ()) -> None:
+    """Write the state of a module as safetensors, whole or not at all; the same state gives the same bytes.
+
+    Args:
+        module: any module; floating-point tensors are written as float32, counters as they are.
+        path: the file to write.
+        bands: common names of what its input channels are, kept in the file's header; none: it has no say in them.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    state = {
+        key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in module.state_dict().items()
+    }
+    with whole_file(path) as partial:
+        # One entry and no more: safetensors writes several in an order that changes from process to process.
+        save_file(state, partial, metadata={_BANDS_KEY: ",".join(bands)} if bands else {"format": "pt"})
+
+
+def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False) -> None:
+    """Load weights into a module, strictly: every key must be there, no other, each of the right shape.
+
+    Args:
+        module: the module to fill.
+        path: a ``.safetensors`` file; also ``.pth`` or ``.pt`` as torchvision keeps them, read with torch's
+            restricted unpickler (tensors only, nothing is executed).
+        drop_classifier: leave out ``fc.*``, ``classifier.*`` and ``head.*``, as files of ImageNet weights hold them.
+
+    Raises:
+        BackboneError: the file is missing or unreadable, or does not fit; the message says where they differ.
+    """
+    state = _read_state(path)
+    if drop_classifier:
+        state = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_PREFIXES)}
+    _require_fit(module, state, path)
+    module.load_state_dict(state, strict=True)
+
+
+def _require_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    complaints = _differences(module.state_dict(), state)
+    if complaints:
+        raise BackboneError(
+            f"{path} does not fit {type(module).__name__}: {'; '.join(complaints)}. "
+            "Weights must have the upstream's key names for the very architecture and number of bands."
+        )
+
+
+def load_initial_weights(
+    module: nn.Module, weights: Path | Literal["imagenet"], architecture: str, bands: Sequence[str]
+) -> None:
+    """Start a backbone from given weights, whatever bands the data has.
+
+    The rule for the first layer, where the data has other bands than the file: a band of the same name keeps its
+    filters, every other band gets the mean of the file's, and where the number of bands differs, from F to C, all are
+    scaled by F / C, so that the sum over the bands stays as large as the later layers expect. Weights that were saved
+    here say which bands they are for; a file that does not say so and has three is taken for red, green and blue.
+
+    Args:
+        module: what `build` returned.
+        weights: a file as for `load_weights`, a classifier in it is left out; ``imagenet``: see `imagenet_weights`.
+        architecture: of the module.
+        bands: common names of the data's bands.
+
+    Raises:
+        BackboneError: the weights are missing or unreadable, or do not fit.
+    """
+    path = imagenet_weights(architecture) if weights == "imagenet" else weights
+    state = {k: v for k, v in _read_state(path).items() if not k.startswith(CLASSIFIER_PREFIXES)}
+    key, theirs = FIRST_LAYER[type(module).__name__] + ".weight", _bands_of(path)
+    if key in state and state[key].ndim == 4 and state[key].shape[1] == len(theirs):
+        state[key] = _filters_for(bands, theirs, state[key])
+    _require_fit(module, state, path)
+    module.load_state_dict(state, strict=True)
+
+
+def _bands_of(path: Path) -> Sequence[str]:
+    """Bands that a readable file of weights is for."""
+    if path.suffix in {".pth", ".pt"}:
+        return _RGB
+    with safe_open(path, framework="pt") as stored:
+        said = (stored.metadata() or {}).get(_BANDS_KEY)
+    return said.split(",") if said else _RGB
+
+
+def _filters_for(ours: Sequence[str], theirs: Sequence[str], filters: Tensor) -> Tensor:
+    mean = filters.mean(dim=1)
+    chosen = [filters[:, theirs.index(band)] if band in theirs else mean for band in ours]
+    return torch.stack(chosen, dim=1) * (len(theirs) / len(ours))
+
+
+def imagenet_weights(architecture: str) -> Path:
+    """The file of torchvision's ImageNet weights in its cache. Nothing is downloaded.
+
+    Raises:
+        BackboneError: torchvision has none for the architecture, or they are not in the cache.
+    """
+    require_known(architecture)
+    if architecture.startswith("vit"):
+        raise BackboneError(f"torchvision has no weights for {architecture}; name a file in `initial_weights`.")
+    url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
+    path = Path(str(torch.hub.get_dir())) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        raise BackboneError(
+            f"{path}: torchvision's ImageNet weights of {architecture} are not there, and nothing is downloaded. Put the "
+            "file there, set TORCH_HOME to where it is, or name a file in `initial_weights`."
+        )
+    return path
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise BackboneError(f"{path}: no such weights file; check the path, or leave it out to start from scratch.")
+    if path.suffix in {".pth", ".pt"}:
+        # weights_only: a checkpoint that carries code or foreign objects is refused, not run.
+        try:
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise BackboneError(
+                f"{path}: holds more than plain tensors and is refused. Save the `state_dict()` of the network alone."
+            ) from error
+        except (RuntimeError, ValueError, EOFError, OSError) as error:
+            raise BackboneError(f"{path}: not a readable file of tensors ({error}); download it anew.") from error
+        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+            raise BackboneError(f"{path}: expected a flat mapping of names to tensors; save `state_dict()` alone.")
+        return dict(content)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(f"{path}: not a readable safetensors file ({error}); write or download it anew.") from error
+
+
+def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    complaints = []
+    missing = [key for key in wanted if key not in found]
+    extra = [key for key in found if key not in wanted]
+    if missing:
+        complaints.append(f"{len(missing)} key(s) missing, such as {_sample(missing)}")
+    if extra:
+        complaints.append(f"{len(extra)} key(s) unknown, such as {_sample(extra)}")
+        if all(key.startswith(CLASSIFIER_PREFIXES) for key in extra):
+            complaints.append("those belong to a classifier: delete them, a backbone ends before it")
+    reshaped = [key for key in wanted if key in found and wanted[key].shape != found[key].shape]
+    if reshaped:
+        key = reshaped[0]
+        complaints.append(
+            f"{len(reshaped)} shape(s) differ, such as {key}: "
+            f"found {tuple(found[key].shape)}, expected {tuple(wanted[key].shape)}"
+        )
+        if wanted[key].ndim == 4 and wanted[key].shape[1] != found[key].shape[1] and len(reshaped) == 1:
+            complaints.append(
+                f"the file is for {found[key].shape[1]} bands and the data has {wanted[key].shape[1]}: "
+                "choose `chips.bands` to match, or other weights"
+            )
+    return complaints
+
+
+def _sample(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")

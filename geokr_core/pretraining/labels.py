@@ -1,0 +1,94 @@
+"""The label of each chip as a run learns it, and how much each label weighs."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.pretraining.recipes import Recipe
+
+CELLS_HALF_WEIGHT: Final = 4.0
+"""Voting cells at which a label counts half: the sampling variance of a proportion falls as 1/n, and a saturating
+n / (n + n0) is the inverse of that variance plus a constant part. n0 is a judgement, not a measurement."""
+
+GAP_HALF_WEIGHT_DAYS: Final = 3652.5
+"""Days between image and product after which a label counts half: ten years. A judgement, not a measurement."""
+
+
+def constant_kl(train: np.ndarray, judged: np.ndarray | None = None) -> float:
+    """Mean KL of the best constant prediction: the figure that a network which looks at its input must beat.
+
+    The best constant is the mean of the training labels.
+
+    Args:
+        train: float (N, K) proportions that the constant is fitted to.
+        judged: float (M, K) proportions that it is judged on; None: ``train``.
+
+    Returns:
+        Mean KL in nat. Infinity where ``judged`` holds a class that ``train`` never shows.
+    """
+    constant = train.astype(np.float64).mean(axis=0)
+    labels = (train if judged is None else judged).astype(np.float64)
+    shown = labels > 0
+    ratio = np.divide(labels, constant, out=np.ones_like(labels), where=shown & (constant > 0))
+    ratio[shown & (constant == 0)] = np.inf
+    return float((labels * np.log(ratio, out=np.zeros_like(labels), where=shown)).sum(axis=1).mean())
+
+
+def label_weights(catalogue: pd.DataFrame) -> np.ndarray:
+    """How much each chip's label counts: known share × saturating number of voting cells × age of the label.
+
+    ``known · n / (n + n0) · 2^(−gap / half-life)`` with ``known`` the share of ground whose land cover is known and
+    among the classes, n the land-cover cells that voted and gap the days between image and product. A chip without
+    a date gets the mean age factor of those that have one.
+
+    Args:
+        catalogue: columns ``known_fraction``, ``num_cells``, ``gap_days`` (may be NaN).
+
+    Returns:
+        float32 (N,), mean 1.
+    """
+    known = catalogue["known_fraction"].to_numpy(np.float64)
+    cells = catalogue["num_cells"].to_numpy(np.float64)
+    age = 0.5 ** (np.abs(catalogue["gap_days"].to_numpy(np.float64)) / GAP_HALF_WEIGHT_DAYS)
+    dated = np.isfinite(age)
+    age = np.where(dated, age, age[dated].mean() if dated.any() else 1.0)
+    weights: np.ndarray = known * cells / (cells + CELLS_HALF_WEIGHT) * age
+    mean = weights.mean()
+    # Nothing is known about any label: weigh them alike rather than divide by zero.
+    relative = weights / mean if mean > 0 else np.ones_like(weights)
+    return relative.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What each chip of the catalogue is held to in one run.
+
+    Attributes:
+        proportions: float32 (N, K).
+        weights: float32 (N,), mean 1 over the training chips; None: all alike.
+        num_cells: float32 (N,), land-cover cells that voted.
+        rows: int64 (N,), the chip that each chip has all this from.
+    """
+
+    proportions: np.ndarray
+    weights: np.ndarray | None
+    num_cells: np.ndarray
+    rows: np.ndarray
+
+
+def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> _Labels:
+    """Labels of one run.
+
+    ``shuffled`` hands the labels of the training chips, with their weights and the land cover within them, round among
+    these chips; everything else of the run is as it is for ``geokr``. Validation chips keep their own.
+    """
+    rows = np.arange(len(data.catalogue))
+    if recipe.labels == "shuffled":
+        rows[train_rows] = np.random.default_rng([seed, 1]).permutation(train_rows)
+    weights = np.ones(len(rows), dtype=np.float32)
+    weights[train_rows] = label_weights(data.catalogue.iloc[train_rows])
+    num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
+    return _Labels(data.proportions[rows], weights[rows] if recipe.label_weighting else None, num_cells[rows], rows)

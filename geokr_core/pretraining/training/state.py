@@ -1,0 +1,222 @@
+"""One pretraining run: what it is given, and all that changes while it trains.
+
+How it is trained is in ``training``, how it goes on after a kill in ``resuming``, which runs there are in ``pretrain``.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.networks.distributed import World
+from geokr_core.networks.normalisation import Normalisation
+from geokr_core.networks.runtime import Runtime
+from geokr_core.networks.weights import load_initial_weights
+from geokr_core.pretraining.config import Method, PretrainingConfig
+from geokr_core.pretraining.objectives.contrastive import ContrastiveObjective
+from geokr_core.pretraining.objectives.land_cover import LandCoverObjective
+from geokr_core.pretraining.objectives.network import Network, Outputs
+from geokr_core.pretraining.objectives.objective import Objective
+from geokr_core.pretraining.recipes import Recipe
+from geokr_core.pretraining.training import schedules
+from geokr_core.pretraining.training.anchor import SPREAD_CHIPS, frozen_copy, last_stage_cells, maps_of, pooled, spread
+from geokr_core.pretraining.training.teacher import Teacher, released_update_steps
+from geokr_core.pretraining.training.validation import even_selection
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and all it learns from.
+
+    Attributes:
+        config: the section of the parameter file, as the variant has it.
+        recipe: ``config`` and the method with nothing left open.
+        runtime: device and precision.
+        world: the processes that train it together.
+        data: the chips.
+        variant: name of the variant.
+        method: what it does.
+        seed: of initialisation, order and augmentation.
+        labels: float32 (N, K) on the device: what each chip of the catalogue is held to, already
+            shuffled where the method says so.
+        weights: float32 (N,) on the device: how much each label counts; None: all alike.
+        num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
+        label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
+        train_rows: int64, rows to train on.
+        validation_rows: int64, rows held out; may be none.
+        fingerprint: digest of everything that the result depends on.
+        folder: where checkpoints of this run go.
+        is_first: the run whose curves bear plain names.
+    """
+
+    config: PretrainingConfig
+    recipe: Recipe
+    runtime: Runtime
+    world: World
+    data: LevirKR
+    variant: str
+    method: Method
+    seed: int
+    labels: Tensor
+    weights: Tensor | None
+    num_cells: Tensor
+    label_rows: np.ndarray
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    fingerprint: str
+    folder: Path
+    is_first: bool
+
+    @property
+    def name(self) -> str:
+        """Folder name of the run."""
+        return f"{self.variant}-seed{self.seed}"
+
+    def normalisation(self) -> Normalisation:
+        """Channel statistics on the device."""
+        mean, std = (
+            torch.from_numpy(v).to(self.runtime.device) for v in (self.data.channel_mean, self.data.channel_std)
+        )
+        return Normalisation(mean, std)
+
+    def places(self) -> Tensor:
+        """int64: places within a batch of the chips that this process learns from."""
+        return torch.arange(self.world.rank, self.config.batch_size, self.world.size)
+
+
+class StudentPass:
+    """The student's forward pass in the run's precision, and what it last said, for what holds it to its start.
+
+    Attributes:
+        images: what was seen last.
+        said: what was said of it.
+    """
+
+    def __init__(self, student: Network, run: Run) -> None:
+        """Distribute and compile where that is asked for; the network itself stays as it is, for judging and saving."""
+        self._runtime = run.runtime
+        self._distributed: DistributedDataParallel | None = None
+        if run.world.size > 1:
+            devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
+            self._distributed = DistributedDataParallel(student, device_ids=devices)
+        module = self._distributed or student
+        self._module: Callable[[Tensor], Outputs] = torch.compile(module) if run.runtime.compiled else module
+        self.images: Tensor | None = None
+        self.said: Outputs | None = None
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Outputs of normalised float32 images (B, C, H, W)."""
+        with self._runtime.autocast():
+            said = self._module(images)
+        self.images, self.said = images, said
+        return said
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Context in which gradients stay with this process, for all but the last part of a batch."""
+        return nullcontext() if self._distributed is None else self._distributed.no_sync()
+
+
+@dataclass
+class State:
+    """All that changes while a run trains; a checkpoint holds exactly this and the state of torch's generators.
+
+    Attributes:
+        student: the network that is trained.
+        forward: its forward pass.
+        teacher: its average.
+        objective: what is minimised.
+        optimiser: Adam or AdamW over the student.
+        start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
+        spread: variance of each channel of what it says, where the recipe measures in these; never in a checkpoint.
+        update_steps: steps at which the teacher moves; None: every step.
+        terms: names of what is averaged between two points of the curves.
+        sums: float32 (T,) on the device, sums of ``terms`` since the last point of the curves.
+        num_summed: steps in ``sums``.
+        step: steps done.
+        teacher_updates: times the teacher moved.
+        teacher_momentum: momentum of its last move.
+        teacher_initial_fraction: share of its starting weights that is left in it, the product of all momenta.
+        best_kl: least validation KL that was measured; infinite before the first.
+        best_step: the step it was measured at.
+        history: points of the curves.
+    """
+
+    student: Network
+    forward: StudentPass
+    teacher: Teacher[Network]
+    objective: Objective
+    optimiser: torch.optim.Optimizer
+    start: nn.Module | None
+    spread: list[Tensor]
+    update_steps: frozenset[int] | None
+    terms: tuple[str, ...]
+    sums: Tensor
+    num_summed: int = 0
+    step: int = 0
+    teacher_updates: int = 0
+    teacher_momentum: float = 0.0
+    teacher_initial_fraction: float = 1.0
+    best_kl: float = float("inf")
+    best_step: int = 0
+    history: list[dict[str, float | None]] = field(default_factory=list)
+
+    def transferred(self, recipe: Recipe) -> Network:
+        """The network that becomes the backbone."""
+        return self.teacher.network if recipe.transfer == "teacher" else self.student
+
+
+def begin(run: Run) -> State:
+    """The state before the first step.
+
+    Raises:
+        BackboneError: ``initial_weights`` do not fit.
+    """
+    config, recipe, device = run.config, run.recipe, run.runtime.device
+    student = Network(config.architecture, len(run.data.bands), run.labels.shape[1], recipe)
+    if config.initial_weights is not None:
+        load_initial_weights(student.backbone, config.initial_weights, config.architecture, run.data.bands)
+    if run.world.size > 1 and device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+    student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    held = recipe.anchor_weight > 0 or recipe.interpolation < 1
+    start = frozen_copy(student.backbone) if held else None
+    in_own_units = recipe.anchor in ("stages", "cells") and recipe.anchor_weight > 0
+    channels = _spread_of(run, start) if start is not None and in_own_units else []
+    steps = None
+    if recipe.teacher_schedule == "released":
+        steps = frozenset(released_update_steps(config.batch_size, config.steps))
+    objective: Objective
+    if recipe.is_contrastive:
+        objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
+    else:
+        objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
+    terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
+    teacher = Teacher(student, recipe.batchnorm, compiled=run.runtime.compiled)
+    forward = StudentPass(student, run)
+    sums = torch.zeros(len(terms), device=device)
+    optimiser = make_optimiser(student, recipe)
+    return State(student, forward, teacher, objective, optimiser, start, channels, steps, terms, sums)
+
+
+def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam or AdamW over a network, see `schedules.parameter_groups`."""
+    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
+    # Fused: one kernel over all parameters, on the CPU and on CUDA.
+    return kind(schedules.parameter_groups(student, recipe), lr=recipe.learning_rate, fused=True)
+
+
+def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
+    """Spread of what the start says of training chips without augmentation, enlarged as it sees them; alike everywhere."""
+    normalisation = run.normalisation()
+    rows = even_selection(run.train_rows, SPREAD_CHIPS)
+    parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
+    images = (torch.from_numpy(run.data.images(part)).to(run.runtime.device) for part in parts)
+    zoom, features = run.recipe.anchor_zoom, pooled if run.recipe.anchor == "stages" else last_stage_cells
+    return spread(features(maps_of(start, normalisation(part), run.runtime.autocast(), zoom)) for part in images)

@@ -1,0 +1,64 @@
+"""The md5 of large source files, remembered by size and modification time so that an unchanged archive is not read again.
+
+The memory is kept beside an output, never inside: modification times differ between machines and must not change its
+data version. Losing it costs time only.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from geokr_core.step.digests import file_md5
+from geokr_core.step.files import write_json
+
+_SETTLED_NS = 2_000_000_000
+"""Files written to less than this long ago are not remembered: they may change again within one tick of the clock."""
+
+
+class Checksums:
+    """The md5 of files, read anew only where size, inode or one of the times changed."""
+
+    def __init__(self, memory: Path) -> None:
+        """Open the memory.
+
+        Args:
+            memory: JSON file that holds what earlier runs found; a missing or damaged one is as good as an empty one.
+        """
+        self._memory = memory
+        try:
+            found = json.loads(memory.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            found = {}
+        entries = found.items() if isinstance(found, dict) else ()
+        self._known: dict[str, list[int | str]] = {key: value for key, value in entries if isinstance(value, list)}
+        self._seen: dict[str, list[int | str]] = {}
+        self.num_read = 0
+        """Files whose bytes were read, not remembered."""
+
+    def md5(self, path: Path) -> str:
+        """The md5 of a file's bytes, in hex.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        stat = path.stat()
+        # The time of the inode's change is set by the system alone: it moves even where a copy keeps the old time.
+        mark: list[int | str] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        key = str(path.resolve())
+        known = self._known.get(key, [])
+        if known[:-1] == mark:
+            digest = str(known[-1])
+        else:
+            digest = file_md5(path)
+            self.num_read += 1
+        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
+            self._seen[key] = [*mark, digest]
+        return digest
+
+    def save(self) -> None:
+        """Remember the files that were asked for, and forget the others.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        write_json(self._memory, self._seen)

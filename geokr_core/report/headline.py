@@ -1,0 +1,206 @@
+"""The headline of the page: what the best start gained over the others, and how sure that is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from geokr_core.evaluation.charts import FEATURE_NAMES, METRIC_NAMES, PROTOCOL_NAMES, labels_name
+from geokr_core.evaluation.statistics import (
+    CELL_KEYS,
+    Estimate,
+    cell_of,
+    differences,
+    headline_rows,
+    intervals_overlap,
+    labels_order,
+    summarise,
+)
+from geokr_core.pictures.charts import INITIALISATION_NAMES, initialisation_styles
+from geokr_core.report.tables import estimate_of, listed, score, signed, signed_interval
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The one comparison a task is spoken of by: linear probe, last stage, most labels, first metric."""
+
+    task: str
+    protocol: str
+    features: str
+    labels: str
+    metric: str = "accuracy"
+
+    @property
+    def words(self) -> str:
+        """The comparison in words."""
+        protocol = PROTOCOL_NAMES.get(self.protocol, self.protocol)
+        if self.protocol == "fine_tune":
+            return f"{self.task}, {protocol}, {labels_name(self.labels)}"
+        where = f" on the {FEATURE_NAMES[self.features]}" if self.features == "last" else f" on {_features(self)}"
+        return f"{self.task}, {protocol}{where}, {labels_name(self.labels)}"
+
+
+def _features(primary: Primary) -> str:
+    return FEATURE_NAMES.get(primary.features, primary.features)
+
+
+def compared(results: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences, and whether the intervals over test items overlap all the same."""
+    table = differences(results)
+    return table.assign(overlap=intervals_overlap(table, results))
+
+
+def primaries(results: pd.DataFrame) -> list[Primary]:
+    """The primary comparison of each task: one protocol, features, amount of labels and metric."""
+    found = []
+    metrics = headline_rows(results).groupby("task")["metric"].first()
+    for task in sorted(set(results["task"])):
+        rows = results[(results["task"] == task) & (results["initialisation"] != "colour_histogram")]
+        rows = results[results["task"] == task] if rows.empty else rows
+        protocol = "linear_probe" if (rows["protocol"] == "linear_probe").any() else str(rows["protocol"].iloc[0])
+        rows = rows[rows["protocol"] == protocol]
+        features = "last" if (rows["features"] == "last").any() else str(rows["features"].iloc[0])
+        labels = max(set(rows[rows["features"] == features]["labels_per_class"]), key=labels_order)
+        found.append(Primary(task, protocol, features, labels, str(metrics[task])))
+    return found
+
+
+def rows_of(table: pd.DataFrame, primary: Primary, initialisation: str | None = None) -> pd.DataFrame:
+    """Rows of the first metric of one comparison; the colour histogram's, whatever features it stands beside."""
+    cell = (primary.task, primary.protocol, primary.features, primary.labels, primary.metric)
+    keys = [*CELL_KEYS, *(["initialisation"] if initialisation else [])]
+    wanted = cell_of(cell, initialisation) if initialisation else cell
+    return table[(table[keys] == list(wanted)).all(axis=1)]
+
+
+def headline(results: pd.DataFrame, primary: Primary) -> str:
+    """What was compared and what came out, with intervals, in a few plain sentences.
+
+    Args:
+        results: rows of ``results.parquet``.
+        primary: the comparison.
+
+    Returns:
+        The sentences. Where intervals overlap, a difference includes zero or the colour histogram is not cleared, they
+        say so.
+    """
+    results = results[(results["task"] == primary.task) & (results["metric"] == primary.metric)]
+    summary, styles = summarise(results), initialisation_styles(results["initialisation"])
+    means = {
+        name: estimate_of(rows.iloc[0].to_dict())
+        for name in styles
+        if not (rows := rows_of(summary, primary, name)).empty
+    }
+    if "geokr" not in means:
+        return f"{primary.words}: the pretrained backbone was not evaluated, so nothing can be said about it."
+    ours = means["geokr"]
+    sentences = [f"{primary.words}: GeoKR reaches {_a_metric(primary.metric)} of {estimate_text(ours)}."]
+    table = rows_of(compared(results), primary).set_index("contrast")
+    found = {name: _Difference.of(table.loc[f"geokr - {name}"].to_dict()) for name in means if name != "geokr"}
+    sentences += [
+        _versus(INITIALISATION_NAMES[name], ours, means[name], found[name])
+        for name in ("random", "imagenet", "shuffled")
+        if name in found
+    ]
+    others = {styles[name].label: known for name, known in found.items() if name not in INITIALISATION_NAMES}
+    if others:
+        sentences.append(_versus_others(others))
+    if "colour_histogram" in found:
+        sentences.append(_histogram_sentence(means["colour_histogram"], found["colour_histogram"]))
+    elif primary.protocol == "linear_probe":
+        sentences.append(
+            "No colour histogram was evaluated: without it nobody knows whether more than colour was learned."
+        )
+    if ours.n_seeds == 1:
+        sentences.append(
+            "GeoKR was measured once (one seed, or one pretraining that was given all labels): no interval, and no claim, "
+            "can be made of it."
+        )
+    return " ".join(sentences)
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A paired difference, and whether the intervals over test images overlap all the same."""
+
+    estimate: Estimate
+    overlap: bool
+
+    @classmethod
+    def of(cls, row: Mapping[Any, Any]) -> "_Difference":
+        return cls(estimate_of(row), bool(row["overlap"]))
+
+    @property
+    def shown(self) -> str:
+        estimate = self.estimate
+        return f"{signed(estimate.mean)} {signed_interval(estimate.ci_low, estimate.ci_high)}".rstrip()
+
+    @property
+    def includes_zero(self) -> bool:
+        return self.estimate.ci_low <= 0.0 <= self.estimate.ci_high
+
+    @property
+    def in_doubt(self) -> bool:
+        return self.estimate.n_seeds > 1 and self.overlap and not self.includes_zero
+
+
+def _a_metric(metric: str) -> str:
+    name = METRIC_NAMES.get(metric, metric)
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference) -> str:
+    start = f"With {name} it is {estimate_text(theirs)}:"
+    num_pairs = difference.estimate.n_seeds
+    if num_pairs == 1:
+        return f"{start} a difference of {difference.shown}, measured once."
+    if difference.includes_zero:
+        return f"{start} the paired difference {difference.shown} includes zero, so no difference is shown."
+    remark = ""
+    if difference.overlap:
+        remark = ", but the intervals over test images overlap: other images could undo it"
+    elif ours.ci_low <= theirs.ci_high and theirs.ci_low <= ours.ci_high:
+        remark = ", although the two intervals overlap"
+    verdict = "ahead" if difference.estimate.mean > 0 else "behind"
+    return f"{start} GeoKR is {verdict} by {difference.shown}, over {num_pairs} pairs{remark}."
+
+
+def _versus_others(differences: Mapping[str, _Difference]) -> str:
+    """The other variants in one sentence: there may be twenty of them."""
+    groups: dict[str, list[str]] = {}
+    for name, difference in differences.items():
+        standing, doubt = (
+            _standing(difference),
+            ", though other test images could undo it" if difference.in_doubt else "",
+        )
+        groups.setdefault(standing, []).append(f"{name} ({signed(difference.estimate.mean)}{doubt})")
+    said = "; ".join(f"{standing} {listed(names)}" for standing, names in sorted(groups.items()))
+    return f"Among the other variants GeoKR is {said}."
+
+
+def _standing(difference: _Difference) -> str:
+    ahead = "ahead of" if difference.estimate.mean > 0 else "behind"
+    if difference.estimate.n_seeds == 1:
+        return f"in a single measurement {ahead}"
+    return "not told apart from" if difference.includes_zero else ahead
+
+
+def _histogram_sentence(theirs: Estimate, difference: _Difference) -> str:
+    start = f"The colour histogram, 54 numbers and no network, reaches {estimate_text(theirs)}:"
+    if difference.estimate.n_seeds == 1:
+        verdict = "above it" if difference.estimate.mean > 0 else "not above it"
+        return f"{start} GeoKR is {verdict} in a single measurement ({difference.shown})."
+    if difference.estimate.ci_low <= 0:
+        return f"{start} GeoKR does not clear it ({difference.shown})."
+    if difference.overlap:
+        return (
+            f"{start} GeoKR does not surely clear it ({difference.shown}, but the intervals over test images overlap)."
+        )
+    return f"{start} GeoKR clears it by {difference.shown}."
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """``0.746 [0.731, 0.761]``, or the mean alone where a single measurement gives no interval."""
+    shown = score(estimate)
+    return f"{shown.mean} {shown.interval}".rstrip()

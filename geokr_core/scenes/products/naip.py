@@ -1,0 +1,40 @@
+"""NAIP quarter quads: ``m_3907833_nw_17_1_20130712.tif``.
+
+Quad and quarter, UTM zone, ground sampling (1 is 1 m, 060 is 0.6 m, h is half a metre), day of the flight, often a
+processing date after it. ``m`` stands for multispectral: red, green, blue, near infrared in this order.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from geokr_core.scenes.products.product import Family, Product, iso_date
+
+_NAME = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_(?:\d{1,3}|h)_(?P<date>\d{8})(?:_\d{8})?", re.IGNORECASE)
+
+BANDS = ("red", "green", "blue", "nir")
+
+
+def claims(path: str) -> bool:
+    """Whether the file's name is that of a NAIP quarter quad."""
+    name = PurePosixPath(path)
+    return name.suffix.lower() in (".tif", ".tiff", ".jp2") and _NAME.fullmatch(name.stem) is not None
+
+
+def describe(folder: Path, path: str, wanted: tuple[str, ...] | None) -> Product:
+    """Read a NAIP name. A file that is not named so has no date: its collection's ``acquired`` gives it.
+
+    Raises:
+        SceneRefusedError: the date in the name does not exist.
+    """
+    stem = PurePosixPath(path).stem
+    match = _NAME.fullmatch(stem)
+    acquired = iso_date(match["date"], f"its name {PurePosixPath(path).name}") if match else ""
+    return Product("naip", (path,), wanted or BANDS, product_id=stem, sensor="NAIP", acquired=acquired)
+
+
+def root(path: str) -> str:
+    """The path itself: every file is a scene."""
+    return path
+
+
+FAMILY = Family(claims=claims, root=root, describe=describe, one_file_a_band=False)

@@ -1,0 +1,66 @@
+"""What was set aside, by which step and why: one table over the inventory, the cutting and the counting."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from geokr_core.scenes.inventory import read_inventory
+from geokr_core.step.files import read_json
+
+COLUMNS = ("scene", "step", "reason")
+
+
+def quarantined(scenes: Path, *later: Path) -> Sequence[dict[str, str]]:
+    """Every scene that was set aside.
+
+    Args:
+        scenes: folder of the inventory.
+        later: folders of the steps after it, in their order; those that do not exist are passed over.
+
+    Returns:
+        Rows with the keys of `COLUMNS`, in the order of the steps and then of the scenes.
+
+    Raises:
+        MissingInputError: the inventory has not been taken.
+    """
+    table = read_inventory(scenes)
+    refused = table[table["status"] != "usable"]
+    rows = [
+        {"scene": str(scene), "step": "scenes", "reason": str(reason)}
+        for scene, reason in zip(refused["scene_id"], refused["reason"], strict=True)
+    ]
+    usable = set(table["scene_id"]) - set(refused["scene_id"])
+    for folder in later:
+        for path in sorted(folder.glob("*.quarantine.json")):
+            scene = path.name.removesuffix(".quarantine.json")
+            # A scene that left the archive leaves its record until the step runs again.
+            if scene in usable:
+                rows.append({"scene": scene, "step": folder.name, "reason": str(read_json(path)["reason"])})
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, str]], max_rows: int = 50) -> str:
+    """The table in Markdown, so that long reasons wrap instead of being cut off.
+
+    Args:
+        rows: of `quarantined`.
+        max_rows: rows shown; a line says how many more there are.
+    """
+    if not rows:
+        return "No scene is set aside."
+    lines = ["| scene | step | reason |", "| --- | --- | --- |"]
+    lines += [f"| {' | '.join(_cell(row[column]) for column in COLUMNS)} |" for row in rows[:max_rows]]
+    more = f"\n\n… and {len(rows) - max_rows} more: `geokr quarantine` lists all." if len(rows) > max_rows else ""
+    return f"{len(rows)} scene(s) set aside; all others go on.\n\n" + "\n".join(lines) + more
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def quarantine_of(scene_id: str, *folders: Path) -> str | None:
+    """Why a scene was set aside by a step that wrote into ``folders``, or None if it was not."""
+    for folder in folders:
+        record = folder / f"{scene_id}.quarantine.json"
+        if record.is_file():
+            return str(read_json(record)["reason"])
+    return None

@@ -1,0 +1,29 @@
+"""The base of every section of the parameter file, and how a refused one is explained."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as lines a person can act on."""
+    lines = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'catalogue'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_input=False)
+    ]
+    return "\n  ".join([f"{error.error_count()} wrong value(s):", *lines])
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """A section as JSON-able values, for manifests, tags and fingerprints."""
+    return section.model_dump(mode="json") if isinstance(section, BaseModel) else dict(section)

@@ -1,0 +1,178 @@
+"""MLflow runs: begun, or gone on with where a step that was killed or failed had begun one. What they are told is elsewhere."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+from mlflow.entities import Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from geokr_core.tracking.server import Connection
+
+FINGERPRINT_TAG: Final = "geokr/fingerprint"
+"""Digest of everything that a step depends on: by it a step that is gone on with finds the run it began."""
+MAX_PARAM_CHARS: Final = 500
+
+_PROCESS_TAG: Final = "geokr/process"
+"""Host, process id and its start: whether a run that says it is running still has somebody who runs it."""
+_ATTEMPT_TAG: Final = "geokr/attempt"
+_KEY_TAG: Final = "geokr/key"
+"""Key of the newest opening of a run."""
+_OPENED_BY: Final = "geokr/opened_by/"
+"""Begins a tag for each opening of a run; its key follows."""
+_ERROR_TAG: Final = "geokr/error"
+_SIGN_OF_LIFE: Final = "system/cpu_utilization_percentage"
+_SILENCE_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is wanted of a run when it is opened; everything JSON can hold.
+
+    Attributes:
+        key: unique: who opens twice by the same key gets the same run.
+        step: name of the run.
+        tags: of the run.
+        parameters: scalars become parameters, the whole becomes ``params.json``.
+        start_ms: when the step began, Unix time.
+    """
+
+    key: str
+    step: str
+    tags: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    start_ms: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that is open.
+
+    Attributes:
+        run_id: MLflow's id.
+        attempt: how many times it was opened.
+    """
+
+    run_id: str
+    attempt: int
+
+
+def process_tags() -> Mapping[str, str]:
+    """The tag by which others see whether the process that runs a step is alive."""
+    return {_PROCESS_TAG: _process_mark(os.getpid())}
+
+
+def run_of_key(connection: Connection, key: str) -> Run | None:
+    """The run that was opened by a key, if there is one."""
+    found = connection.client.search_runs([connection.experiment_id], f"tags.`{_OPENED_BY}{key}` = 'yes'")
+    return found[0] if found else None
+
+
+def open_run(connection: Connection, opening: Opening, known: Run | None = None) -> Opened:
+    """Begin a run, or go on with the newest of the same step and fingerprint that did not end well and that nobody runs.
+
+    Args:
+        connection: to the server.
+        opening: what is wanted.
+        known: the run of the opening's key, where the server was lost before it had heard all of this.
+    """
+    client = connection.client
+    tags = {**opening.tags, _KEY_TAG: opening.key, f"{_OPENED_BY}{opening.key}": "yes", _ATTEMPT_TAG: "1"}
+    unfinished = None if known else _unfinished(connection, tags)
+    if known is not None:
+        run_id = known.info.run_id
+        tags[_ATTEMPT_TAG] = known.data.tags.get(_ATTEMPT_TAG, "1")
+        _forget_error(client, known)
+    elif unfinished is not None:
+        run_id = unfinished.info.run_id
+        tags[_ATTEMPT_TAG] = str(int(unfinished.data.tags.get(_ATTEMPT_TAG, "1")) + 1)
+        _reopen(client, unfinished, tags)
+    else:
+        created = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.step)
+        run_id = created.info.run_id
+    _log_parameters(client, run_id, opening.parameters)
+    return Opened(run_id, int(tags[_ATTEMPT_TAG]))
+
+
+def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: int, error: str | None) -> None:
+    """Say how a run ended, unless it was opened anew since.
+
+    Args:
+        client: of the server.
+        run_id: MLflow's id.
+        key: of the opening that ends.
+        status: MLflow's word.
+        end_ms: when it ended, Unix time.
+        error: what it ended in, if it did not end well.
+    """
+    if client.get_run(run_id).data.tags.get(_KEY_TAG, key) != key:
+        return
+    if error is not None:
+        client.set_tag(run_id, _ERROR_TAG, error)
+    client.set_terminated(run_id, status, end_time=end_ms)
+
+
+def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:
+    """The newest run of the same step and fingerprint that did not end well and that nobody runs any more."""
+    mark = tags.get(FINGERPRINT_TAG)
+    if mark is None:
+        return None
+    same = f"tags.`{FINGERPRINT_TAG}` = '{mark}' AND tags.`geokr/step` = '{tags['geokr/step']}'"
+    found = connection.client.search_runs(
+        [connection.experiment_id], f"{same} AND attributes.status != 'FINISHED'", order_by=["start_time DESC"]
+    )
+    return next((run for run in found if run.info.status != "RUNNING" or _is_left(connection.client, run)), None)
+
+
+def _process_mark(pid: int) -> str:
+    return f"{platform.node()}/{pid}/{psutil.Process(pid).create_time():.2f}"
+
+
+def _is_left(client: MlflowClient, run: Run) -> bool:
+    """Whether the process of a run that says it is running is gone.
+
+    On this machine one can look; one of another machine is taken for gone when its system metrics have long stopped.
+    """
+    mark = run.data.tags.get(_PROCESS_TAG, "")
+    host, _, process = mark.partition("/")
+    if host != platform.node():
+        signs = client.get_metric_history(run.info.run_id, _SIGN_OF_LIFE)
+        last_ms = max([run.info.start_time, *(sign.timestamp for sign in signs)])
+        return bool(time.time() - last_ms / 1000 > _SILENCE_SECONDS)
+    try:
+        return _process_mark(int(process.partition("/")[0])) != mark
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _reopen(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+    run_id = run.info.run_id
+    client.update_run(run_id, status="RUNNING")
+    _forget_error(client, run)
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _forget_error(client: MlflowClient, run: Run) -> None:
+    if _ERROR_TAG in run.data.tags:
+        client.delete_tag(run.info.run_id, _ERROR_TAG)
+
+
+def _log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
+    flat = [Param(key[:250], value) for key, value in _flattened(parameters)]
+    for start in range(0, len(flat), 100):  # MLflow's limit a request
+        client.log_batch(run_id, params=flat[start : start + 100])
+    client.log_dict(run_id, dict(parameters), "params.json")
+
+
+def _flattened(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            yield f"{prefix}{name}", text[:MAX_PARAM_CHARS]

@@ -1,0 +1,152 @@
+"""The chain: what counts as current, and that the three tables of steps are one."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from affine import Affine
+
+from geokr_core import cli
+from geokr_core.chain.freshness import fingerprint, is_current
+from geokr_core.chain.params import Params, load_params
+from geokr_core.chain.run import run_step
+from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene, scene_ids
+from geokr_core.chain.steps import STEPS, Folders, Step, steps_of
+from geokr_core.errors import MissingInputError
+from geokr_core.step.reporter import RecordingReporter
+from geokr_core.testing import write_raster
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    utm = Affine(16, 0, 500000, 0, -16, 3300000)
+    for name in ("a", "b"):
+        write_raster(
+            tmp_path / "scenes" / f"{name}.tif", rng.integers(0, 255, (3, 64, 64), np.uint8), "EPSG:32648", utm
+        )
+    codes = rng.choice(np.array([10, 20, 60], np.uint8), (80, 80))
+    write_raster(tmp_path / "lc" / "t.tif", codes, "EPSG:32648", Affine(30, 0, 499990, 0, -30, 3300010))
+    (tmp_path / "tasks").mkdir()
+    return Params.model_validate(
+        {
+            "store": tmp_path / "store",
+            "scenes": {
+                "folder": tmp_path / "scenes",
+                "collections": [{"name": "c", "files": "*.tif", "bands": ["red", "green", "blue"], "land_cover": "gl"}],
+            },
+            "land_cover": {
+                "folder": tmp_path / "lc",
+                "products": [{"name": "gl", "files": "*.tif", "legend": "globeland30", "year": 2020}],
+            },
+            "chips": {"size_px": 16, "stride_px": 16},
+            "evaluation": {"folder": tmp_path / "tasks", "tasks": [{"name": "t"}]},
+            "champion": {"primary": [{"task": "t"}]},
+        }
+    )
+
+
+def run(params: Params, *names: str) -> list[bool]:
+    return [run_step(name, params, RecordingReporter()).was_current for name in names]
+
+
+def with_section(params: Params, section: str, **values: object) -> Params:
+    return params.model_copy(update={section: getattr(params, section).model_copy(update=values)})
+
+
+def test_a_second_run_does_nothing_and_a_changed_parameter_redoes_what_depends_on_it(params: Params) -> None:
+    names = ("scenes", "land_cover", "chips", "proportions")
+    assert run(params, *names) == [False] * 4
+    assert run(params, *names) == [True] * 4
+    assert run(with_section(params, "chips", stride_px=24), *names) == [True, True, False, False]
+
+
+def test_an_edited_legend_file_redoes_the_index(params: Params, tmp_path: Path) -> None:
+    legend = tmp_path / "own.yaml"
+    text = "{name: own, licence: x, source: x, nodata: [0], classes: [{code: 10, name: a, common: forest}, {code: 20, name: b}, {code: 60, name: c}]}"
+    legend.write_text(text)
+    product = params.land_cover.products[0].model_copy(update={"legend": str(legend)})
+    own = with_section(params, "land_cover", products=(product,))
+    assert run(own, "land_cover") == [False]
+    assert run(own, "land_cover") == [True]
+    legend.write_text(text.replace("forest", "water"))
+    assert run(own, "land_cover") == [False]
+
+
+def test_outputs_changed_behind_its_back_are_made_again(params: Params) -> None:
+    run(params, "scenes", "land_cover", "chips")
+    before = run_step("chips", params, RecordingReporter()).data_version
+    (params.store / "chips" / "a.npy").unlink()
+    outcome = run_step("chips", params, RecordingReporter())
+    assert not outcome.was_current
+    assert outcome.data_version == before
+
+
+def test_a_missing_input_says_what_to_run(params: Params) -> None:
+    with pytest.raises(MissingInputError, match=r"chips: no such folder; run `geokr chips` first, or `geokr run`"):
+        run(params, "proportions")
+    with pytest.raises(MissingInputError, match=r"tasks: the folder is empty; point `evaluation\.folder`"):
+        fingerprint(params, Step("x", "x", (), (), ("evaluation",), STEPS["scenes"].run, ""))
+
+
+def test_scene_by_scene_ends_where_the_whole_step_does(params: Params) -> None:
+    run(params, "scenes", "land_cover")
+    reporter = RecordingReporter()
+    assert scene_ids(params) == ["a", "b"]
+    for name in ("chips", "proportions"):
+        run_scene(name, "a", params, reporter)
+        assert not finish_scenes(name, params, reporter)
+        run_scene(name, "b", params, reporter)
+        assert not is_current(params, STEPS[name])
+        assert finish_scenes(name, params, reporter)
+        assert is_complete(name, params)
+        assert is_current(params, STEPS[name])
+    assert run(params, "chips", "proportions") == [True, True]
+    for name, suffix in (("chips", ".npy"), ("proportions", ".parquet")):
+        written = params.store / name / f"a{suffix}"
+        before = written.stat().st_mtime_ns
+        assert run_scene(name, "a", params, reporter).was_current
+        assert written.stat().st_mtime_ns == before
+        assert not run_scene(name, "a", params, reporter, force=True).was_current
+        assert written.stat().st_mtime_ns != before
+        before = written.stat().st_mtime_ns
+        run_step(name, params, reporter, force=True)
+        assert written.stat().st_mtime_ns != before, "forced means every scene"
+    with pytest.raises(MissingInputError, match="scene 'c' is not among the 2 usable scenes"):
+        run_scene("chips", "c", params, reporter)
+
+
+def test_dvc_yaml_has_the_steps_edges_and_parameters_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(ROOT)
+    params = load_params(Path("params.yaml"))
+    folders = Folders(params)
+    stages = {stage.name: stage for stage in Repo(str(ROOT)).index.stages}
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert list(declared) == [step.name for step in steps_of(params)]
+    for step in steps_of(params):
+        stage = stages[step.name]
+        sources = {str(getattr(params, source).folder) for source in step.sources}
+        inputs = {str(folders[name]) for name in step.inputs}
+        found = {dep.def_path for dep in stage.deps if not dep.def_path.endswith("params.yaml")}
+        assert found == sources | inputs, step.name
+        assert [out.def_path for out in stage.outs] == [str(folders[step.name])]
+        assert declared[step.name]["params"] == list(step.sections)
+        assert declared[step.name]["cmd"] == f"geokr {step.command} --params params.yaml"
+
+
+def test_the_command_line_has_a_command_for_every_step() -> None:
+    commands = {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+    }
+    assert {step.command for step in STEPS.values()} <= commands
+    text = (ROOT / "geokr_core" / "cli.py").read_text()
+    for step in STEPS.values():
+        if step.name != "world":
+            assert re.search(rf'\("{step.name}", "{step.command}",', text)

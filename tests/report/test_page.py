@@ -1,0 +1,455 @@
+"""The report: it says the numbers it was given, says plainly what they do not show, and stands alone."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geokr_core.backbone.build import build_bundle
+from geokr_core.backbone.config import BackboneConfig
+from geokr_core.errors import MissingInputError
+from geokr_core.evaluation.charts import comparison_chart
+from geokr_core.evaluation.results import RESULT_COLUMNS
+from geokr_core.evaluation.statistics import label_efficiency, summarise
+from geokr_core.pictures.charts import chart_legend, initialisation_styles
+from geokr_core.pretraining.charts import pretraining_chart
+from geokr_core.report.config import ReportConfig
+from geokr_core.report.headline import Primary, headline
+from geokr_core.report.page import write_report
+from geokr_core.report.sections import example_rows
+from geokr_core.step.digests import data_version
+from geokr_core.step.files import read_json, write_json
+from geokr_core.step.reporter import RecordingReporter
+from geokr_core.step.summary import Summary
+from geokr_core.testing import make_levir_kr, make_pretraining
+
+PRIMARY = Primary("fields", "linear_probe", "last", "all")
+
+
+def results_of(task: str = "fields", *, half_width: float = 0.02, **values: list[float]) -> pd.DataFrame:
+    """Accuracy rows: a list of values a seed for each initialisation."""
+    rows = [
+        {
+            "task": task, "dataset": task, "initialisation": name, "label_fraction": 1.0, "labels_per_class": "all",
+            "protocol": "linear_probe", "features": "histogram" if name == "colour_histogram" else "last",
+            "seed": seed, "metric": "accuracy", "value": value, "n": 100, "ci_low": value - half_width,
+            "ci_high": value + half_width, "seconds": 1.0, "backbone_version": "b.dir", "data_version": "d.dir",
+            "architecture": "squeezenet1_1",
+        }
+        for name, scores in values.items()
+        for seed, value in enumerate(scores)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+
+
+def write_evaluation(folder: Path, results: pd.DataFrame) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    results.to_parquet(folder / "results.parquet", index=False)
+    matrix = {
+        "protocol": "linear_probe", "features": "last", "labels_per_class": "all", "seed": 0,
+        "labels": ["Field", "<b>Bold</b>"], "matrix": [[41, 9], [13, 37]],
+    }  # fmt: skip
+    tasks = sorted(set(results["task"]))
+    write_json(folder / "confusion.json", {task: {"geokr": matrix, "random": matrix} for task in tasks})
+    write_json(folder / "evaluation.json", {"seeds": [0, 1, 2]})
+    label_efficiency(results).to_csv(folder / "label_efficiency.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("inputs")
+    dataset = make_levir_kr(root, num_chips=24)
+    pretraining = make_pretraining(root / "pretraining", dataset)
+    build_bundle(BackboneConfig(), dataset.folder, pretraining, root / "backbone", RecordingReporter())
+    figures = {"train_kl": 0.4321, "validation_kl": 0.5678, "constant_kl": 1.1, "num_steps": 20}
+    write_json(pretraining / "runs.json", [run | figures for run in read_json(pretraining / "runs.json")])
+    pd.DataFrame(
+        {
+            "variant": "geokr", "seed": 0, "step": [10, 20], "train_kl": [0.9, 0.43], "validation_kl": [np.nan, 0.57],
+            "learning_rate": [1e-3, 1e-4],
+        }
+    ).to_csv(pretraining / "history.csv", index=False)  # fmt: skip
+    results = results_of(
+        geokr=[0.7113, 0.7213, 0.7313], random=[0.5113, 0.5213, 0.5313], colour_histogram=[0.7311, 0.7211, 0.7111]
+    )
+    evaluation = write_evaluation(root / "evaluation", results)
+    return {
+        "levir_kr": dataset.folder, "pretraining": pretraining, "backbone": root / "backbone", "evaluation": evaluation,
+    }  # fmt: skip
+
+
+def written(inputs: dict[str, Path], out: Path, **config: object) -> tuple[str, Summary]:
+    summary = write_report(ReportConfig.model_validate(config), inputs, out, RecordingReporter())
+    return (out / "report.html").read_text(encoding="utf-8"), summary
+
+
+@pytest.fixture(scope="module")
+def page(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report"
+    written(inputs, out, num_example_chips=5)
+    return out
+
+
+def test_page_and_text_name_the_parameter_file_they_were_made_with(inputs: dict[str, Path], tmp_path: Path) -> None:
+    write_report(ReportConfig(num_example_chips=0), inputs, tmp_path / "out", RecordingReporter(), "params/study.yaml")
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "geokr run --params params/study.yaml" in text
+        assert "--params params.yaml" not in text
+
+
+def test_page_and_text_hold_the_numbers_of_the_results(page: Path) -> None:
+    for name in ("report.html", "report.md"):
+        text = (page / name).read_text(encoding="utf-8")
+        # s = 0.01 over three seeds: half width 4.302653 * 0.01 / sqrt(3) = 0.0248
+        assert "0.721" in text
+        assert "[0.696, 0.746]" in text
+        assert "[0.496, 0.546]" in text
+        assert "+0.200" in text
+        assert "0.432" in text
+        assert "0.568" in text
+        assert "1.100" in text
+
+
+def test_page_shows_confusion_chips_and_provenance(page: Path, inputs: dict[str, Path]) -> None:
+    text = (page / "report.html").read_text(encoding="utf-8")
+
+    assert re.findall(r'style="background:rgb[^"]*">(\d+)</td>', text) == ["41", "9", "13", "37"]
+    assert text.count('<figure class="chip">') == 5
+    assert "24 chips of 32 × 32 px" in text
+    assert "geokr run --params params.yaml" in text
+    for folder in inputs.values():
+        assert data_version(folder) in text
+
+
+def test_bars_beside_a_chip_are_as_long_as_its_proportions(page: Path) -> None:
+    text = (page / "report.html").read_text(encoding="utf-8")
+    stacks = re.findall(r'<div class="stack">(.*?)</div></div>', text)
+    for stack in stacks:
+        lengths = [float(length) for length in re.findall(r"height:([\d.]+)%", stack)]
+        assert sum(lengths) == pytest.approx(100.0, abs=0.1)
+    assert len(stacks) == 5
+
+
+def test_page_fetches_nothing_and_runs_nothing(page: Path) -> None:
+    text = (page / "report.html").read_text(encoding="utf-8")
+    targets = re.findall(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']([^"']*)""", text)
+
+    assert targets
+    assert all(target.startswith("data:image/") for target in targets)
+    assert "<script" not in text
+    assert "<link" not in text
+    assert not re.search(r"url\(|@import|https?:", text)
+
+
+def test_names_cannot_smuggle_markup_in(inputs: dict[str, Path], tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    evaluation = write_evaluation(tmp_path / "evaluation", results_of(evil, geokr=[0.5, 0.6], random=[0.4, 0.5]))
+    text, _ = written({**inputs, "evaluation": evaluation}, tmp_path / "report", title="A & <i>B</i>")
+
+    assert evil not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "A &amp; &lt;i&gt;B&lt;/i&gt;" in text
+    assert "&lt;b&gt;Bold&lt;/b&gt;" in text
+
+
+def test_same_inputs_give_the_same_bytes(page: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
+    written(inputs, tmp_path / "again", num_example_chips=5)
+
+    assert data_version(tmp_path / "again") == data_version(page)
+
+
+def test_generated_data_are_said_to_be_generated_and_only_they(inputs: dict[str, Path], tmp_path: Path) -> None:
+    text, _ = written(inputs, tmp_path / "report", num_example_chips=0)
+    assert "The data are generated." in text
+    manifest = inputs["levir_kr"] / "manifest.json"
+    content = read_json(manifest)
+    write_json(manifest, content | {"generated_world": False})
+    try:
+        text, _ = written(inputs, tmp_path / "report", num_example_chips=0)
+    finally:
+        write_json(manifest, content)
+    assert "The data are generated." not in text
+
+
+def test_headline_tells_a_clear_gain() -> None:
+    text = headline(results_of(geokr=[0.70, 0.71, 0.72], random=[0.50, 0.51, 0.52], shuffled=[0.55] * 3), PRIMARY)
+
+    assert "accuracy of 0.710 [0.685, 0.735]" in text
+    assert "GeoKR is ahead by +0.200 [+0.200, +0.200], over 3 pairs." in text
+    assert "shuffled land cover it is 0.550" in text
+    assert "No colour histogram was evaluated" in text
+
+
+def test_headline_tells_when_nothing_is_shown() -> None:
+    text = headline(results_of(geokr=[0.70, 0.60, 0.65], random=[0.60, 0.70, 0.64]), PRIMARY)
+
+    assert "includes zero, so no difference is shown" in text
+    assert "ahead" not in text
+
+
+def test_headline_tells_of_overlap_beside_a_paired_gain() -> None:
+    text = headline(results_of(geokr=[0.60, 0.70, 0.80], random=[0.55, 0.65, 0.75]), PRIMARY)
+
+    assert "ahead by +0.050 [+0.050, +0.050], over 3 pairs, although the two intervals overlap." in text
+
+
+def test_headline_trusts_no_gain_that_other_test_images_could_undo() -> None:
+    # All labels and one pretraining: the seeds agree to the last digit, the 100 test images do not make it certain.
+    results = results_of(half_width=0.08, geokr=[0.70] * 3, random=[0.66] * 3, colour_histogram=[0.65] * 3)
+    text = headline(results, PRIMARY)
+
+    assert "[+0.040, +0.040], over 3 pairs, but the intervals over test images overlap" in text
+    assert "does not surely clear it" in text
+
+
+def test_intervals_never_leave_the_range_of_a_score() -> None:
+    text = headline(results_of(geokr=[0.90, 0.99], random=[0.02, 0.10]), PRIMARY)
+
+    assert "0.945 [0.373, 1.000]" in text
+    assert "0.060 [0.000, 0.568]" in text
+
+
+def test_headline_tells_a_loss() -> None:
+    text = headline(results_of(geokr=[0.50, 0.51, 0.52], random=[0.60, 0.61, 0.62]), PRIMARY)
+
+    assert "GeoKR is behind by −0.100" in text
+
+
+@pytest.mark.parametrize(
+    ("histogram", "said"),
+    [
+        ([0.60, 0.61, 0.62], "GeoKR clears it by +0.100"),
+        ([0.69, 0.72, 0.71], "GeoKR does not clear it"),
+        ([0.80, 0.81, 0.82], "GeoKR does not clear it (−0.100"),
+    ],
+)
+def test_headline_holds_the_result_against_the_colour_histogram(histogram: list[float], said: str) -> None:
+    assert said in headline(results_of(geokr=[0.70, 0.71, 0.72], colour_histogram=histogram), PRIMARY)
+
+
+def test_headline_claims_nothing_from_one_seed() -> None:
+    text = headline(results_of(geokr=[0.9], random=[0.5], colour_histogram=[0.6]), PRIMARY)
+
+    assert "no interval, and no claim" in text
+    assert "ahead" not in text
+    assert "clears" not in text
+
+
+def test_headline_without_the_backbone_says_so() -> None:
+    assert "was not evaluated" in headline(results_of(random=[0.5, 0.6]), PRIMARY)
+
+
+def test_shared_pretrainings_are_said(page: Path) -> None:
+    assert "3 evaluation seeds share 1 pretraining(s)" in (page / "report.html").read_text(encoding="utf-8")
+
+
+def test_summary_shows_the_primary_means(inputs: dict[str, Path], tmp_path: Path) -> None:
+    _, summary = written(inputs, tmp_path / "report", num_example_chips=0)
+
+    assert summary.numbers["fields/geokr_accuracy"] == pytest.approx(0.7213)
+    assert summary.numbers["fields/gain_over_random"] == pytest.approx(0.2)
+    assert summary.picture_png is not None
+    assert summary.picture_png.startswith(b"\x89PNG")
+    assert len(summary.picture_png) < 200_000
+
+
+def test_a_missing_input_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"results.parquet.*geokr evaluate"):
+        written({**inputs, "evaluation": tmp_path}, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_examples_show_rare_classes_and_no_chip_twice() -> None:
+    proportions = np.zeros((50, 3))
+    proportions[:, 0] = 1.0
+    proportions[7] = [0.2, 0.8, 0.0]
+    rows = example_rows(proportions, 6)
+
+    assert 7 in rows
+    assert len(set(rows)) == 6
+    assert len(example_rows(proportions, 80)) == 50
+    assert len(example_rows(proportions, 0)) == 0
+
+
+# --- any number of initialisations ------------------------------------------------------------------------------------
+
+TWELVE = (
+    "geokr", "simclr", "moco", "dense", "no_teacher", "paper", "majority", "imagenet_gentle", "shuffled", "random",
+    "imagenet", "colour_histogram",
+)  # fmt: skip
+
+
+def twelve() -> pd.DataFrame:
+    """Twelve initialisations, of which `no_teacher` is the best one and GeoKR, simclr and ImageNet are fine-tuned."""
+    values = {name: [0.50, 0.51, 0.52] for name in TWELVE} | {"geokr": [0.70, 0.71, 0.72]}
+    values["no_teacher"] = [0.80, 0.81, 0.82]
+    probed = results_of(**values)
+    few = probed.assign(labels_per_class="5", label_fraction=0.1, value=probed["value"] - 0.1)
+    tuned = results_of(geokr=[0.6] * 3, simclr=[0.61] * 3, imagenet=[0.4] * 3).assign(protocol="fine_tune")
+    second = probed.assign(metric="macro_f1", value=0.1234)
+    return pd.concat([probed, few, tuned, second], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def many(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The texts of a report on twelve initialisations, whose pretraining left a correction and a calibration."""
+    root = tmp_path_factory.mktemp("many")
+    shutil.copytree(inputs["pretraining"], root / "pretraining")
+    runs = read_json(root / "pretraining" / "runs.json")
+    (root / "pretraining" / "no_teacher-seed0").mkdir()
+    runs.append(runs[0] | {"variant": "no_teacher", "folder": "no_teacher-seed0"})
+    write_json(root / "pretraining" / "runs.json", runs)
+    matrix = {"ground_classes": ["forest", "bare_land"], "reported_classes": ["forest", "bare_land"]}
+    write_json(
+        root / "pretraining" / "no_teacher-seed0" / "correction.json", matrix | {"matrix": [[0.91, 0.09], [0.22, 0.78]]}
+    )
+    tenths = [
+        {"num_chips": 3, "predicted": 0.1, "label": 0.2}, {"num_chips": 1, "predicted": 0.8, "label": 0.5},
+    ]  # fmt: skip
+    calibration = [{"class": "bare_land", "predicted": 0.275, "label": 0.2754, "bins": tenths}]
+    write_json(root / "pretraining" / "geokr-seed0" / "calibration.json", calibration)
+    evaluation = write_evaluation(root / "evaluation", twelve())
+    write_json(evaluation / "evaluation.json", {"initialisations": list(reversed(TWELVE))})
+    written(inputs | {"evaluation": evaluation, "pretraining": root / "pretraining"}, root / "out", num_example_chips=0)
+    return {name: (root / "out" / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "md")}
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading of a Markdown text, up to the next one."""
+    return re.split(r"\n#+ ", text[text.index(f"# {title}\n") :].lstrip("# "))[0]
+
+
+def test_styles_are_in_a_stable_order_and_no_two_of_them_look_alike() -> None:
+    others = [f"variant_{number}" for number in range(20)]
+    styles = initialisation_styles(["random", *others, "colour_histogram", "geokr", *others, "imagenet", "shuffled"])
+
+    assert list(styles) == ["geokr", *others, "shuffled", "random", "imagenet", "colour_histogram"]
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
+    assert len({(style.colour, style.shape, style.line) for style in styles.values()}) == len(styles)
+    assert styles["variant_7"].label == "variant 7"
+    assert (styles["geokr"].colour, styles["random"].colour) == ("#0b6e4f", "#7a7f87")
+    assert styles["imagenet"].label == "ImageNet weights"
+
+
+def test_a_chart_of_twelve_shows_every_one_apart_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    draw = chart_legend
+
+    def noted(figure: object, handles: list[object]) -> None:
+        named.extend(handle.get_label() for handle in handles)  # type: ignore[attr-defined]
+        draw(figure, handles)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("geokr_core.evaluation.charts.chart_legend", noted)
+    summary = summarise(twelve())
+    drawing = comparison_chart(summary, "svg").decode()
+    dots = re.findall(r'<use [^>]*y="([\d.]+)" style="fill', drawing.partition('id="legend_1"')[0])
+    heights = np.sort([float(y) for y in dots])
+
+    assert len(dots) == (summary["metric"] == "accuracy").sum() == 2 * 12 + 3
+    assert np.diff(heights).min() > 5.5  # points, as large as a marker
+    assert sorted(named) == sorted(style.label for style in initialisation_styles(TWELVE).values())
+
+
+def test_the_pretraining_chart_names_a_variant_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    monkeypatch.setattr(
+        "geokr_core.evaluation.charts.chart_legend", lambda _, handles: named.extend(h.get_label() for h in handles)
+    )
+    points = {"step": [10, 20], "validation_kl": [np.nan, 0.5], "learning_rate": [1e-3, 1e-4]}
+    history = [
+        pd.DataFrame(points | {"variant": name, "seed": seed, "train_kl": np.nan if name == "simclr" else 0.5})
+        for name in ("geokr", "no_teacher", "simclr")
+        for seed in range(3)
+    ]
+    pretraining_chart(pd.concat(history), 1.0, "png")
+
+    assert named == ["GeoKR", "no teacher", "simclr (no KL)", "best constant"]
+
+
+def test_tables_of_many_have_a_row_for_each_and_say_what_was_not_evaluated(many: dict[str, str]) -> None:
+    glance = section(many["md"], "Every task at a glance")
+    scores = section(many["md"], "fields: accuracy, mean and 95 % interval over seeds")
+
+    for style in initialisation_styles(TWELVE).values():
+        assert f"| {style.label} | " in glance
+        assert f"| {style.label} | " in scores
+        assert f"&nbsp;{style.label}</td>" in many["html"]
+    asked_for = initialisation_styles(reversed(TWELVE))
+    assert re.findall(r"^\| (.+?) \|", glance, flags=re.MULTILINE)[1:] == [s.label for s in asked_for.values()]
+    assert "| no teacher | 0.710 [0.685, 0.735] | 0.810 [0.785, 0.835] | – |" in scores
+    assert "| simclr | 0.410 [0.385, 0.435] | 0.510 [0.485, 0.535] | 0.610 [0.610, 0.610] |" in scores
+
+
+def test_differences_hold_every_contrast_of_the_first_metric_alone(many: dict[str, str]) -> None:
+    compared = section(many["md"][many["md"].index("## Paired differences") :], "fields: accuracy")
+    contrasts = re.findall(r"^\| (.+? − .+?) \|", compared, flags=re.MULTILINE)
+
+    assert len(contrasts) == 11 + 7 + 6  # GeoKR with all, then the others with ImageNet and with SimCLR
+    assert "| GeoKR − no teacher | −0.100 behind [−0.100, −0.100] | −0.100 behind [−0.100, −0.100] | – |" in compared
+    assert "| no teacher − ImageNet weights | +0.300 ahead" in compared
+    assert "macro" not in compared
+
+
+def test_every_cell_that_is_lost_has_a_sentence(many: dict[str, str]) -> None:
+    said = section(many["md"], "Where GeoKR loses")
+
+    assert re.findall(r"^- (.*)", said, flags=re.MULTILINE) == [
+        "fields, linear probe, last stage, 5 labels a class, accuracy: GeoKR is behind no teacher by 0.100 [0.100, 0.100].",
+        "fields, linear probe, last stage, all labels, accuracy: GeoKR is behind no teacher by 0.100 [0.100, 0.100].",
+        "fields, fine-tuning, last stage, all labels, accuracy: GeoKR is behind simclr by 0.010 [0.010, 0.010] *.",
+    ]
+    assert all(sentence in many["html"] for sentence in ("GeoKR is behind no teacher by 0.100", "behind simclr by"))
+
+
+def test_nothing_lost_is_said_and_one_seed_says_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    said = "In no cell is another initialisation better"
+    for scores, expected in (([0.5, 0.6], True), ([0.5], False)):
+        evaluation = write_evaluation(tmp_path / "evaluation", results_of(geokr=scores, moco=scores))
+        text, _ = written({**inputs, "evaluation": evaluation}, tmp_path / "report", num_example_chips=0)
+        assert (said in text) is expected
+
+
+def test_label_efficiency_names_who_needs_the_labels(many: dict[str, str]) -> None:
+    table = section(many["md"][many["md"].index("## Label efficiency") :], "fields: accuracy")
+
+    assert "| GeoKR, to reach no teacher | not reached for 0.810 with 100.0% |" in table
+    assert "| no teacher, to reach ImageNet weights | 10.0% of the labels for 0.510 with 100.0% |" in table
+    assert "shuffled land cover, to reach" not in table
+
+
+def test_a_correction_and_a_calibration_are_shown_for_what_they_are(many: dict[str, str], page: Path) -> None:
+    correction = section(many["md"], "Correction that no teacher, seed 0, learned")
+    calibration = section(many["md"], "Calibration of GeoKR, seed 0")
+
+    assert "a statement on product and network together" in correction.replace("\n", " ")
+    assert "| bare land | 0.22 | 0.78 |" in correction
+    assert re.findall(r'rgb\(11 110 79 / ([\d.]+)\)">(0\.\d\d)<', many["html"]) == [
+        ("0.546", "0.91"), ("0.000", "0.09"), ("0.000", "0.22"), ("0.468", "0.78"),
+    ]  # fmt: skip
+    # (3 * |0.1 - 0.2| + 1 * |0.8 - 0.5|) / 4
+    assert "| bare land | 0.275 | 0.275 | 0.150 |" in calibration
+    without = (page / "report.html").read_text(encoding="utf-8")
+    assert "Correction that" not in without
+    assert "Calibration of" not in without
+
+
+def test_headline_names_the_other_variants_in_one_sentence() -> None:
+    text = headline(
+        results_of(geokr=[0.70, 0.71, 0.72], simclr=[0.50, 0.51, 0.52], moco=[0.69, 0.70, 0.71], dense=[0.8] * 3,
+                   no_teacher=[0.71, 0.72, 0.70]),
+        PRIMARY,
+    )  # fmt: skip
+
+    assert (
+        "Among the other variants GeoKR is ahead of simclr (+0.200) and moco (+0.010, though other test images could "
+        "undo it); behind dense (−0.090); not told apart from no teacher (+0.000)."
+    ) in text
+
+
+def test_pretrainings_that_several_variants_share_are_one_remark(many: dict[str, str]) -> None:
+    assert "GeoKR and no teacher: 3 evaluation seeds share 1 pretraining(s)" in many["md"]
