@@ -57,6 +57,11 @@ format: setup ## bring the code into its format and mend what can be mended by i
 	@ruff format .
 	@ruff check --fix .
 
+.PHONY: reference
+reference: setup ## write what the documents take from the code: docs/parameters.md and docs/architecture.md
+	@geokr parameters > docs/parameters.md
+	@python docs/reference.py
+
 .PHONY: bench
 bench: setup ## measure speed against the limits of docs/benchmarks.md
 	@geokr bench

@@ -1,0 +1,114 @@
+"""The house as a whole: no import circle, no long file, no table that fights the formatter, and a map that is true."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import grimp
+import networkx as nx
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+MAX_LINES = 450
+STILL_LONG = {"geokr_core/evaluation/sets/mask_sets.py"}
+MARKED_TABLES = 183
+"""Tables that the formatter is kept from: may only fall."""
+
+
+def _sources(*roots: str) -> Iterator[Path]:
+    for root in roots:
+        yield from sorted((PROJECT / root).rglob("*.py"))
+
+
+def _circles(*packages: str) -> list[list[str]]:
+    """Modules that import each other in a ring, imports inside functions and under TYPE_CHECKING counted."""
+    graph = grimp.build_graph(*packages, cache_dir=None)
+    imports = nx.DiGraph(
+        (name, other) for name in graph.modules for other in graph.find_modules_directly_imported_by(name)
+    )
+    return [sorted(ring) for ring in nx.strongly_connected_components(imports) if len(ring) > 1]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert _circles("geokr_core", "geokr_assets") == []
+
+
+def test_a_circle_inside_a_package_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "ring_of_two"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "first.py").write_text("def late():\n    from ring_of_two import second\n")
+    (package / "second.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ring_of_two.first import late\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert _circles("ring_of_two") == [["ring_of_two.first", "ring_of_two.second"]]
+
+
+def test_no_source_file_is_long() -> None:
+    lengths = {
+        path.relative_to(PROJECT): len(path.read_text().splitlines()) for path in _sources("geokr_core", "geokr_assets")
+    }
+    assert {
+        str(path): length for path, length in lengths.items() if length > MAX_LINES and str(path) not in STILL_LONG
+    } == {}
+
+
+def test_tables_are_one_name_a_line_or_data_files() -> None:
+    marked = [
+        f"{path.relative_to(PROJECT)}:{number}"
+        for path in _sources("geokr_core", "geokr_assets", "tests")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"# fmt: (skip|off)", line) and path != Path(__file__)
+    ]
+    assert len(marked) <= MARKED_TABLES, marked
+
+
+def test_every_package_says_what_lives_there() -> None:
+    page = _reference().packages(PROJECT)
+    assert not re.search(r"\| +\|$", page, re.MULTILINE), "a package without a docstring"
+
+
+def test_the_architecture_page_is_what_the_code_says() -> None:
+    reference = _reference()
+    page = reference.PAGE.read_text(encoding="utf-8")
+    assert page == reference.page(page), "run `make reference`"
+
+
+def _reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", PROJECT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "docker").glob("*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_what_a_document_links_to_and_names_is_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (document.parent / link).exists()]
+    named = re.findall(r"(?<![\w/.])(?:geokr_core|geokr_assets|tests|docs|params|docker)/[\w./<>*-]+", text)
+    named = [name.rstrip(".") for name in named if not re.search(r"[<>*]", name)]
+    made_by_users = {"docker/.env"}
+    missing += [name for name in named if not (PROJECT / name).exists() and name not in made_by_users]
+    modules = re.findall(r"\b(geokr_(?:core|assets)(?:\.[a-z_]\w*)+)", text)
+    missing += [name for name in modules if not _is_module(name)]
+    assert missing == []
+
+
+def _is_module(dotted: str) -> bool:
+    """Whether a dotted name is a module, or a name of one that is there."""
+    path = PROJECT.joinpath(*dotted.split("."))
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    home, name = path.parent, path.name
+    source = home / "__init__.py" if home.is_dir() else home.with_suffix(".py")
+    return source.is_file() and re.search(rf"\b{name}\b", source.read_text()) is not None
