@@ -16,6 +16,7 @@ from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
 from geokr_assets.sensors import dvc_lock, scene_folder
 from geokr_core.chain.params import load_params, params_path
+from geokr_core.chain.steps import STEPS
 
 
 def build_defs(
@@ -36,11 +37,12 @@ def build_defs(
         ConfigError: the parameter file is missing or wrong, or the executor is not to be had.
     """
     params = load_params(params_path(Path(params_file) if params_file else None))
+    judges = STEPS["champion"].is_wanted(params)
     return dg.Definitions(
         assets=build_assets(params),
         asset_checks=build_checks(),
-        jobs=[build_whole_chain(params), take_inventory_again, align_scene, reevaluate],
-        schedules=[reevaluation],
+        jobs=[build_whole_chain(params), take_inventory_again, align_scene, *([reevaluate] if judges else [])],
+        schedules=[reevaluation] if judges else [],
         sensors=[scene_folder, dvc_lock],
         resources={
             "params_file": ParamsFile(path=params_file),

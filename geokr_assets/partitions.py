@@ -6,8 +6,10 @@ Scenes are found, not listed in advance, so the partitions are dynamic. The asse
 
 import dagster as dg
 
+from geokr_core.chain.steps import STEPS
+
 SCENES_NAME = "scenes"
 SCENES = dg.DynamicPartitionsDefinition(name=SCENES_NAME)
 
-PARTITIONED = ("chips", "proportions")
+PARTITIONED = tuple(step.name for step in STEPS.values() if step.scenes is not None)
 """Steps that run scene by scene; all others run once for the whole archive."""

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from geokr_core.step.reporter import LoggingReporter
+
 LOG_EVERY_S = 5.0
 """Seconds between two lines of figures: often enough to see life, too seldom to swell the event log."""
 
 
-class LogReporter:
-    """Speaks to a run's log (a `geokr_core.step.reporter.Reporter`).
+class LogReporter(LoggingReporter):
+    """Speaks to a run's log, with the way in tenths and the latest figures of the curves.
 
     Attributes:
         points: what `metrics` heard, for the curves that are shown at the end.
@@ -19,17 +21,9 @@ class LogReporter:
 
     def __init__(self, log: logging.Logger) -> None:
         """Take the logger of a Dagster context or of a Pipes session."""
-        self._log = log
+        super().__init__(log)
         self._spoke_at = 0.0
         self.points: list[tuple[int, dict[str, float]]] = []
-
-    def info(self, message: str) -> None:
-        """Log a line."""
-        self._log.info(message)
-
-    def warning(self, message: str) -> None:
-        """Log a warning."""
-        self._log.warning(message)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -51,9 +45,3 @@ class LogReporter:
             self._spoke_at = time.monotonic()
             measured = {name: value for name, value in values.items() if math.isfinite(value)}
             self._log.info(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in measured.items()))
-
-    def picture(self, name: str, content_png: bytes) -> None:
-        """Show nothing: a log has no place for it, and MLflow keeps it."""
-
-    def flush(self) -> None:
-        """Do nothing: Dagster has every line, and the points are put into one event when the step ends."""

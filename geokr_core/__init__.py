@@ -1,26 +1,48 @@
-"""GeoKR's library: raw satellite scenes and a land-cover product in, a pretrained and judged backbone out.
+"""GeoKR's library: raw satellite scenes and a land-cover product in, a pretrained and evaluated backbone out.
 
-Floors, lowest first; imports only run downwards, and never to Dagster (`make lint` holds them to it):
+The file tree is the chain: what a step does lies in the package of its name, beside its section of the parameter file.
+Imports run downwards only, and never to Dagster (`make lint` checks it); the orchestration lives in ``geokr_assets``.
 
-1. values: ``errors``, ``files``, ``reporter``, ``summary``, ``grid``, ``legend``, ``config``, ``pictures``,
-   ``multihash``, ``spool``
-2. rasters: ``tiff_index``, ``raster_files``, ``checksums``; ``scene``, ``rpc``, ``rpc_files``, ``clouds``, ``scene_reader``,
-   ``sensors``, ``scene_files``, ``scenes``; ``tile_index``, ``landcover``, ``coverage``, ``counting``; ``stretch``, ``quality``,
-   ``shards``, ``chips``, ``proportions``; ``quicklook``, ``alignment``, ``quarantine``
-3. data set: ``catalogue``, ``levir_kr``
-4. learning: ``backbone``, ``teacher``, ``anchor``, ``losses``, ``augment``, ``batches``, ``checkpoint``, ``distributed``,
-   ``runtime``, ``watch``; ``methods`` (the registry alone), ``presets``; what is in ``methods``; ``schedules``,
-   ``signs``, ``run``, ``resuming``, ``training``, ``pretrain``
-5. judging: ``bundle`` with its ``loader`` (what is judged is what is delivered), ``tasks``, ``probe``, ``finetune``,
-   ``statistics``, ``promotion`` (the rule alone), ``evaluate``, ``charts``, ``task_sections``, ``report``
-6. delivering: ``registry`` (the one package that knows MLflow)
-7. doors: ``chain`` (which step follows which), ``checks``, ``versioning`` (DVC), ``cli``, ``bench``
-
-Beside the floors: ``acquisition`` (STAC catalogues into folders; stands on values and ``raster_files``),
-``stac_export`` (a frozen Levir-KR as a STAC collection; stands on the data set),
-``world`` generates data, ``testing`` serves tests.
-
-The orchestration lives in ``geokr_assets``.
+``import geokr_core as geokr`` gives the names of `__all__`, each imported when it is first used. ``docs/python.md`` shows
+them at work.
 """
 
+from importlib import import_module
+from typing import Any, Final
+
 __version__ = "0.1.0"
+
+_PLACES: Final = {
+    "load_params": "chain.params",
+    "run": "chain.run",
+    "run_step": "chain.run",
+    "status": "chain.status",
+    "generate_world": "world.generate",
+    "take_inventory": "scenes.inventory",
+    "index_products": "land_cover.tile_index",
+    "cut_chips": "chips.cut",
+    "count_proportions": "proportions.count",
+    "freeze": "levir_kr.freeze",
+    "open_levir_kr": "levir_kr.dataset",
+    "pretrain": "pretraining.pretrain",
+    "build_bundle": "backbone.build",
+    "open_bundle": "backbone.bundle",
+    "evaluate": "evaluation.evaluate",
+    "write_report": "report.page",
+    "promote": "registry.champion",
+}
+"""Module of each public name; ``__init__.pyi`` says the same to type checkers and editors."""
+
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

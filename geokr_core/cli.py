@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from geokr_core import __version__
+from geokr_core.chain.steps import STEPS, Step
 from geokr_core.errors import GeoKRError
 
 app = typer.Typer(
@@ -32,25 +33,17 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Run even if the outp
 
 
 def _run(names: list[str] | None, params_file: Path | None, overrides: list[str] | None, force: bool) -> None:
-    """Run steps in order and record each in DVC where DVC versions it."""
-    from geokr_core.chain import versioning
-    from geokr_core.chain.params import load_params, params_path
-    from geokr_core.chain.run import run_step
-    from geokr_core.chain.steps import steps_of
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.run import run
     from geokr_core.step.reporter import ConsoleReporter
 
-    reporter = ConsoleReporter()
     params = load_params(params_file, overrides or ())
-    wanted = names if names is not None else [step.name for step in steps_of(params)]
-    for name in wanted:
-        outcome = run_step(name, params, reporter, force=force)
-        # An override makes an output that `params.yaml` does not describe: DVC must not take it for that.
-        if not overrides and not outcome.was_current:
-            versioning.commit(name, params_path(params_file), reporter)
-        if names is not None:
-            _show(outcome.summary.numbers)
+    outcomes = run(params, ConsoleReporter(), steps=names, force=force)
     if names is None:
         _farewell(params)
+    else:
+        for outcome in outcomes:
+            _show(outcome.summary.numbers)
 
 
 def _show(numbers: Any) -> None:
@@ -65,24 +58,22 @@ def _show(numbers: Any) -> None:
 
 def _farewell(params: Any) -> None:
     """Say what came out, where it lies and what to do next."""
-    from rich.console import Console
-
-    from geokr_core.chain.steps import Folders
+    from geokr_core.chain.steps import Folders, steps_of
     from geokr_core.step.files import read_json
 
-    folders = Folders(params)
-    console = Console()
-    decision = read_json(folders["champion"] / "decision.json")
-    console.print(f"\n{decision['reason']}", highlight=False)
-    console.print(
-        f"\nReport     {folders['report'] / 'report.html'}  (open it in a browser)"
-        f"\nBackbone   {folders['backbone']}  (MODEL_CARD.md says how to load it)"
-        f"\nRegistry   geokr download {params.backbone.model_name}@champion --to my-backbone"
-        "\nNext       make ui            the same chain in the Dagster UI"
-        "\n           mlflow ui          parameters, curves and the registry"
-        "\n           edit params.yaml   to point it at your own scenes, land cover and tasks",
-        highlight=False,
-    )
+    folders, made = Folders(params), {step.name for step in steps_of(params)}
+    lines = [f"Backbone   {folders['backbone']}  (MODEL_CARD.md says how to load it)"]
+    if "report" in made:
+        lines.insert(0, f"Report     {folders['report'] / 'report.html'}  (open it in a browser)")
+    if "champion" in made:
+        typer.echo(f"\n{read_json(folders['champion'] / 'decision.json')['reason']}", err=True)
+        lines.append(f"Registry   geokr download {params.backbone.model_name}@champion --to my-backbone")
+    lines += [
+        "Next       make ui            the same chain in the Dagster UI",
+        "           mlflow ui          parameters, curves and the registry",
+        "           edit params.yaml   to point it at your own scenes, land cover and tasks",
+    ]
+    typer.echo("\n" + "\n".join(lines))
 
 
 @app.command()
@@ -97,16 +88,16 @@ def status(params: ParamsFile = None, overrides: Overrides = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from geokr_core.chain import status as chain_status
     from geokr_core.chain.params import load_params
-    from geokr_core.chain.run import describe
 
     table = Table("step", "state", "output")
-    for row in describe(load_params(params, overrides or ())):
-        table.add_row(row["step"], row["state"], row["output"])
+    for found in chain_status.status(load_params(params, overrides or ())):
+        table.add_row(found.step, found.state, str(found.output))
     Console().print(table)
 
 
-@app.command()
+@app.command(help=STEPS["world"].purpose)
 def world(
     params: ParamsFile = None,
     overrides: Overrides = None,
@@ -114,7 +105,8 @@ def world(
     out: Annotated[Path | None, typer.Option("--out", help="Write here instead of `world.folder`.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed gives another world.")] = None,
 ) -> None:
-    """Generate a small world of scenes, land cover and labelled sets."""
+    """Generate a small world in the project's place, or with other options elsewhere."""
+    """Generate a small world in the project's place, or elsewhere with another seed."""
     if out is None and seed is None:
         _run(["world"], params, overrides, force)
         return
@@ -134,29 +126,16 @@ def world(
     _show(generate_world(config, config.folder, ConsoleReporter()).numbers)
 
 
-def _step_command(name: str, command: str, purpose: str) -> None:
+def _step_command(step: Step) -> None:
     def invoke(params: ParamsFile = None, overrides: Overrides = None, force: Force = False) -> None:
-        _run([name], params, overrides, force)
+        _run([step.name], params, overrides, force)
 
-    invoke.__doc__ = purpose
-    app.command(command)(invoke)
+    app.command(step.command, help=step.purpose)(invoke)
 
 
-# The table of `chain.STEPS` in the words of the command line; a test holds the two equal. Importing `chain` here
-# would cost `--help` a second.
-for _name, _command, _purpose in (
-    ("scenes", "scenes", "Take stock of the raw scenes; refuse by name what cannot be used."),
-    ("land_cover", "land-cover", "Index the land-cover tiles by footprint and check their legends."),
-    ("chips", "chips", "Cut each scene into chips: one scene in, one shard out."),
-    ("proportions", "proportions", "Count the land cover under each chip, exactly."),
-    ("levir_kr", "levir-kr", "Freeze Levir-KR: chips, proportions, hashes and a split by place."),
-    ("pretraining", "pretrain", "Train the student and its averaged teacher on the proportions."),
-    ("backbone", "backbone", "Bundle the pretrained backbone."),
-    ("evaluation", "evaluate", "Judge the backbone on labelled sets against other initialisations."),
-    ("report", "report", "Write the self-contained report page."),
-    ("champion", "promote", "Register the backbone; promote it if it beats the champion on the same data."),
-):
-    _step_command(_name, _command, _purpose)
+for _step in STEPS.values():
+    if _step.command != "world":  # has options of its own
+        _step_command(_step)
 
 
 @app.command()
@@ -236,6 +215,7 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
+    from geokr_core.chain.calls import need
     from geokr_core.chain.params import load_params
     from geokr_core.chain.steps import Folders
     from geokr_core.registry import champion
@@ -243,7 +223,8 @@ def compare(
 
     loaded = load_params(params, overrides or ())
     cells = Folders(loaded).checkpoints / "evaluation"
-    summary = champion.compare((first, second), loaded.champion, loaded.evaluation, cells, ConsoleReporter())
+    rule, evaluation = need(loaded.champion, "champion"), need(loaded.evaluation, "evaluation")
+    summary = champion.compare((first, second), rule, evaluation, cells, ConsoleReporter())
     table = Table(*summary.table[0])
     for row in summary.table:
         table.add_row(*(str(value) for value in row.values()))

@@ -6,7 +6,7 @@ from geokr_assets.assets.step_asset import OWNERS, RAW, declare, given_sources, 
 from geokr_assets.materialise import Materialised, result_of, take_inventory
 from geokr_assets.resources import ParamsFile, StepConfig
 from geokr_core.chain.params import Params
-from geokr_core.chain.steps import STEPS
+from geokr_core.chain.steps import source_folder, steps_of
 
 GROUP = "raw_data"
 
@@ -61,7 +61,7 @@ def _world(params: Params) -> dg.AssetsDefinition:
 
 
 def _given(params: Params) -> list[dg.AssetSpec]:
-    sections = {name for step in STEPS for name in given_sources(params, step)}
+    sections = {name for step in steps_of(params) for name in given_sources(params, step.name)}
     return [
         dg.AssetSpec(
             RAW[section],
@@ -69,7 +69,7 @@ def _given(params: Params) -> list[dg.AssetSpec]:
             group_name=GROUP,
             kinds=kinds,
             owners=OWNERS,
-            metadata={"folder": dg.MetadataValue.path(str(getattr(params, section).folder))},
+            metadata={"folder": dg.MetadataValue.path(str(source_folder(params, section)))},
         )
         for section, (title, text, kinds) in _GIVEN.items()
         if section in sections

@@ -10,7 +10,7 @@ from geokr_assets.partitions import PARTITIONED, SCENES
 from geokr_assets.resources import ParamsFile, StepConfig
 from geokr_core import __version__
 from geokr_core.chain.params import Params
-from geokr_core.chain.steps import STEPS, Folders, upstream_of
+from geokr_core.chain.steps import STEPS, Folders, source_folder, upstream_of
 
 OWNERS = ["team:geokr"]
 
@@ -23,10 +23,10 @@ RAW = {"scenes": "raw_scenes", "land_cover": "raw_land_cover", "evaluation": "la
 
 def given_sources(params: Params, step: str) -> list[str]:
     """Sources of ``step`` (sections of the parameter file) that lie outside the generated world."""
-    sources = STEPS[step].sources
+    sources = STEPS[step].sources if STEPS[step].is_wanted(params) else ()
     if params.world is None:
         return list(sources)
-    return [name for name in sources if not getattr(params, name).folder.is_relative_to(params.world.folder)]
+    return [name for name in sources if not source_folder(params, name).is_relative_to(params.world.folder)]
 
 
 def deps_of(params: Params, step: str) -> list[dg.AssetDep]:

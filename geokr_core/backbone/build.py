@@ -39,7 +39,7 @@ from geokr_core.networks.weights import load_weights
 from geokr_core.pictures.images import png
 from geokr_core.step.digests import sha256
 from geokr_core.step.files import read_json, whole_file, whole_folder, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
 
 _GOLDEN_SEED: Final = 20_260_101
@@ -55,7 +55,9 @@ _BAND_RANGE_UM: Final[Mapping[str, str]] = {
 """Wavelengths in micrometres that go by each common name: STAC Electro-Optical extension 1.1, "Common Band Names"."""
 
 
-def build_bundle(config: BackboneConfig, levir_kr: Path, pretraining: Path, out: Path, reporter: Reporter) -> Summary:
+def build_bundle(
+    config: BackboneConfig, levir_kr: Path, pretraining: Path, out: Path, reporter: Reporter = LOG
+) -> Summary:
     """Bundle the backbone of the first ``geokr`` run.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 from geokr_core import __version__
 from geokr_core.chain.params import Params
-from geokr_core.chain.steps import STEPS, Folders, Step
+from geokr_core.chain.steps import STEPS, Folders, Step, source_folder
 from geokr_core.errors import MissingInputError
 from geokr_core.step.digests import data_version, file_md5, text_digest
 from geokr_core.step.files import read_json
@@ -25,7 +25,7 @@ def fingerprint(params: Params, step: Step) -> str:
         remedy = f"run `geokr {STEPS[name].command}` first, or `geokr run` for the whole chain"
         inputs[name] = require(folders[name], remedy)
     for name in step.sources:
-        inputs[f"source:{name}"] = require(getattr(params, name).folder, f"point `{name}.folder` at your data")
+        inputs[f"source:{name}"] = require(source_folder(params, name), f"point `{name}.folder` at your data")
     sections = {name: as_plain(getattr(params, name)) for name in step.sections}
     named = {"params_file": params.file} if step.names_file else {}
     return text_digest(

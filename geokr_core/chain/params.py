@@ -41,6 +41,7 @@ class Params(Section):
     """A whole parameter file."""
 
     _file: Path = PrivateAttr(DEFAULT_PARAMS)
+    _overridden: bool = PrivateAttr(False)
 
     store: Path = Field(Path("data/store"), description="where the chain writes")
     world: WorldConfig | None = None
@@ -52,9 +53,9 @@ class Params(Section):
     levir_kr: LevirKRConfig = LevirKRConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     backbone: BackboneConfig = BackboneConfig()
-    evaluation: EvaluationConfig
+    evaluation: EvaluationConfig | None = None
     report: ReportConfig = ReportConfig()
-    champion: ChampionConfig
+    champion: ChampionConfig | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -64,18 +65,16 @@ class Params(Section):
                 raise ValueError(
                     f"scenes.collections.{collection.name}.land_cover: {collection.land_cover!r} is none of land_cover.products {products}"
                 )
-        tasks = [t.name for t in self.evaluation.tasks]
-        for criterion in self.champion.criteria:
-            if criterion.task not in tasks:
-                raise ValueError(f"champion: task {criterion.task!r} is none of evaluation.tasks {tasks}")
-        seeds_of = {task.name: self.evaluation.seeds_of(task) for task in self.evaluation.tasks}
-        primary = {criterion.task: seeds_of[criterion.task] for criterion in self.champion.primary}
-        if len({frozenset(seeds) for seeds in primary.values()}) > 1:
-            raise ValueError(
-                f"champion.primary: the mean over several criteria is taken seed by seed, but their tasks have different "
-                f"seeds: {', '.join(f'{task} {list(seeds)}' for task, seeds in primary.items())}; give them the same "
-                "`seeds`, or make one of them a guard"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> Self:
+        if self.evaluation is None:
+            if self.champion is not None:
+                raise ValueError(
+                    "section `champion` chooses by figures of section `evaluation`, which is missing; give both or neither"
+                )
+            return self
         trained = [variant.name for variant in self.pretraining.named_variants]
         for name in self.evaluation.initialisations:
             if name not in (*UNTRAINED, *trained):
@@ -83,7 +82,19 @@ class Params(Section):
                     f"evaluation.initialisations asks for {name!r}: expected one of {', '.join(UNTRAINED)}, or a variant of "
                     f"pretraining ({', '.join(trained)}); add it to pretraining.variants"
                 )
+        if self.champion is not None:
+            _require_criteria(self.champion, self.evaluation)
         return self
+
+    @property
+    def path(self) -> Path:
+        """The file that was read."""
+        return self._file
+
+    @property
+    def is_overridden(self) -> bool:
+        """Whether values were set over those of the file."""
+        return self._overridden
 
     @property
     def file(self) -> str:
@@ -97,8 +108,26 @@ class Params(Section):
         """Whether any source lies inside the generated world, so that it must be generated first."""
         if self.world is None:
             return False
-        sources = (self.scenes.folder, self.land_cover.folder, self.evaluation.folder)
+        sources = [self.scenes.folder, self.land_cover.folder]
+        if self.evaluation is not None:
+            sources.append(self.evaluation.folder)
         return any(source.is_relative_to(self.world.folder) for source in sources)
+
+
+def _require_criteria(champion: ChampionConfig, evaluation: EvaluationConfig) -> None:
+    """Refuse criteria that the evaluation does not measure, or measures with different seeds."""
+    tasks = [task.name for task in evaluation.tasks]
+    for criterion in champion.criteria:
+        if criterion.task not in tasks:
+            raise ValueError(f"champion: task {criterion.task!r} is none of evaluation.tasks {tasks}")
+    seeds_of = {task.name: evaluation.seeds_of(task) for task in evaluation.tasks}
+    primary = {criterion.task: seeds_of[criterion.task] for criterion in champion.primary}
+    if len({frozenset(seeds) for seeds in primary.values()}) > 1:
+        raise ValueError(
+            f"champion.primary: the mean over several criteria is taken seed by seed, but their tasks have different "
+            f"seeds: {', '.join(f'{task} {list(seeds)}' for task, seeds in primary.items())}; give them the same "
+            "`seeds`, or make one of them a guard"
+        )
 
 
 def params_path(option: Path | None = None) -> Path:
@@ -128,7 +157,7 @@ def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Para
         params = Params.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(path, error)) from error
-    params._file = path
+    params._file, params._overridden = path, bool(overrides)
     return params
 
 

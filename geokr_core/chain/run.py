@@ -2,19 +2,20 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geokr_core.chain.freshness import fingerprint, is_current, recorded
+from geokr_core.chain import versioning
+from geokr_core.chain.freshness import fingerprint, recorded
 from geokr_core.chain.params import Params
-from geokr_core.chain.steps import SCENE_BY_SCENE, STEPS, Folders, Step, steps_of
-from geokr_core.errors import ConfigError, MissingInputError
+from geokr_core.chain.steps import STEPS, Folders, Step, steps_of
+from geokr_core.errors import ConfigError
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import write_json
-from geokr_core.step.reporter import RecordingReporter, Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary, read_summary, write_summary
 
@@ -47,14 +48,39 @@ def _forget_scenes(out: Path) -> None:
             mark.unlink()
 
 
-def _forget_pretraining(params: Params, folders: Folders) -> None:
-    from geokr_core.pretraining.pretrain import forget_finished
+def run(
+    params: Params, reporter: Reporter = LOG, *, steps: Sequence[str] | None = None, force: bool = False
+) -> list[Outcome]:
+    """Run the chain: every step in order, those that are up to date passed over, each recorded in DVC where DVC versions it.
 
-    forget_finished(params.pretraining, folders["levir_kr"], folders.checkpoints / "pretraining")
+    Args:
+        params: the parameter file.
+        reporter: who listens.
+        steps: run these only, in this order; None: all that the parameter file asks for.
+        force: run steps even if their output is current.
+
+    Returns:
+        What was done, step by step.
+
+    Raises:
+        ConfigError: there is no step of that name.
+        MissingInputError: an input or a source folder is missing.
+        GeoKRError: whatever a step itself refuses.
+    """
+    wanted = [step.name for step in steps_of(params)] if steps is None else list(steps)
+    if unknown := [name for name in wanted if name not in STEPS]:
+        raise ConfigError(f"{unknown[0]!r} is no step of the chain; the steps are {', '.join(STEPS)}.")
+    outcomes = []
+    for name in wanted:
+        outcomes.append(run_step(name, params, reporter, force=force))
+        # A value that differs from the file's makes an output that DVC must not take for the file's.
+        if not outcomes[-1].was_current and not params.is_overridden:
+            versioning.commit(name, params.path, reporter)
+    return outcomes
 
 
 def run_step(
-    name: str, params: Params, reporter: Reporter, *, force: bool = False, tags: Mapping[str, str] | None = None
+    name: str, params: Params, reporter: Reporter = LOG, *, force: bool = False, tags: Mapping[str, str] | None = None
 ) -> Outcome:
     """Run one step unless its output is current.
 
@@ -81,10 +107,10 @@ def run_step(
         return Outcome(name, out, current["data_version"], read_summary(state), True, current["mlflow_url"])
     if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
         return _assist(step, params, folders, out)
-    if force and name in SCENE_BY_SCENE:
+    if force and step.scenes is not None:
         _forget_scenes(out)
-    if force and name == "pretraining":
-        _forget_pretraining(params, folders)
+    if force and step.forget is not None:
+        step.forget(params, folders)
     started = time.monotonic()
     with _tracked(step, params, reporter, mark, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)
@@ -99,9 +125,10 @@ def run_step(
 
 
 def _assist(step: Step, params: Params, folders: Folders, out: Path) -> Outcome:
-    if step.name != "pretraining":
-        raise ConfigError(f"torchrun: `{step.command}` runs in one process; only `geokr pretrain` can use several.")
-    summary = step.run(params, folders, out, RecordingReporter())
+    if not step.distributed:
+        able = ", ".join(f"`geokr {other.command}`" for other in STEPS.values() if other.distributed)
+        raise ConfigError(f"torchrun: `geokr {step.command}` runs in one process; only {able} can use several.")
+    summary = step.run(params, folders, out, Reporter())
     return Outcome(step.name, out, data_version(out), summary, False)
 
 
@@ -127,14 +154,3 @@ def _tracked(step: Step, params: Params, reporter: Reporter, mark: str, tags: Ma
     parameters = {name: as_plain(getattr(params, name)) for name in step.sections}
     with track_step(step.name, parameters, {FINGERPRINT_TAG: mark, **tags}, reporter) as run:
         yield run
-
-
-def describe(params: Params) -> Iterator[Mapping[str, Any]]:
-    """One row a step: what it is, where its output lies, whether it is there. For ``geokr status``."""
-    folders = Folders(params)
-    for step in steps_of(params):
-        try:
-            current = "up to date" if is_current(params, step) else "to do"
-        except MissingInputError as error:
-            current = f"waits: {error}"
-        yield {"step": step.name, "state": current, "output": str(folders[step.name])}

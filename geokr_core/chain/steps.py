@@ -1,32 +1,34 @@
 """The table of steps: which step follows which, with what configuration, into which folder.
 
-This table is the one truth. The command line runs it, ``dvc.yaml`` and the Dagster asset graph are held equal to it
-by tests. What a step does is written in the package that it calls; nothing of it is written here.
+This table is the one truth. The command line is made from it, ``dvc.yaml`` and the Dagster asset graph are kept equal
+to it by tests. What a step does is written in the package that it calls (``calls``); no other module of the chain knows
+a step by name. Reading the table imports nothing heavy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from geokr_core.chain.params import Params
-from geokr_core.errors import ConfigError
+from geokr_core.chain import calls
 from geokr_core.step.reporter import Reporter
 from geokr_core.step.summary import Summary
+
+if TYPE_CHECKING:
+    from geokr_core.chain.params import Params
+    from geokr_core.scenes.scene import Scene
 
 
 @dataclass(frozen=True)
 class Folders:
     """Where each step of one parameter file reads and writes."""
 
-    params: Params
+    params: "Params"
 
     def __getitem__(self, step: str) -> Path:
         """The output folder of ``step``."""
-        if step == "world":
-            if self.params.world is None:
-                raise ConfigError("The parameter file has no section `world`: there is no generated world to make.")
-            return self.params.world.folder
-        return self.params.store / step
+        folder = STEPS[step].folder if step in STEPS else None
+        return self.params.store / step if folder is None else folder(self.params)
 
     def state(self, step: str) -> Path:
         """Where the fingerprint and the summary of ``step`` are kept: beside the outputs, never inside."""
@@ -38,7 +40,27 @@ class Folders:
         return self.params.store / ".checkpoints"
 
 
-Runner = Callable[[Params, Folders, Path, Reporter], Summary]
+Runner = Callable[["Params", Folders, Path, Reporter], Summary]
+
+
+class SceneStep(Protocol):
+    """How a step that keeps one output a scene is run a scene at a time."""
+
+    suffixes: Sequence[str]
+    """What the files of a scene are called after its id."""
+
+    def is_current(self, params: "Params", folders: Folders, scene: "Scene") -> bool:
+        """Whether the scene's output is what its inputs and the parameters give."""
+
+    def run(self, params: "Params", folders: Folders, scene: "Scene", *, force: bool) -> None:
+        """Make the scene's output unless it is current."""
+
+    def summary(self, params: "Params", folders: Folders, scene_id: str) -> Summary:
+        """What the scene's output shows, or why there is none."""
+
+
+def _always(params: "Params") -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -46,15 +68,20 @@ class Step:
     """One step of the chain.
 
     Attributes:
-        name: asset key, DVC stage and output folder.
+        name: asset key, DVC stage, output folder and, where it has one, section of the parameter file.
         command: what the command line calls it.
         inputs: steps whose output it reads.
         sections: sections of the parameter file it depends on.
         sources: folders of raw data it reads, as ``section`` names that have a ``folder``.
         run: calls the one function of the step.
-        tracked: whether a materialisation opens an MLflow run.
         purpose: one sentence for help texts and the Dagster UI.
+        tracked: whether a materialisation opens an MLflow run.
         names_file: whether its output tells the name of the parameter file.
+        distributed: whether the processes of ``torchrun`` work on it together.
+        scenes: how it is run a scene at a time; None where it is run for the whole archive only.
+        forget: drops finished work that is kept outside the output, so that it is made again.
+        folder: where its output lies, if not in the store.
+        is_wanted: whether a parameter file asks for the step.
     """
 
     name: str
@@ -66,123 +93,154 @@ class Step:
     purpose: str
     tracked: bool = False
     names_file: bool = False
+    distributed: bool = False
+    scenes: SceneStep | None = None
+    forget: Callable[["Params", Folders], None] | None = None
+    folder: Callable[["Params"], Path] | None = None
+    is_wanted: Callable[["Params"], bool] = _always
 
 
-def _world(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.world.generate import generate_world
+_TABLE = (
+    Step(
+        name="world",
+        command="world",
+        inputs=(),
+        sections=("world",),
+        sources=(),
+        run=calls.world,
+        purpose="Generate a small world: scenes, land cover and labelled sets, so that the chain runs offline.",
+        folder=calls.world_folder,
+        is_wanted=lambda params: params.uses_world,
+    ),
+    Step(
+        name="scenes",
+        command="scenes",
+        inputs=(),
+        sections=("scenes",),
+        sources=("scenes",),
+        run=calls.scenes,
+        purpose="Take stock of the raw scenes: grid, bands, date and footprint of each; refuse what cannot be used.",
+    ),
+    Step(
+        name="land_cover",
+        command="land-cover",
+        inputs=(),
+        sections=("land_cover",),
+        sources=("land_cover",),
+        run=calls.land_cover,
+        purpose="Index the tiles of the land-cover products by their real footprint and check their legends.",
+    ),
+    Step(
+        name="chips",
+        command="chips",
+        inputs=("scenes",),
+        sections=("chips",),
+        sources=("scenes",),
+        run=calls.chips,
+        purpose="Cut each scene into chips in its own grid: one scene in, one shard out.",
+        scenes=calls.ChipsOfScene(),
+    ),
+    Step(
+        name="proportions",
+        command="proportions",
+        inputs=("chips", "land_cover"),
+        sections=("proportions",),
+        sources=("land_cover",),
+        run=calls.proportions,
+        purpose="Count the land cover under each chip, exactly, on the product's own grid.",
+        scenes=calls.ProportionsOfScene(),
+    ),
+    Step(
+        name="levir_kr",
+        command="levir-kr",
+        inputs=("chips", "proportions"),
+        sections=("levir_kr",),
+        sources=(),
+        run=calls.levir_kr,
+        purpose="Freeze Levir-KR: the chips and proportions that training may use, with hashes and a split by place.",
+        tracked=True,
+    ),
+    Step(
+        name="pretraining",
+        command="pretrain",
+        inputs=("levir_kr", "chips"),
+        sections=("pretraining",),
+        sources=(),
+        run=calls.pretraining,
+        purpose="Train a student to predict land-cover proportions beside its averaged teacher.",
+        tracked=True,
+        distributed=True,
+        forget=calls.forget_pretraining,
+    ),
+    Step(
+        name="backbone",
+        command="backbone",
+        inputs=("levir_kr", "pretraining"),
+        sections=("backbone",),
+        sources=(),
+        run=calls.backbone,
+        purpose="Bundle the pretrained backbone: weights, preprocessing, golden features, model card, loader.",
+        tracked=True,
+    ),
+    Step(
+        name="evaluation",
+        command="evaluate",
+        inputs=("backbone", "pretraining"),
+        sections=("evaluation",),
+        sources=("evaluation",),
+        run=calls.evaluation,
+        purpose="Judge the backbone on labelled downstream sets against other initialisations.",
+        tracked=True,
+        is_wanted=lambda params: params.evaluation is not None,
+    ),
+    Step(
+        name="report",
+        command="report",
+        inputs=("levir_kr", "pretraining", "backbone", "evaluation"),
+        sections=("report",),
+        sources=(),
+        run=calls.report,
+        purpose="Write one self-contained page: tables, curves, example chips, confusion matrices.",
+        tracked=True,
+        names_file=True,
+        is_wanted=lambda params: params.evaluation is not None,
+    ),
+    Step(
+        name="champion",
+        command="promote",
+        inputs=("backbone", "evaluation", "report"),
+        sections=("champion",),
+        sources=(),
+        run=calls.champion,
+        purpose="Register the backbone as challenger and promote it if it beats the champion on the same data.",
+        tracked=True,
+        is_wanted=lambda params: params.evaluation is not None and params.champion is not None,
+    ),
+)
 
-    if params.world is None:
-        raise ConfigError("The parameter file has no section `world`.")
-    return generate_world(params.world, out, reporter)
+STEPS: Mapping[str, Step] = {step.name: step for step in _TABLE}
+"""All steps by name, each after those that it reads."""
 
 
-def _scenes(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.scenes.inventory import take_inventory
-
-    return take_inventory(params.scenes, out, reporter)
-
-
-def _land_cover(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.land_cover.tile_index import index_products
-
-    return index_products(params.land_cover, out, reporter)
+def steps_of(params: "Params") -> list[Step]:
+    """The steps that a parameter file asks for, in order."""
+    return [step for step in STEPS.values() if step.is_wanted(params)]
 
 
-def _chips(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.chips.cut import cut_chips
-
-    return cut_chips(params.chips, params.scenes.folder, folders["scenes"], out, reporter)
-
-
-def _proportions(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.proportions.count import count_proportions
-
-    source = params.land_cover.folder
-    return count_proportions(params.proportions, source, folders["land_cover"], folders["chips"], out, reporter)
+def upstream_of(params: "Params", step: Step) -> tuple[str, ...]:
+    """Steps whose output ``step`` reads: its inputs, and before them those that make the raw data of its sources."""
+    folders = Folders(params)
+    places = [source_folder(params, name) for name in step.sources]
+    makers = [other for other in steps_of(params) if other.folder is not None]
+    made = [maker.name for maker in makers if any(place.is_relative_to(folders[maker.name]) for place in places)]
+    return (*made, *step.inputs)
 
 
-def _levir_kr(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.levir_kr.freeze import freeze
+def source_folder(params: "Params", name: str) -> Path:
+    """The folder of raw data that a section points at.
 
-    return freeze(params.levir_kr, folders["chips"], folders["proportions"], out, reporter)
-
-
-def _pretraining(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.pretraining.pretrain import pretrain
-
-    return pretrain(params.pretraining, folders["levir_kr"], out, folders.checkpoints / "pretraining", reporter)
-
-
-def _backbone(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.backbone.build import build_bundle
-
-    return build_bundle(params.backbone, folders["levir_kr"], folders["pretraining"], out, reporter)
-
-
-def _evaluation(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.evaluation.evaluate import evaluate
-
-    cells = folders.checkpoints / "evaluation"
-    return evaluate(params.evaluation, folders["backbone"], folders["pretraining"], out, cells, reporter)
-
-
-def _report(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.report.page import write_report
-
-    inputs = {name: folders[name] for name in ("levir_kr", "pretraining", "backbone", "evaluation")}
-    return write_report(params.report, inputs, out, reporter, params.file)
-
-
-def _champion(params: Params, folders: Folders, out: Path, reporter: Reporter) -> Summary:
-    from geokr_core.registry.champion import promote
-
-    inputs = {name: folders[name] for name in ("backbone", "evaluation", "report")}
-    return promote(params.champion, params.evaluation, inputs, folders.checkpoints / "evaluation", out, reporter)
-
-
-SCENE_BY_SCENE = ("chips", "proportions")
-"""Steps that keep one output a scene, and pass over scenes that are current."""
-
-STEPS: Mapping[str, Step] = {
-    step.name: step
-    for step in (
-        Step("world", "world", (), ("world",), (), _world,
-             "Generate a small world: scenes, land cover and labelled sets, so that the chain runs offline."),
-        Step("scenes", "scenes", (), ("scenes",), ("scenes",), _scenes,
-             "Take stock of the raw scenes: grid, bands, date and footprint of each; refuse what cannot be used."),
-        Step("land_cover", "land-cover", (), ("land_cover",), ("land_cover",), _land_cover,
-             "Index the tiles of the land-cover products by their real footprint and check their legends."),
-        Step("chips", "chips", ("scenes",), ("chips",), ("scenes",), _chips,
-             "Cut each scene into chips in its own grid: one scene in, one shard out."),
-        Step("proportions", "proportions", ("chips", "land_cover"), ("proportions",), ("land_cover",), _proportions,
-             "Count the land cover under each chip, exactly, on the product's own grid."),
-        Step("levir_kr", "levir-kr", ("chips", "proportions"), ("levir_kr",), (), _levir_kr,
-             "Freeze Levir-KR: the chips and proportions that training may use, with hashes and a split by place.", tracked=True),
-        Step("pretraining", "pretrain", ("levir_kr", "chips"), ("pretraining",), (), _pretraining,
-             "Train a student to predict land-cover proportions beside its averaged teacher.", tracked=True),
-        Step("backbone", "backbone", ("levir_kr", "pretraining"), ("backbone",), (), _backbone,
-             "Bundle the pretrained backbone: weights, preprocessing, golden features, model card, loader.", tracked=True),
-        Step("evaluation", "evaluate", ("backbone", "pretraining"), ("evaluation",), ("evaluation",), _evaluation,
-             "Judge the backbone on labelled downstream sets against other initialisations.", tracked=True),
-        Step("report", "report", ("levir_kr", "pretraining", "backbone", "evaluation"), ("report",), (), _report,
-             "Write one self-contained page: tables, curves, example chips, confusion matrices.", tracked=True, names_file=True),
-        Step("champion", "promote", ("backbone", "evaluation", "report"), ("champion",), (), _champion,
-             "Register the backbone as challenger and promote it if it beats the champion on the same data.", tracked=True),
-    )
-}  # fmt: skip
-
-
-def steps_of(params: Params) -> list[Step]:
-    """The steps of one parameter file in order: ``world`` only where a source lies in the generated world."""
-    return [step for step in STEPS.values() if step.name != "world" or params.uses_world]
-
-
-def upstream_of(params: Params, step: Step) -> tuple[str, ...]:
-    """Steps whose output ``step`` reads, with ``world`` where one of its sources lies in the generated world."""
-    return (("world",) if _reads_world(params, step) else ()) + step.inputs
-
-
-def _reads_world(params: Params, step: Step) -> bool:
-    if params.world is None:
-        return False
-    return any(getattr(params, name).folder.is_relative_to(params.world.folder) for name in step.sources)
+    Raises:
+        ConfigError: the parameter file has no such section.
+    """
+    folder: Path = calls.need(getattr(params, name), name).folder
+    return folder

@@ -32,7 +32,7 @@ from geokr_core.scenes.reader import SceneReader, open_scene
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import read_json, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
 
@@ -64,7 +64,7 @@ class SceneCut:
 
 
 def cut_chips(
-    config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter, *, force: bool = False
+    config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter = LOG, *, force: bool = False
 ) -> Summary:
     """Cut every usable scene. Scenes whose shard is current are passed over, so a killed run goes on where it was.
 

@@ -25,14 +25,14 @@ from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summar
 from geokr_core.evaluation.task_kinds import KINDS, open_task
 from geokr_core.pictures.charts import Style, initialisation_styles
 from geokr_core.step.digests import text_digest
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 
 _TABLE_ROWS: Final = 50
 
 
 def evaluate(
-    config: EvaluationConfig, backbone: Path, pretraining: Path, out: Path, cells: Path, reporter: Reporter
+    config: EvaluationConfig, backbone: Path, pretraining: Path, out: Path, cells: Path, reporter: Reporter = LOG
 ) -> Summary:
     """Judge the pretrained backbone on labelled sets against other initialisations.
 

@@ -26,7 +26,7 @@ from geokr_core.rasters.checksums import Checksums
 from geokr_core.rasters.grid import Grid
 from geokr_core.rasters.open_raster import RASTER_ERRORS, open_raster, unopened
 from geokr_core.step.files import whole_folder, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Number, Summary
 
@@ -34,7 +34,7 @@ CODE_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 """Raster types that codes may be stored in."""
 
 
-def index_products(config: LandCoverConfig, out: Path, reporter: Reporter) -> Summary:
+def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG) -> Summary:
     """Index the tiles of every product by their real footprint and year, and check that their legends can be read.
 
     Only headers and checksums are read. The md5 of a file that has not changed since the last index is remembered in

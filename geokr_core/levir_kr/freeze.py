@@ -13,7 +13,7 @@ from geokr_core.levir_kr.dataset import CELLS_FILE, LevirKR, open_levir_kr
 from geokr_core.rasters.grid import METRES_PER_DEGREE
 from geokr_core.step.digests import file_md5
 from geokr_core.step.files import read_json, whole_folder, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
 
@@ -21,7 +21,7 @@ _STATISTICS_ROWS = 4096
 """Chips read to measure channel mean and standard deviation: enough for three digits."""
 
 
-def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, reporter: Reporter) -> Summary:
+def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, reporter: Reporter = LOG) -> Summary:
     """Freeze Levir-KR from shards and proportions.
 
     Args:

@@ -28,7 +28,7 @@ from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.rasters.grid import unwrap_lon
 from geokr_core.step.digests import file_md5, multihash
 from geokr_core.step.files import whole_file, whole_folder
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
 
 _SCHEMAS = "https://stac-extensions.github.io"
@@ -48,7 +48,7 @@ _EPOCH = "1970-01-01"
 Box = tuple[float, float, float, float]
 
 
-def export_stac(levir_kr: Path, out: Path, reporter: Reporter, *, licence: str = "other") -> Summary:
+def export_stac(levir_kr: Path, out: Path, reporter: Reporter = LOG, *, licence: str = "other") -> Summary:
     """Write a frozen data set as a self-contained STAC collection (STAC 1.1).
 
     Args:

@@ -22,11 +22,13 @@ from geokr_core.pretraining.training.loop import train
 from geokr_core.pretraining.training.monitoring import Clock
 from geokr_core.pretraining.training.state import Run
 from geokr_core.step.digests import file_md5
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 
 
-def pretrain(config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: Path, reporter: Reporter) -> Summary:
+def pretrain(
+    config: PretrainingConfig, levir_kr: Path, out: Path, checkpoints: Path, reporter: Reporter = LOG
+) -> Summary:
     """Pretrain one backbone for each variant and seed.
 
     Started by ``torchrun``, all its processes train each run together, and the first one writes.

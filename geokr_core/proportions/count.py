@@ -21,7 +21,7 @@ from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.tiles import Windows, look_up
 from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json, whole_file, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
 
@@ -35,7 +35,7 @@ _MARK = b"geokr_inputs"
 
 
 def count_proportions(
-    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, out: Path, reporter: Reporter
+    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, out: Path, reporter: Reporter = LOG
 ) -> Summary:
     """Count land cover under every chip. Scenes that are current are passed over.
 

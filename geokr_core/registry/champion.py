@@ -24,7 +24,7 @@ from geokr_core.registry.config import ChampionConfig
 from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
 from geokr_core.registry.versions import aliases_of, describe, drop_tags, fetch, register_once, resolve, versions_of
 from geokr_core.step.files import whole_folder
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 from geokr_core.tracking.server import Connection, connect, lock, refusals
 from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, TrackedRun, current_run, metric_key, track_step
@@ -48,7 +48,7 @@ def promote(
     inputs: Mapping[str, Path],
     cells: Path,
     out: Path,
-    reporter: Reporter,
+    reporter: Reporter = LOG,
 ) -> Summary:
     """Register the backbone as challenger; make it champion if it is better beyond noise and worse on nothing.
 
@@ -281,7 +281,7 @@ def _shown_figure(value: Number | None) -> Number:
     return "" if value is None else round(value, 4) if isinstance(value, float) else value
 
 
-def rollback(name: str, because: str, to: int | None, reporter: Reporter) -> int:
+def rollback(name: str, because: str, to: int | None, reporter: Reporter = LOG) -> int:
     """Give the alias of the champion back to the one before, or to a version by number.
 
     The version that is left is marked as withdrawn, so that no promotion makes it champion again; a version that is
@@ -329,7 +329,11 @@ def _predecessor(client: MlflowClient, name: str, champion: int) -> int:
 
 
 def compare(
-    references: tuple[str, str], config: ChampionConfig, evaluation: EvaluationConfig, cells: Path, reporter: Reporter
+    references: tuple[str, str],
+    config: ChampionConfig,
+    evaluation: EvaluationConfig,
+    cells: Path,
+    reporter: Reporter = LOG,
 ) -> Summary:
     """Score two registered backbones alike and set them side by side.
 

@@ -53,7 +53,7 @@ from geokr_core.report.tables import (
 )
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import read_json, whole_file, whole_folder
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 
 _COMMANDS: Final = {
@@ -65,7 +65,11 @@ _COMMANDS: Final = {
 
 
 def write_report(
-    config: ReportConfig, inputs: Mapping[str, Path], out: Path, reporter: Reporter, params_file: str = "params.yaml"
+    config: ReportConfig,
+    inputs: Mapping[str, Path],
+    out: Path,
+    reporter: Reporter = LOG,
+    params_file: str = "params.yaml",
 ) -> Summary:
     """Write the report.
 

@@ -1,28 +1,31 @@
 """How a step tells what it is doing, without knowing who listens.
 
 A step gets a `Reporter` and nothing else: no ``print``, no ``mlflow.*`` and no Dagster context inside the chain.
-The console speaks here; the MLflow and Dagster reporters live beside those tools (``registry``, ``geokr_assets``).
+Python's log and the console speak here; the MLflow and Dagster reporters live beside those tools (``tracking``,
+``geokr_assets``).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final
 
 Advance = Callable[[int], None]
 
 
-class Reporter(Protocol):
-    """Listens to a step."""
+class Reporter:
+    """Listens to a step. This one hears nothing; each listener overrides what it wants to hear."""
 
     def info(self, message: str) -> None:
-        """Tell one thing a person wants to know."""
+        """Hear of one step of the work."""
 
     def warning(self, message: str) -> None:
-        """Tell one thing a person must know: a quarantined scene, a skipped delivery."""
+        """Hear what needs attention: a quarantined scene, a delivery that was not made."""
 
     def progress(self, description: str, total: int) -> AbstractContextManager[Advance]:
         """Open a progress bar over ``total`` units; the block calls the given function with units done."""
+        return _unseen()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record a point of one or more curves at optimiser step ``step``."""
@@ -34,7 +37,35 @@ class Reporter(Protocol):
         """Pass on the points of the curves: they will not be told again, whatever becomes of this process."""
 
 
-class ConsoleReporter:
+@contextmanager
+def _unseen() -> Iterator[Advance]:
+    yield lambda units: None
+
+
+class LoggingReporter(Reporter):
+    """Speaks through Python's ``logging``, to the logger ``geokr``.
+
+    As ``logging`` is set up by default, warnings reach standard error and progress stays silent.
+    """
+
+    def __init__(self, log: logging.Logger | None = None) -> None:
+        """Take another logger than ``geokr``."""
+        self._log = log or logging.getLogger("geokr")
+
+    def info(self, message: str) -> None:
+        """Log a line."""
+        self._log.info("%s", message)
+
+    def warning(self, message: str) -> None:
+        """Log a warning."""
+        self._log.warning("%s", message)
+
+
+LOG: Final = LoggingReporter()
+"""Who listens where a caller names no reporter."""
+
+
+class ConsoleReporter(Reporter):
     """Speaks to a person at a terminal through rich; plain lines where there is no terminal."""
 
     def __init__(self) -> None:
@@ -45,11 +76,12 @@ class ConsoleReporter:
 
     def info(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message, highlight=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def warning(self, message: str) -> None:
         """Print a line marked as a warning."""
-        self._console.print(f"[yellow]warning:[/yellow] {message}", highlight=False)
+        self._console.print("warning:", style="yellow", end=" ")
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Advance]:
@@ -75,18 +107,9 @@ class ConsoleReporter:
             task = bar.add_task(description, total=total)
             yield lambda units: bar.advance(task, units)
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Stay silent: curves belong into files and MLflow, the bar already moves."""
-
-    def picture(self, name: str, content_png: bytes) -> None:
-        """Show nothing: a terminal has no place for it."""
-
-    def flush(self) -> None:
-        """Do nothing: every line was written when it came."""
-
 
 @dataclass
-class RecordingReporter:
+class RecordingReporter(Reporter):
     """Keeps everything it hears; for tests and notebooks."""
 
     infos: list[str] = field(default_factory=list)
@@ -102,11 +125,6 @@ class RecordingReporter:
         """Keep the warning."""
         self.warnings.append(message)
 
-    @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Advance]:
-        """Count nothing, show nothing."""
-        yield lambda units: None
-
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Keep the point."""
         self.points.append((step, dict(values)))
@@ -115,11 +133,8 @@ class RecordingReporter:
         """Keep the picture."""
         self.pictures[name] = content_png
 
-    def flush(self) -> None:
-        """Do nothing: everything is kept."""
 
-
-class TeeReporter:
+class TeeReporter(Reporter):
     """Passes everything on to several reporters, in order."""
 
     def __init__(self, *listeners: Reporter) -> None:

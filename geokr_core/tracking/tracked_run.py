@@ -18,7 +18,7 @@ import pandas as pd
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from geokr_core import __version__
-from geokr_core.step.reporter import Advance, Reporter, TeeReporter
+from geokr_core.step.reporter import Reporter, TeeReporter
 from geokr_core.step.summary import Summary
 from geokr_core.tracking.delivery import Delivery, Link, deliver_all_kept, spool_of_opening
 from geokr_core.tracking.runs import MAX_PARAM_CHARS, Opening, open_run, process_tags
@@ -48,7 +48,7 @@ def _git(*arguments: str) -> str:
 
 
 @dataclass
-class _MlflowReporter:
+class _MlflowReporter(Reporter):
     """Sends curves in batches and keeps the log lines for the end."""
 
     delivery: Delivery
@@ -64,11 +64,6 @@ class _MlflowReporter:
     def warning(self, message: str) -> None:
         """Keep the line for ``log.txt``."""
         self.lines.append(f"warning: {message}")
-
-    @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Advance]:
-        """Show nothing: curves tell more."""
-        yield lambda units: None
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each curve; sent some seconds later, with others."""

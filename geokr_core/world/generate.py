@@ -24,7 +24,7 @@ from rasterio.errors import RasterioIOError
 from geokr_core.pictures.images import mosaic, png
 from geokr_core.scenes.inventory import WORLD_MARKER
 from geokr_core.step.files import whole_folder, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 from geokr_core.world import land_cover
 from geokr_core.world.config import WorldConfig
@@ -40,7 +40,7 @@ _SHEET_COLOURS = 64
 """Colours of the contact sheet: few enough that it stays below 200 kB."""
 
 
-def generate_world(config: WorldConfig, out: Path, reporter: Reporter) -> Summary:
+def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> Summary:
     """Write the generated world: ``scenes/``, ``land_cover/`` and ``tasks/`` below ``out``.
 
     Args:

@@ -1,0 +1,189 @@
+"""The call behind each row of the table of steps: which function of which package, with which folders.
+
+Packages are imported when a step runs, so that reading the table costs nothing. What a step does is written there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from geokr_core.errors import ConfigError
+from geokr_core.step.reporter import Reporter
+from geokr_core.step.summary import Summary
+
+if TYPE_CHECKING:
+    from geokr_core.chain.params import Params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.scenes.scene import Scene
+
+T = TypeVar("T")
+
+
+def need(section: T | None, name: str) -> T:
+    """A section that a parameter file may leave out.
+
+    Raises:
+        ConfigError: it was left out.
+    """
+    if section is None:
+        raise ConfigError(
+            f"The parameter file has no section `{name}`, and this needs one; docs/parameters.md describes it."
+        )
+    return section
+
+
+def world(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Generate the world."""
+    from geokr_core.world.generate import generate_world
+
+    return generate_world(need(params.world, "world"), out, reporter)
+
+
+def world_folder(params: "Params") -> Path:
+    """Where the generated world lies."""
+    return need(params.world, "world").folder
+
+
+def scenes(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Take the inventory."""
+    from geokr_core.scenes.inventory import take_inventory
+
+    return take_inventory(params.scenes, out, reporter)
+
+
+def land_cover(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Index the land-cover tiles."""
+    from geokr_core.land_cover.tile_index import index_products
+
+    return index_products(params.land_cover, out, reporter)
+
+
+def chips(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Cut all scenes."""
+    from geokr_core.chips.cut import cut_chips
+
+    return cut_chips(params.chips, params.scenes.folder, folders["scenes"], out, reporter)
+
+
+class ChipsOfScene:
+    """Cutting a scene at a time."""
+
+    suffixes: Sequence[str] = (".npy", ".parquet", ".quarantine.json")
+
+    def is_current(self, params: "Params", folders: "Folders", scene: "Scene") -> bool:
+        """Whether the scene's shard, or its refusal, is what its pixels and the parameters give."""
+        from geokr_core.chips.cut import is_scene_current
+
+        return is_scene_current(params.chips, scene, folders["chips"])
+
+    def run(self, params: "Params", folders: "Folders", scene: "Scene", *, force: bool) -> None:
+        """Cut the scene unless its shard is current."""
+        from geokr_core.chips.cut import cut_scene
+
+        cut_scene(params.chips, params.scenes.folder, folders["scenes"], scene, folders["chips"], force=force)
+
+    def summary(self, params: "Params", folders: "Folders", scene_id: str) -> Summary:
+        """What the scene's shard shows, or why there is none."""
+        from geokr_core.chips.read import scene_summary
+
+        return scene_summary(folders["chips"], scene_id)
+
+
+def proportions(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Count the land cover of all scenes."""
+    from geokr_core.proportions.count import count_proportions
+
+    source = params.land_cover.folder
+    return count_proportions(params.proportions, source, folders["land_cover"], folders["chips"], out, reporter)
+
+
+class ProportionsOfScene:
+    """Counting a scene at a time. A scene without a shard has nothing to count."""
+
+    suffixes: Sequence[str] = (".npy", ".cells.npy", ".parquet", ".quarantine.json")
+
+    def is_current(self, params: "Params", folders: "Folders", scene: "Scene") -> bool:
+        """Whether the scene's proportions, or its refusal, are what its chips, the index and the parameters give."""
+        from geokr_core.proportions.count import is_scene_current
+
+        index, shards, out = folders["land_cover"], folders["chips"], folders["proportions"]
+        return not _has_shard(shards, scene.scene_id) or is_scene_current(
+            params.proportions, index, shards, scene.scene_id, out
+        )
+
+    def run(self, params: "Params", folders: "Folders", scene: "Scene", *, force: bool) -> None:
+        """Count the land cover of the scene's chips unless that is current."""
+        from geokr_core.proportions.count import count_scene
+
+        source, index, shards = params.land_cover.folder, folders["land_cover"], folders["chips"]
+        if _has_shard(shards, scene.scene_id):
+            out = folders["proportions"]
+            count_scene(params.proportions, source, index, shards, scene.scene_id, out, force=force)
+
+    def summary(self, params: "Params", folders: "Folders", scene_id: str) -> Summary:
+        """What the scene's proportions show; of a scene without a shard, why it has none."""
+        from geokr_core.chips import read
+        from geokr_core.proportions import count
+
+        shards = folders["chips"]
+        if not _has_shard(shards, scene_id):
+            return read.scene_summary(shards, scene_id)
+        return count.scene_summary(folders["proportions"], shards, scene_id)
+
+
+def _has_shard(chips: Path, scene_id: str) -> bool:
+    return (chips / f"{scene_id}.parquet").exists()
+
+
+def levir_kr(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Freeze the data set."""
+    from geokr_core.levir_kr.freeze import freeze
+
+    return freeze(params.levir_kr, folders["chips"], folders["proportions"], out, reporter)
+
+
+def pretraining(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Pretrain each variant with each seed."""
+    from geokr_core.pretraining.pretrain import pretrain
+
+    return pretrain(params.pretraining, folders["levir_kr"], out, folders.checkpoints / "pretraining", reporter)
+
+
+def forget_pretraining(params: "Params", folders: "Folders") -> None:
+    """Drop what is kept of finished runs."""
+    from geokr_core.pretraining.pretrain import forget_finished
+
+    forget_finished(params.pretraining, folders["levir_kr"], folders.checkpoints / "pretraining")
+
+
+def backbone(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Bundle the backbone."""
+    from geokr_core.backbone.build import build_bundle
+
+    return build_bundle(params.backbone, folders["levir_kr"], folders["pretraining"], out, reporter)
+
+
+def evaluation(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Judge the backbone."""
+    from geokr_core.evaluation.evaluate import evaluate
+
+    cells = folders.checkpoints / "evaluation"
+    section = need(params.evaluation, "evaluation")
+    return evaluate(section, folders["backbone"], folders["pretraining"], out, cells, reporter)
+
+
+def report(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Write the page."""
+    from geokr_core.report.page import write_report
+
+    inputs = {name: folders[name] for name in ("levir_kr", "pretraining", "backbone", "evaluation")}
+    return write_report(params.report, inputs, out, reporter, params.file)
+
+
+def champion(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+    """Promote the backbone, or not."""
+    from geokr_core.registry.champion import promote
+
+    sections = need(params.champion, "champion"), need(params.evaluation, "evaluation")
+    inputs = {name: folders[name] for name in ("backbone", "evaluation", "report")}
+    return promote(*sections, inputs, folders.checkpoints / "evaluation", out, reporter)
