@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.enums import ColorInterp
 from scipy import ndimage
@@ -62,8 +63,12 @@ _SMOOTHING_CELLS = 2.0
 """Reach of the smoothing: patches below about half a hectare to a hectare vanish."""
 
 _MARGIN_M = 1500.0
-_OVERLAP_DEG = 0.03
-"""How far, about 3 km, a tile is filled beyond its nominal border."""
+_OVERLAP_DEG = 0.0125
+"""How far, about 1.4 km, a tile reaches beyond its nominal border: less than `_MARGIN_M`, so that two tiles of one zone
+under the same scenes never lie on one grid, as two versions of one map would."""
+
+_BORDER_STEP_DEG = 0.05
+"""Distance of the points at which a tile's border is carried to its zone; between them it is straight."""
 
 _WRONG_ABOVE = 1.45
 """Threshold of the noise that lays patches of wrong labels: some 7 % of the ground."""
@@ -98,10 +103,7 @@ class Tile:
     @property
     def bounds_deg(self) -> tuple[float, float, float, float]:
         """Nominal west, south, east and north."""
-        wide = 12 if self.latitude >= 60 else 6
-        west = (self.zone - 31) * 6
-        south = -self.latitude - 5 if self.south else self.latitude
-        return float(west), float(south), float(west + wide), float(south + 5)
+        return _nominal_bounds(self.zone, self.south, self.latitude)
 
 
 def plan_tiles(scenes: Sequence[PlannedScene]) -> list[Tile]:
@@ -133,12 +135,21 @@ def _tile(zone: int, south: bool, latitude: int, scenes: Sequence[PlannedScene])
     crs = terrain.zone_crs(zone, south)
     wkt = str(crs.to_wkt())
     rings = [reproject(np.asarray(s.grid.footprint().exterior.coords), "EPSG:4326", wkt) for s in scenes]
-    low = np.min([ring.min(axis=0) for ring in rings], axis=0) - _MARGIN_M
-    high = np.max([ring.max(axis=0) for ring in rings], axis=0) + _MARGIN_M
+    border = shapely.box(*_nominal_bounds(zone, south, latitude)).buffer(_OVERLAP_DEG, join_style="mitre")
+    border_xy = reproject(shapely.get_coordinates(border.segmentize(_BORDER_STEP_DEG)), "EPSG:4326", wkt)
+    low = np.maximum(np.min([ring.min(axis=0) for ring in rings], axis=0) - _MARGIN_M, border_xy.min(axis=0))
+    high = np.minimum(np.max([ring.max(axis=0) for ring in rings], axis=0) + _MARGIN_M, border_xy.max(axis=0))
     left, top = math.floor(low[0] / CELL_M) * CELL_M, math.ceil(high[1] / CELL_M) * CELL_M
     width, height = math.ceil((high[0] - left) / CELL_M), math.ceil((top - low[1]) / CELL_M)
     grid = Grid(crs, Affine(CELL_M, 0.0, left, 0.0, -CELL_M, top), height, width)
     return Tile(zone, south, latitude, scenes[0].place, grid)
+
+
+def _nominal_bounds(zone: int, south: bool, latitude: int) -> tuple[float, float, float, float]:
+    """West, south, east and north of a tile, degrees."""
+    west = (zone - 31) * 6
+    bottom = -latitude - 5 if south else latitude
+    return float(west), float(bottom), float(west + (12 if latitude >= 60 else 6)), float(bottom + 5)
 
 
 def render_tile(seed: int, tile: Tile) -> np.ndarray:

@@ -149,6 +149,14 @@ def test_tiles_are_written_as_the_product_writes_them(world: Path) -> None:
             assert {code: palette[code][:3] for code in COLOURS} == COLOURS
 
 
+@pytest.mark.parametrize("size_px", [128, 384, 768])
+@pytest.mark.parametrize("num_scenes", [2, 12, 30])
+def test_no_two_tiles_lie_on_one_grid(size_px: int, num_scenes: int) -> None:
+    planned = plan_tiles([plan_scene(SEED, index, size_px) for index in range(num_scenes)])
+    grids = [(tile.zone, tile.south, *tile.grid.transform, tile.grid.height, tile.grid.width) for tile in planned]
+    assert len(set(grids)) == len(grids)
+
+
 def test_every_class_and_sea_and_no_value_occur(tiles: list[tuple[Tile, np.ndarray]]) -> None:
     found = set(np.unique(np.concatenate([codes.ravel() for _, codes in tiles])).tolist())
     assert found == set(COLOURS)
