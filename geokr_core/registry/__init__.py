@@ -1,6 +1,7 @@
 """The model registry: registered backbones, and the challenger that becomes champion.
 
-``versions`` registers and downloads models, ``promotion`` holds the rule, ``champion`` promotes, takes back and compares.
+``versions`` registers and downloads models, ``promotion`` holds the rule, ``champion`` promotes, takes back and compares,
+``standing`` asks whether what was recorded is still so.
 Its names, and those of ``tracking`` that belong to a registered model, can be imported from here; a module is imported when
 one of its names is first asked for, so that the parameter file, whose section `champion` lies here, stays light.
 
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import geokr_core.tracking  # sets what MLflow reads at import  # noqa: F401
 
 if TYPE_CHECKING:
-    from geokr_core.registry.champion import CHALLENGER, CHAMPION, compare, promote, rollback
+    from geokr_core.registry.champion import compare, promote, rollback
+    from geokr_core.registry.standing import CHALLENGER, CHAMPION, changed_since
     from geokr_core.registry.versions import download
     from geokr_core.tracking.delivery import deliver_kept
     from geokr_core.tracking.runs import FINGERPRINT_TAG
@@ -28,6 +30,7 @@ __all__ = [
     "FINGERPRINT_TAG",
     "UI_VARIABLE",
     "TrackedRun",
+    "changed_since",
     "compare",
     "deliver_kept",
     "download",
@@ -39,7 +42,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "geokr_core.registry.champion": ("CHALLENGER", "CHAMPION", "compare", "promote", "rollback"),
+    "geokr_core.registry.champion": ("compare", "promote", "rollback"),
+    "geokr_core.registry.standing": ("CHALLENGER", "CHAMPION", "changed_since"),
     "geokr_core.registry.versions": ("download",),
     "geokr_core.tracking.delivery": ("deliver_kept",),
     "geokr_core.tracking.runs": ("FINGERPRINT_TAG",),

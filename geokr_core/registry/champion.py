@@ -22,15 +22,13 @@ from geokr_core.evaluation.config import Criterion, EvaluationConfig
 from geokr_core.evaluation.scorecard import Scorecard
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
-from geokr_core.registry.versions import aliases_of, describe, drop_tags, fetch, register_once, resolve, versions_of
+from geokr_core.registry.standing import CHALLENGER, CHAMPION
+from geokr_core.registry.versions import aliases_of, describe, drop_tags, fetch, register_once, resolve, version_numbers
 from geokr_core.step.files import whole_folder
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 from geokr_core.tracking.server import Connection, connect, lock, refusals
 from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, TrackedRun, current_run, metric_key, track_step
-
-CHALLENGER: Final = "challenger"
-CHAMPION: Final = "champion"
 
 _EVIDENCE: Final = "evidence"
 """Folder of a run's artifacts with the results and the report that a promotion rests on."""
@@ -320,7 +318,7 @@ def rollback(name: str, because: str, to: int | None, reporter: Reporter = LOG) 
 def _predecessor(client: MlflowClient, name: str, champion: int) -> int:
     replaced = client.get_model_version(name, str(champion)).tags.get(_REPLACED_TAG, "none")
     if replaced == "none":
-        numbers = sorted(int(found.version) for found in versions_of(client, name))
+        numbers = version_numbers(client, name)
         raise RegistryError(
             f"Champion {champion} of {name} replaced no other; name a version with `--to` (there: "
             f"{', '.join(map(str, numbers))})."

@@ -18,7 +18,7 @@ from geokr_core.evaluation.config import Criterion
 from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
 from geokr_core.evaluation.statistics import paired_difference, percentile_interval, t_interval
 from geokr_core.registry.config import ChampionConfig
-from geokr_core.step.files import read_json, write_json
+from geokr_core.step.files import write_json
 
 _DECIMALS: Final = 9
 """Figures are compared after rounding, so that 0.91 beats 0.90 by 0.01 and not by a little more."""
@@ -214,12 +214,3 @@ def write_decision(folder: Path, decision: Mapping[str, Any]) -> None:
         OSError: the file system refused.
     """
     write_json(folder / "decision.json", dict(decision))
-
-
-def read_decision(folder: Path) -> dict[str, Any]:
-    """Read what `write_decision` wrote.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    return dict(read_json(folder / "decision.json"))

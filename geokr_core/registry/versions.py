@@ -8,13 +8,14 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from mlflow.artifacts import download_artifacts
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.tracking import MlflowClient
@@ -23,6 +24,7 @@ from mlflow.types.schema import Schema, TensorSpec
 import geokr_core.backbone.loader
 from geokr_core.backbone.bundle import BUNDLE_FILES, DESCRIPTION, MODEL_CARD, Bundle, verify_bundle
 from geokr_core.errors import BackboneError, RegistryError
+from geokr_core.registry.standing import has_files
 from geokr_core.step.files import whole_folder
 from geokr_core.tracking.server import Connection, connect, refusals, sqlite_file, tracking_uri, without_password
 from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, git_sha
@@ -32,6 +34,8 @@ _REQUIREMENTS: Final = ("mlflow", "torch", "torchvision", "safetensors", "numpy"
 _ABOVE_CARD: Final = "\n\n<!-- model card -->\n\n"
 _MAX_DESCRIPTION_CHARS: Final = 4900
 """MLflow's database keeps 5000."""
+_NAMED: Final = 50
+"""Models that a message names at most."""
 
 
 def register_once(
@@ -39,14 +43,14 @@ def register_once(
 ) -> ModelVersion:
     """The version of this very bundle, registered now if it is not there yet; its latest evaluation counts."""
     client, name, version = connection.client, bundle.model_name, bundle.bundle_data_version
-    known = [found for found in versions_of(client, name) if found.tags.get(DATA_VERSION_TAG) == version]
-    if known:
-        newest = max(known, key=lambda found: int(found.version))
+    known = _whole(connection, name, version)
+    if known is not None:
+        newest = known
         for key, value in evaluation_tags.items():
             if newest.tags.get(key) != value:
                 client.set_model_version_tag(name, str(newest.version), key, value)
         return newest
-    if name not in model_names(client):
+    if registered(client, name) is None:
         client.create_registered_model(name, description="Backbones pretrained on land-cover proportions.")
     tags = {
         DATA_VERSION_TAG: version,
@@ -117,19 +121,47 @@ def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
     return folder
 
 
-def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions of a model."""
-    return list(client.search_model_versions(f"name = '{name}'"))
+def _whole(connection: Connection, name: str, data_version: str) -> ModelVersion | None:
+    """The newest version of this very bundle whose files are still there."""
+    client = connection.client
+    same = f"name = '{name}' AND tags.`{DATA_VERSION_TAG}` = '{data_version}'"
+    newest_first = sorted(_all_versions(client, same), key=lambda found: -int(found.version))
+    return next((found for found in newest_first if has_files(client, connection.uri, name, int(found.version))), None)
 
 
-def model_names(client: MlflowClient) -> list[str]:
-    """Names of all models in the registry."""
-    return [model.name for model in client.search_registered_models()]
+def _all_versions(client: MlflowClient, which: str) -> Iterator[ModelVersion]:
+    """All versions that a filter names, page by page: a registry may hold more than MLflow lists at once."""
+    page = client.search_model_versions(which)
+    yield from page
+    while page.token:
+        page = client.search_model_versions(which, page_token=page.token)
+        yield from page
+
+
+def version_numbers(client: MlflowClient, name: str) -> list[int]:
+    """Numbers of all versions of a model, ascending."""
+    return sorted(int(found.version) for found in _all_versions(client, f"name = '{name}'"))
+
+
+def registered(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """A model by its name, or None where the registry has none: asked by name, however many models there are."""
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
     """Which version each alias of a model points to."""
     return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def _some_names(client: MlflowClient) -> str:
+    """Names of models for a message: all of a small registry, some of a large one."""
+    page = client.search_registered_models(max_results=_NAMED, order_by=["name ASC"])
+    return (", ".join(model.name for model in page) or "none") + (", …" if page.token else "")
 
 
 def describe(client: MlflowClient, name: str, version: int, what_happened: str) -> None:
@@ -214,18 +246,17 @@ def resolve(client: MlflowClient, reference: str) -> tuple[str, int]:
     if match is None:
         raise RegistryError(f"{reference!r}: expected NAME@ALIAS or NAME/VERSION, e.g. geokr-resnet18@champion.")
     name, alias, version = match[1], match[2], match[3]
-    models = model_names(client)
-    if name not in models:
-        raise RegistryError(
-            f"No model {name!r} in the registry at {without_password(tracking_uri())}; there: {', '.join(sorted(models)) or 'none'}."
-        )
+    model = registered(client, name)
+    if model is None:
+        place = without_password(tracking_uri())
+        raise RegistryError(f"No model {name!r} in the registry at {place}; there: {_some_names(client)}.")
     if alias is not None:
-        aliases = aliases_of(client, name)
+        aliases = {key: int(value) for key, value in model.aliases.items()}
         if alias not in aliases:
             there = ", ".join(f"{key} (version {value})" for key, value in sorted(aliases.items()))
             raise RegistryError(f"{name} has no alias {alias!r}; there: {there or 'none'}.")
         return name, aliases[alias]
-    numbers = sorted(int(found.version) for found in versions_of(client, name))
+    numbers = version_numbers(client, name)
     if int(version) not in numbers:
         raise RegistryError(f"{name} has no version {version}; there: {', '.join(map(str, numbers)) or 'none'}.")
     return name, int(version)
