@@ -35,8 +35,11 @@ def _section_reference(title: str, model: type[BaseModel]) -> list[str]:
         section = section_of(model, name)
         if section is not None:
             nested += _section_reference(f"{title}.{name}".removeprefix("top level."), section)
-        default = "required" if field.is_required() else f"`{_plain(field.default)}`"
-        if section is not None and not field.is_required():
+        if field.is_required():
+            default = "required"
+        elif section is None:
+            default = f"`{_plain(field.default)}`"
+        else:
             default = "may be left out" if field.default is None else ""
         lines.append(
             f"| `{name}` | {default} | {field.description or (section.__doc__ or '').splitlines()[0] if section else field.description or ''} |"
