@@ -17,6 +17,10 @@ class MissingInputError(GeoKRError, FileNotFoundError):
     """A file or folder that a step needs is absent or empty."""
 
 
+class DamagedOutputError(GeoKRError, ValueError):
+    """A file that an earlier step wrote is not what it was: cut off, overwritten, of another kind."""
+
+
 class SceneRefusedError(GeoKRError, ValueError):
     """One scene cannot give correct chips. The scene is quarantined with this message."""
 

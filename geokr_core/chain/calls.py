@@ -3,7 +3,6 @@
 Packages are imported when a step runs, so that reading the table costs nothing. What a step does is written there.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from geokr_core.chain.params import Params
     from geokr_core.chain.steps import Folders
     from geokr_core.scenes.scene import Scene
+    from geokr_core.scenes.scene_outputs import SceneOutputs
 
 T = TypeVar("T")
 
@@ -68,7 +68,11 @@ def chips(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -
 class ChipsOfScene:
     """Cutting a scene at a time."""
 
-    suffixes: Sequence[str] = (".npy", ".parquet", ".quarantine.json")
+    def outputs(self, folders: "Folders") -> "SceneOutputs":
+        """Where the shards lie, and what is recorded of them."""
+        from geokr_core.chips.outputs import chip_outputs
+
+        return chip_outputs(folders["chips"])
 
     def is_current(self, params: "Params", folders: "Folders", scene: "Scene") -> bool:
         """Whether the scene's shard, or its refusal, is what its pixels and the parameters give."""
@@ -76,11 +80,19 @@ class ChipsOfScene:
 
         return is_scene_current(params.chips, scene, folders["chips"])
 
-    def run(self, params: "Params", folders: "Folders", scene: "Scene", *, force: bool) -> None:
+    def run(self, params: "Params", folders: "Folders", scene: "Scene", reporter: Reporter, *, force: bool) -> None:
         """Cut the scene unless its shard is current."""
         from geokr_core.chips.cut import cut_scene
 
-        cut_scene(params.chips, params.scenes.folder, folders["scenes"], scene, folders["chips"], force=force)
+        cut_scene(
+            params.chips,
+            params.scenes.folder,
+            folders["scenes"],
+            scene,
+            folders["chips"],
+            force=force,
+            reporter=reporter,
+        )
 
     def summary(self, params: "Params", folders: "Folders", scene_id: str) -> Summary:
         """What the scene's shard shows, or why there is none."""
@@ -100,7 +112,11 @@ def proportions(params: "Params", folders: "Folders", out: Path, reporter: Repor
 class ProportionsOfScene:
     """Counting a scene at a time. A scene without a shard has nothing to count."""
 
-    suffixes: Sequence[str] = (".npy", ".cells.npy", ".parquet", ".quarantine.json")
+    def outputs(self, folders: "Folders") -> "SceneOutputs":
+        """Where the proportions lie, and what is recorded of them."""
+        from geokr_core.proportions.count import proportion_outputs
+
+        return proportion_outputs(folders["proportions"])
 
     def is_current(self, params: "Params", folders: "Folders", scene: "Scene") -> bool:
         """Whether the scene's proportions, or its refusal, are what its chips, the index and the parameters give."""
@@ -111,14 +127,14 @@ class ProportionsOfScene:
             params.proportions, index, shards, scene.scene_id, out
         )
 
-    def run(self, params: "Params", folders: "Folders", scene: "Scene", *, force: bool) -> None:
+    def run(self, params: "Params", folders: "Folders", scene: "Scene", reporter: Reporter, *, force: bool) -> None:
         """Count the land cover of the scene's chips unless that is current."""
         from geokr_core.proportions.count import count_scene
 
         source, index, shards = params.land_cover.folder, folders["land_cover"], folders["chips"]
         if _has_shard(shards, scene.scene_id):
             out = folders["proportions"]
-            count_scene(params.proportions, source, index, shards, scene.scene_id, out, force=force)
+            count_scene(params.proportions, source, index, shards, scene.scene_id, out, force=force, reporter=reporter)
 
     def summary(self, params: "Params", folders: "Folders", scene_id: str) -> Summary:
         """What the scene's proportions show; of a scene without a shard, why it has none."""
@@ -132,7 +148,9 @@ class ProportionsOfScene:
 
 
 def _has_shard(chips: Path, scene_id: str) -> bool:
-    return (chips / f"{scene_id}.parquet").exists()
+    from geokr_core.chips.outputs import chip_outputs
+
+    return chip_outputs(chips).whole(scene_id)
 
 
 def levir_kr(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:

@@ -41,13 +41,6 @@ class Outcome:
     mlflow_url: str | None = None
 
 
-def _forget_scenes(out: Path) -> None:
-    """Take away the marks by which scenes are known as done, so that each is made again."""
-    for pattern in ("*.parquet", "*.quarantine.json"):
-        for mark in out.glob(pattern):
-            mark.unlink()
-
-
 def run(
     params: Params, reporter: Reporter = LOG, *, steps: Sequence[str] | None = None, force: bool = False
 ) -> list[Outcome]:
@@ -108,7 +101,7 @@ def run_step(
     if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
         return _assist(step, params, folders, out)
     if force and step.scenes is not None:
-        _forget_scenes(out)
+        step.scenes.outputs(folders).forget_all()
     if force and step.forget is not None:
         step.forget(params, folders)
     started = time.monotonic()

@@ -8,7 +8,6 @@ from geokr_core.chain.params import Params
 from geokr_core.chain.run import Outcome, run_step
 from geokr_core.chain.steps import STEPS, Folders, SceneStep
 from geokr_core.errors import ConfigError, MissingInputError
-from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.reporter import Reporter
 
 
@@ -59,7 +58,7 @@ def run_scene(
         )
     scene = scenes[scene_id]
     was_current = not force and step.is_current(params, folders, scene)
-    step.run(params, folders, scene, force=force)
+    step.run(params, folders, scene, reporter, force=force)
     outcome = replace(scene_outcome(name, scene_id, params), was_current=was_current)
     for warning in outcome.summary.warnings:
         reporter.warning(f"quarantined: {warning}")
@@ -93,9 +92,7 @@ def scene_outcome(name: str, scene_id: str, params: Params) -> Outcome:
 
 def scene_version(name: str, scene_id: str, params: Params) -> str:
     """Data version of one scene's files in the output of a step."""
-    folder = Folders(params)[name]
-    files = [folder / f"{scene_id}{suffix}" for suffix in scene_step(name).suffixes]
-    return text_digest([(path.name, file_md5(path)) for path in files if path.exists()])
+    return scene_step(name).outputs(Folders(params)).version(scene_id)
 
 
 def is_complete(name: str, params: Params) -> bool:

@@ -5,7 +5,7 @@ to it by tests. What a step does is written in the package that it calls (``call
 a step by name. Reading the table imports nothing heavy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +17,7 @@ from geokr_core.step.summary import Summary
 if TYPE_CHECKING:
     from geokr_core.chain.params import Params
     from geokr_core.scenes.scene import Scene
+    from geokr_core.scenes.scene_outputs import SceneOutputs
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ Runner = Callable[["Params", Folders, Path, Reporter], Summary]
 class SceneStep(Protocol):
     """How a step that keeps one output a scene is run a scene at a time."""
 
-    suffixes: Sequence[str]
-    """What the files of a scene are called after its id."""
+    def outputs(self, folders: Folders) -> "SceneOutputs":
+        """Where the outputs lie, and what is recorded of them."""
 
     def is_current(self, params: "Params", folders: Folders, scene: "Scene") -> bool:
         """Whether the scene's output is what its inputs and the parameters give."""
 
-    def run(self, params: "Params", folders: Folders, scene: "Scene", *, force: bool) -> None:
+    def run(self, params: "Params", folders: Folders, scene: "Scene", reporter: Reporter, *, force: bool) -> None:
         """Make the scene's output unless it is current."""
 
     def summary(self, params: "Params", folders: Folders, scene_id: str) -> Summary:

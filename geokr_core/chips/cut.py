@@ -19,28 +19,26 @@ from rasterio.errors import RasterioError
 
 from geokr_core import __version__
 from geokr_core.chips.config import ChipsConfig
-from geokr_core.chips.quality import ChipColumns, chip_sums, failures, fractions
-from geokr_core.chips.rows import centres, describe_chips
-from geokr_core.chips.shards import ShardWriter, new_shard, only_one, remove_shard, shard_record, staging
+from geokr_core.chips.outputs import chip_outputs
+from geokr_core.chips.quality import ChipColumns, chip_sums, fractions
+from geokr_core.chips.scene_writer import SceneWriter
+from geokr_core.chips.shards import new_shard
 from geokr_core.chips.stretch import Stretch, choose_stretch
 from geokr_core.chips.windows import ChipWindows, Piece, chip_windows, in_order, lines_of_chips
 from geokr_core.errors import SceneRefusedError
-from geokr_core.rasters.grid import unwrap_lon
 from geokr_core.rasters.open_raster import open_raster
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.scenes.reader import SceneReader, open_scene
 from geokr_core.scenes.scene import Scene
+from geokr_core.scenes.scene_outputs import PIXELS, TABLE, SceneOutputs, SceneRecord
 from geokr_core.step.digests import text_digest
-from geokr_core.step.files import read_json, write_json
+from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
 
 _BLOCK_CACHE_BYTES = 160_000_000
 """GDAL's cache of decoded blocks: a row of 512-pixel tiles of a scene 30 000 pixels wide with four 16-bit bands fits."""
-
-_ROWS_A_BATCH = 1024
-"""Rows of the table that are described and written at a time."""
 
 _MAX_WORKERS = 8
 """Threads beyond these only hold memory: reading takes turns."""
@@ -88,11 +86,11 @@ def cut_chips(
     cuts = []
     with reporter.progress("chips", len(usable)) as advance:
         for scene in usable.values():
-            cuts.append(cut_scene(config, source, scenes, scene, out, force=force))
+            cuts.append(cut_scene(config, source, scenes, scene, out, force=force, reporter=reporter))
             if cuts[-1].reason:
                 reporter.warning(f"scene {scene.scene_id} quarantined: {cuts[-1].reason}")
             advance(1)
-    _drop_vanished(out, set(usable))
+    chip_outputs(out).finish(usable)
     quarantined = [cut for cut in cuts if cut.reason]
     if len(quarantined) == len(cuts):
         reasons = "\n".join(f"  {cut.scene_id}: {cut.reason}" for cut in quarantined[:10])
@@ -120,7 +118,14 @@ def _table_row(cut: SceneCut, cuts: list[SceneCut]) -> dict[str, Any]:
 
 
 def cut_scene(
-    config: ChipsConfig, source: Path, scenes: Path, scene: Scene, out: Path, *, force: bool = False
+    config: ChipsConfig,
+    source: Path,
+    scenes: Path,
+    scene: Scene,
+    out: Path,
+    *,
+    force: bool = False,
+    reporter: Reporter | None = None,
 ) -> SceneCut:
     """Cut one scene into its shard, or write down why that cannot be.
 
@@ -131,8 +136,9 @@ def cut_scene(
         source: the raw scene folder.
         scenes: the inventory's folder.
         scene: from the inventory.
-        out: folder of shards; gets ``<scene_id>.npy`` and ``<scene_id>.parquet``, or ``<scene_id>.quarantine.json``.
+        out: folder of shards; gets ``<scene_id>.npy``, ``.parquet`` and ``.record.json``, or ``.quarantine.json``.
         force: cut even if the shard is current.
+        reporter: hears which files are damaged and made again.
 
     Returns:
         The number of chips, or the reason of the quarantine.
@@ -141,30 +147,25 @@ def cut_scene(
         ConfigError: the stretch does not suit the data.
         OSError: the file system refused; an earlier shard is left as it was.
     """
-    _write_cut(config, scenes, out)
-    mark = _mark(config, scene)
-    if not force and (done := _current(out, scene.scene_id, mark)) is not None:
-        return done
-    with only_one(out, scene.scene_id):
+    outputs, inputs = chip_outputs(out), _inputs(config, scene)
+    outputs.share(_how(config, scenes))
+    if not force and (done := outputs.current(scene.scene_id, inputs)) is not None:
+        return _as_cut(done)
+    with outputs.only_one(scene.scene_id):
         # Whoever held the lock before may have done it.
-        if not force and (done := _current(out, scene.scene_id, mark)) is not None:
-            return done
-        refusal = out / f"{scene.scene_id}.quarantine.json"
+        if not force and (done := outputs.current(scene.scene_id, inputs)) is not None:
+            return _as_cut(done)
+        outputs.report_damage(scene.scene_id, inputs, reporter)
         try:
-            cut = _cut(config, source, scene, out, mark)
+            return _cut(config, source, scene, outputs, inputs)
         except SceneRefusedError as error:
-            remove_shard(out, scene.scene_id)
-            write_json(
-                refusal, {"scene_id": scene.scene_id, "reason": str(error), "inputs": mark}, staging=staging(out)
-            )
+            outputs.quarantine(scene.scene_id, inputs, str(error))
             return SceneCut(scene.scene_id, 0, str(error))
-        refusal.unlink(missing_ok=True)
-        return cut
 
 
 def is_scene_current(config: ChipsConfig, scene: Scene, out: Path) -> bool:
-    """Whether the scene's shard, or its refusal, is what its pixels and ``config`` give."""
-    return _current(out, scene.scene_id, _mark(config, scene)) is not None
+    """Whether the scene's shard, or its quarantine, is what its pixels and ``config`` give, and undamaged."""
+    return chip_outputs(out).current(scene.scene_id, _inputs(config, scene)) is not None
 
 
 def _plain(config: ChipsConfig) -> dict[str, Any]:
@@ -172,44 +173,30 @@ def _plain(config: ChipsConfig) -> dict[str, Any]:
     return {name: value for name, value in as_plain(config).items() if name != "workers"}
 
 
-def _mark(config: ChipsConfig, scene: Scene) -> str:
+def _inputs(config: ChipsConfig, scene: Scene) -> str:
     """Digest of all that a shard is a function of: pixels, place and what the rows repeat of the scene, and the code."""
     grid = [scene.grid.wkt, tuple(scene.grid.transform), scene.grid.height, scene.grid.width]
     told = {field.name: getattr(scene, field.name) for field in fields(scene) if field.name != "grid"}
     return text_digest([told, grid, _plain(config), __version__])
 
 
-def _current(out: Path, scene_id: str, mark: str) -> SceneCut | None:
-    refusal = out / f"{scene_id}.quarantine.json"
-    if refusal.exists():
-        record = read_json(refusal)
-        return SceneCut(scene_id, 0, record["reason"]) if record["inputs"] == mark else None
-    shard = shard_record(out, scene_id)
-    return SceneCut(scene_id, shard[1], dropped=shard[2]) if shard is not None and shard[0] == mark else None
+def _as_cut(record: SceneRecord) -> SceneCut:
+    notes = record.notes
+    return SceneCut(record.scene_id, int(notes.get("num_chips", 0)), record.reason, notes.get("dropped", {}))
 
 
-def _write_cut(config: ChipsConfig, scenes: Path, out: Path) -> None:
-    path = out / "cut.json"
+def _how(config: ChipsConfig, scenes: Path) -> dict[str, Any]:
+    """What the file that speaks of all scenes holds."""
     generated = bool(read_json(scenes / "inventory.json")["generated_world"])
-    content = {
+    return {
         "bands": list(config.bands),
         "size_px": config.size_px,
         "config": _plain(config),
         "generated_world": generated,
     }
-    if not path.exists() or read_json(path) != content:
-        write_json(path, content, staging=staging(out))
 
 
-def _drop_vanished(out: Path, scene_ids: set[str]) -> None:
-    for path in out.iterdir():
-        name = path.name.removesuffix(".quarantine.json")
-        stem = name if name != path.name else path.stem
-        if path.name != "cut.json" and stem not in scene_ids:
-            path.unlink(missing_ok=True)
-
-
-def _cut(config: ChipsConfig, source: Path, scene: Scene, out: Path, mark: str) -> SceneCut:
+def _cut(config: ChipsConfig, source: Path, scene: Scene, outputs: SceneOutputs, inputs: str) -> SceneCut:
     windows = chip_windows(config, scene.grid)
     workers = min(_MAX_WORKERS, config.workers or len(os.sched_getaffinity(0)))
     _keep_freed_memory()
@@ -222,12 +209,16 @@ def _cut(config: ChipsConfig, source: Path, scene: Scene, out: Path, mark: str) 
         num_bands = len(config.bands)
         with (
             closing(pieces),
-            new_shard(out, scene.scene_id, mark, size_px=config.size_px, num_bands=num_bands) as shard,
+            outputs.making(scene.scene_id, inputs, (PIXELS, TABLE)) as unfinished,
         ):
-            writer = _SceneWriter(config, scene, stretch, shard, windows.columns)
-            for top, line, sums, has_cloud_mask in lines_of_chips(pieces, windows, scene.grid.width, num_bands):
-                writer.add_line(top, line, fractions(sums, config.size_px, num_bands, has_cloud_mask=has_cloud_mask))
-            writer.finish()
+            shard_files = unfinished.paths[PIXELS], unfinished.paths[TABLE]
+            with new_shard(*shard_files, size_px=config.size_px, num_bands=num_bands) as shard:
+                writer = SceneWriter(config, scene, stretch, shard, windows.columns)
+                for top, line, sums, has_cloud_mask in lines_of_chips(pieces, windows, scene.grid.width, num_bands):
+                    quality = fractions(sums, config.size_px, num_bands, has_cloud_mask=has_cloud_mask)
+                    writer.add_line(top, line, quality)
+                writer.finish()
+            unfinished.notes = {"num_chips": shard.num_chips, "dropped": writer.dropped}
     return SceneCut(scene.scene_id, shard.num_chips, dropped=writer.dropped)
 
 
@@ -266,68 +257,6 @@ def _stretcher(reader: SceneReader, stretch: Stretch, windows: ChipWindows) -> C
         return Piece(piece[0], np.stack(planes, axis=-1), sums, cloud is not None)
 
     return stretch_piece
-
-
-class _SceneWriter:
-    """Chips of one scene on their way into its shard: which are kept, and the rows that describe them."""
-
-    def __init__(
-        self, config: ChipsConfig, scene: Scene, stretch: Stretch, shard: ShardWriter, columns: np.ndarray
-    ) -> None:
-        self._config, self._scene, self._stretch, self._shard, self._columns = config, scene, stretch, shard, columns
-        self._waiting: list[dict[str, np.ndarray]] = []
-        self._num_described = 0
-        self.dropped: dict[str, int] = {}
-
-    def add_line(self, top: int, line: np.ndarray, quality: dict[str, np.ndarray]) -> None:
-        """Keep the chips of a line that pass, and count the others by the first threshold that they fail."""
-        keep = np.ones(len(self._columns), dtype=bool)
-        failing = failures(self._config, quality)
-        if self._scene.max_abs_latitude_deg < 90.0:
-            outlines = self._outlines(np.full(len(self._columns), top), self._columns)
-            failing["max_abs_latitude_deg"] = np.abs(centres(outlines)[:, 1]) > self._scene.max_abs_latitude_deg
-        for name, fails in failing.items():
-            if number := int((fails & keep).sum()):
-                self.dropped[name] = self.dropped.get(name, 0) + number
-            keep &= ~fails
-        columns = self._columns[keep]
-        self._shard.add_pixels(line, columns)
-        rows = {"pixel_row": np.full(len(columns), top), "pixel_col": columns}
-        self._waiting.append(rows | {name: values[keep] for name, values in quality.items()})
-        if self._shard.num_chips - self._num_described >= _ROWS_A_BATCH:
-            self._describe_waiting()
-
-    def finish(self) -> None:
-        """Write the last rows; refuse the scene if there is not one chip."""
-        if not self._shard.num_chips:
-            limits = {**as_plain(self._config), "max_abs_latitude_deg": self._scene.max_abs_latitude_deg}
-            counts = ", ".join(f"{number} fail {name} {limits[name]:g}" for name, number in self.dropped.items())
-            size = self._config.size_px
-            raise SceneRefusedError(f"no chip of {size} x {size} pixels passes: {counts}")
-        self._describe_waiting()
-        self._shard.finish(self.dropped)
-
-    def _describe_waiting(self) -> None:
-        if not self._waiting:
-            return
-        kept = {name: np.concatenate([rows[name] for rows in self._waiting]) for name in self._waiting[0]}
-        self._waiting.clear()
-        number = len(kept["pixel_row"])
-        rows = np.arange(self._num_described, self._num_described + number)
-        outlines = self._outlines(kept["pixel_row"], kept["pixel_col"])
-        self._shard.add_rows(describe_chips(self._config, self._scene, self._stretch, kept, outlines) | {"row": rows})
-        self._num_described += number
-
-    def _outlines(self, top: np.ndarray, left: np.ndarray) -> np.ndarray:
-        """Closed outlines of chips in lon/lat, float64 (N, 5, 2), unwrapped around their first corner."""
-        grid = self._scene.grid
-        outlines = grid.lonlat(grid.outlines_xy(top, left, self._config.size_px, segments=1))
-        if not np.isfinite(outlines).all():
-            raise SceneRefusedError(
-                "some chips have no place on Earth: their corners do not map to longitude and latitude"
-            )
-        outlines[..., 0] = unwrap_lon(outlines[..., 0], outlines[:, :1, 0])
-        return outlines
 
 
 def _preview(out: Path, cuts: list[SceneCut], config: ChipsConfig) -> bytes:

@@ -1,6 +1,5 @@
 """Chips read back: the rows of shards, and the summary of a scene."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geokr_core.chips.shards import shard_record
+from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.stretch import Stretch
 from geokr_core.errors import MissingInputError
 from geokr_core.scenes.reader import open_scene
 from geokr_core.scenes.scene import Scene
+from geokr_core.scenes.scene_outputs import PIXELS, scenes_in
 from geokr_core.step.summary import Summary
 
 
@@ -47,11 +47,10 @@ def read_rows(chips: Path, scene_id: str) -> pd.DataFrame:
 
     Raises:
         MissingInputError: the scene has no shard.
+        DamagedOutputError: its table is not what was written.
     """
-    path = chips / f"{scene_id}.parquet"
-    if not path.is_file():
-        raise MissingInputError(f"{path}: scene {scene_id} has no shard; run `geokr chips` first.")
-    return pd.read_parquet(path)
+    rows: pd.DataFrame = chip_outputs(chips).table(scene_id).to_pandas()
+    return rows
 
 
 def shard_ids(chips: Path) -> list[str]:
@@ -60,24 +59,28 @@ def shard_ids(chips: Path) -> list[str]:
     Raises:
         MissingInputError: there is not one shard.
     """
-    found = sorted(path.stem for path in chips.glob("*.parquet"))
+    found = scenes_in(chips)
     if not found:
         raise MissingInputError(f"{chips}: no shard; run `geokr chips` first.")
     return found
 
 
 def scene_summary(chips: Path, scene_id: str) -> Summary:
-    """What one scene's shard shows for itself, or why there is none."""
-    refusal = chips / f"{scene_id}.quarantine.json"
-    if refusal.exists():
-        reason = json.loads(refusal.read_text(encoding="utf-8"))["reason"]
+    """What one scene's shard shows for itself, or why there is none.
+
+    Raises:
+        MissingInputError: the scene has neither a shard nor a quarantine record.
+        DamagedOutputError: a file of it is not what was written.
+    """
+    outputs = chip_outputs(chips)
+    if (reason := outputs.reason(scene_id)) is not None:
         return Summary({"num_chips": 0, "quarantined": reason}, warnings=[f"{scene_id}: {reason}"])
     from geokr_core.pictures.images import as_rgb, mosaic, png
 
     rows = read_rows(chips, scene_id)
-    record = shard_record(chips, scene_id)
-    dropped = record[2] if record is not None else {}
-    images = np.load(chips / f"{scene_id}.npy", mmap_mode="r", allow_pickle=False)
+    record = outputs.record(scene_id)
+    dropped = record.notes["dropped"] if record is not None else {}
+    images = outputs.array(scene_id, PIXELS)
     chosen = np.linspace(0, len(images) - 1, min(24, len(images))).astype(int)
     return Summary(
         numbers={

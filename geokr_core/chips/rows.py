@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import shapely
 
 from geokr_core.chips.config import ChipsConfig
 from geokr_core.chips.stretch import Stretch
@@ -43,21 +44,8 @@ def describe_chips(
         "land_cover": pa.repeat(scene.land_cover, number),
         "lon": unwrap_lon(centre[:, 0], 0.0),
         "lat": centre[:, 1],
-        "footprint": _polygons_wkb(outlines),
+        "footprint": shapely.to_wkb(shapely.polygons(outlines)),
     }
-
-
-def _polygons_wkb(outlines: np.ndarray) -> pa.Array:
-    """Polygons of one ring, float64 (N, P, 2), as well-known binary, little-endian: ten times faster than by objects."""
-    number, points = outlines.shape[:2]
-    layout = np.dtype(
-        [("head", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (points, 2))]
-    )
-    polygons = np.zeros(number, dtype=layout)
-    polygons["head"], polygons["kind"], polygons["rings"], polygons["points"] = 1, 3, 1, points
-    polygons["xy"] = outlines
-    ends = np.arange(number + 1, dtype=np.int32) * layout.itemsize
-    return pa.Array.from_buffers(pa.binary(), number, [None, pa.py_buffer(ends), pa.py_buffer(polygons)])
 
 
 def _lists(values: np.ndarray, number: int) -> pa.Array:

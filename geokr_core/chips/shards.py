@@ -1,10 +1,5 @@
-"""A scene's shard on disk: ``<scene_id>.npy`` and ``<scene_id>.parquet``, written as they come, whole or not at all.
+"""A scene's shard as it is written: pixels and table, chip after chip. Where it lies is in ``scenes.scene_outputs``."""
 
-The table is moved into place last and is the mark that the shard is whole. Everything unfinished lies in
-``<store>/.state``, outside the folder that is versioned, under a lock that one process at a time holds for a scene.
-"""
-
-import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -15,12 +10,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
-
-from geokr_core.step.files import sync
-
-_INPUTS = b"geokr_inputs"
-_DROPPED = "geokr_dropped"
 
 _COPY_BYTES = 4_000_000
 """Chips are gathered and handed to the file system in portions of about this size, which stays in the cache."""
@@ -30,34 +19,33 @@ _SYNC_BYTES = 16_000_000
 
 SCHEMA = pa.schema(
     [
-        ("chip_id", pa.string()), ("scene_id", pa.string()), ("shard", pa.string()), ("row", pa.int64()),
-        ("pixel_row", pa.int64()), ("pixel_col", pa.int64()), ("size_px", pa.int64()),
-        ("crs_wkt", pa.string()), ("transform", pa.list_(pa.float64())), ("gsd_m", pa.float64()),
-        ("acquired", pa.string()), ("sensor", pa.string()), ("bands", pa.list_(pa.string())),
-        ("stretch_low", pa.list_(pa.float64())), ("stretch_high", pa.list_(pa.float64())),
-        ("land_cover", pa.string()), ("lon", pa.float64()), ("lat", pa.float64()), ("footprint", pa.binary()),
-        ("valid_fraction", pa.float64()), ("dark_fraction", pa.float64()), ("saturated_fraction", pa.float64()),
-        ("cloud_fraction", pa.float64()), ("contrast", pa.float64()),
+        ("chip_id", pa.string()),
+        ("scene_id", pa.string()),
+        ("shard", pa.string()),
+        ("row", pa.int64()),
+        ("pixel_row", pa.int64()),
+        ("pixel_col", pa.int64()),
+        ("size_px", pa.int64()),
+        ("crs_wkt", pa.string()),
+        ("transform", pa.list_(pa.float64())),
+        ("gsd_m", pa.float64()),
+        ("acquired", pa.string()),
+        ("sensor", pa.string()),
+        ("bands", pa.list_(pa.string())),
+        ("stretch_low", pa.list_(pa.float64())),
+        ("stretch_high", pa.list_(pa.float64())),
+        ("land_cover", pa.string()),
+        ("lon", pa.float64()),
+        ("lat", pa.float64()),
+        ("footprint", pa.binary()),
+        ("valid_fraction", pa.float64()),
+        ("dark_fraction", pa.float64()),
+        ("saturated_fraction", pa.float64()),
+        ("cloud_fraction", pa.float64()),
+        ("contrast", pa.float64()),
     ]
-)  # fmt: skip
+)
 """Columns of a shard's table, one row a chip; ``docs/levir-kr.md`` says what they mean."""
-
-
-def staging(out: Path) -> Path:
-    """Where locks and unfinished files of the folder of shards ``out`` lie: beside it, on the same file system."""
-    return out.parent / ".state" / "cutting" / out.name
-
-
-@contextmanager
-def only_one(out: Path, scene_id: str) -> Iterator[None]:
-    """Wait until no other process or thread cuts this scene, and keep others from it. A killed holder lets go.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    staging(out).mkdir(parents=True, exist_ok=True)
-    with FileLock(staging(out) / f"{scene_id}.lock"):
-        yield
 
 
 class ShardWriter:
@@ -114,9 +102,8 @@ class ShardWriter:
         """Write rows of the table: a batch of the columns of `SCHEMA`."""
         self._table.write_table(pa.table(dict(columns), schema=self._table.schema))
 
-    def finish(self, dropped: Mapping[str, int]) -> None:
-        """Put the number of chips into the header and note how many windows gave no chip, by reason."""
-        self._table.add_key_value_metadata({_DROPPED: json.dumps(dict(dropped), sort_keys=True)})
+    def finish(self) -> None:
+        """Put the number of chips into the header."""
         self._pixels.seek(0)
         self._write_header()
         self._pixels.flush()
@@ -125,13 +112,12 @@ class ShardWriter:
 
 
 @contextmanager
-def new_shard(out: Path, scene_id: str, mark: str, *, size_px: int, num_bands: int) -> Iterator[ShardWriter]:
-    """Write a shard and move it into place only if the block succeeds; hold `only_one` meanwhile.
+def new_shard(pixels: Path, table: Path, *, size_px: int, num_bands: int) -> Iterator[ShardWriter]:
+    """Write a shard.
 
     Args:
-        out: folder of shards.
-        scene_id: whose shard.
-        mark: digest of all the shard depends on; kept in the table.
+        pixels: file that gets the chips, as `numpy.save` writes them.
+        table: file that gets one row a chip.
         size_px: side of a chip in pixels.
         num_bands: bands of a chip.
 
@@ -139,43 +125,11 @@ def new_shard(out: Path, scene_id: str, mark: str, *, size_px: int, num_bands: i
         The writer; `ShardWriter.finish` is to be called last.
 
     Raises:
-        OSError: the file system refused; an earlier shard is left as it was.
+        OSError: the file system refused.
     """
-    # One name a scene, not one a process: the next run overwrites what a killed one left.
-    pixels, table = staging(out) / f"{scene_id}.npy", staging(out) / f"{scene_id}.parquet"
-    try:
-        with (
-            pixels.open("wb") as stream,
-            pq.ParquetWriter(table, SCHEMA.with_metadata({_INPUTS: mark.encode()}), compression="zstd") as writer,
-            ThreadPoolExecutor(1) as syncing,
-        ):
-            yield ShardWriter(stream, writer, syncing, (size_px, size_px, num_bands))
-        for path in (pixels, table):
-            sync(path)
-        # The old table goes first: never a table beside pixels that it does not describe.
-        (out / table.name).unlink(missing_ok=True)
-        pixels.replace(out / pixels.name)
-        table.replace(out / table.name)
-    finally:
-        pixels.unlink(missing_ok=True)
-        table.unlink(missing_ok=True)
-
-
-def remove_shard(out: Path, scene_id: str) -> None:
-    """Remove a scene's shard if there is one, the mark of wholeness first."""
-    (out / f"{scene_id}.parquet").unlink(missing_ok=True)
-    (out / f"{scene_id}.npy").unlink(missing_ok=True)
-
-
-def shard_record(out: Path, scene_id: str) -> tuple[str, int, dict[str, int]] | None:
-    """What a whole shard says of itself: its mark, its number of chips, and the windows dropped by reason.
-
-    Returns:
-        None where there is no whole shard.
-    """
-    table = out / f"{scene_id}.parquet"
-    if not table.exists() or not (out / f"{scene_id}.npy").exists():
-        return None
-    header = pq.read_metadata(table)
-    notes = header.metadata or {}
-    return notes.get(_INPUTS, b"").decode(), header.num_rows, json.loads(notes.get(_DROPPED.encode(), b"{}"))
+    with (
+        pixels.open("wb") as stream,
+        pq.ParquetWriter(table, SCHEMA, compression="zstd") as writer,
+        ThreadPoolExecutor(1) as syncing,
+    ):
+        yield ShardWriter(stream, writer, syncing, (size_px, size_px, num_bands))

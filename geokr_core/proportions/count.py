@@ -4,6 +4,7 @@ Which ground is of which class is found out in ``counting``; here are the files,
 columns of a row.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,27 @@ import pyarrow.parquet as pq
 import shapely
 
 from geokr_core import __version__
+from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.read import read_rows, shard_ids
-from geokr_core.errors import LandCoverError, MissingInputError
+from geokr_core.errors import LandCoverError
 from geokr_core.land_cover.product import LandCover, Product, open_land_cover
 from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.tiles import Windows, look_up
+from geokr_core.scenes.scene_outputs import CELLS, PIXELS, TABLE, SceneOutputs
 from geokr_core.step.digests import file_md5, text_digest
-from geokr_core.step.files import read_json, whole_file, write_json
+from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
 
-CELLS = ".cells.npy"
-"""Ending of a scene's land-cover squares."""
+LEGEND_FILE = "legend.json"
+"""The classes, the products and the settings that all proportions of a folder share."""
+
+FRACTION = "fraction_"
+"""What the names of the columns of class shares begin with."""
 
 _CHIPS_PER_PART = 512
 """Chips whose squares are counted at a time, to bound memory."""
-
-_MARK = b"geokr_inputs"
 
 
 def count_proportions(
@@ -59,11 +63,11 @@ def count_proportions(
     reasons: dict[str, str] = {}
     with reporter.progress("proportions", len(scene_ids)) as advance:
         for scene_id in scene_ids:
-            if reason := count_scene(config, source, land_cover, chips, scene_id, out):
+            if reason := count_scene(config, source, land_cover, chips, scene_id, out, reporter=reporter):
                 reasons[scene_id] = reason
                 reporter.warning(f"scene {scene_id} quarantined: {reason}")
             advance(1)
-    _drop_vanished(out, set(scene_ids))
+    proportion_outputs(out).finish(scene_ids)
     if len(reasons) == len(scene_ids):
         raise LandCoverError(
             f"{source}: none of {len(scene_ids)} scenes lies on known land cover. First reason: {next(iter(reasons.values()))}. "
@@ -73,9 +77,16 @@ def count_proportions(
 
 
 def count_scene(
-    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, scene_id: str, out: Path, *,
+    config: ProportionsConfig,
+    source: Path,
+    land_cover: Path,
+    chips: Path,
+    scene_id: str,
+    out: Path,
+    *,
     force: bool = False,
-) -> str:  # fmt: skip
+    reporter: Reporter | None = None,
+) -> str:
     """Count land cover under the chips of one scene.
 
     Args:
@@ -84,8 +95,9 @@ def count_scene(
         land_cover: the index of its tiles.
         chips: folder of shards.
         scene_id: which scene.
-        out: folder that gets ``<scene_id>.parquet``, or ``<scene_id>.quarantine.json``.
+        out: folder that gets ``<scene_id>.parquet``, ``.cells.npy`` and ``.record.json``, or ``.quarantine.json``.
         force: count even if the scene is current.
+        reporter: hears which files are damaged and made again.
 
     Returns:
         Empty, or why the scene is quarantined: none of its ground has known land cover.
@@ -95,33 +107,30 @@ def count_scene(
         UnknownLegendCodeError: a code that the legend does not list.
         LandCoverError: a tile cannot be read.
     """
-    index = open_land_cover(land_cover)
-    _write_legend(config, index, out)
-    table, refusal = out / f"{scene_id}.parquet", out / f"{scene_id}.quarantine.json"
-    mark = _mark(config, land_cover, chips, scene_id)
-    if not force and (done := _current(table, refusal, mark)) is not None:
-        return done
-    rows = read_rows(chips, scene_id)
-    counted = count_rows(config, source, index, rows)
-    cells = out / f"{scene_id}{CELLS}"
-    # The table is the mark that all is whole: it goes first and comes last.
-    table.unlink(missing_ok=True)
-    if not (counted["known_fraction"] > 0).any():
-        cells.unlink(missing_ok=True)
-        reason = _nothing_known(index.products[rows["land_cover"].iloc[0]], rows, counted)
-        write_json(refusal, {"scene_id": scene_id, "reason": reason, "inputs": mark})
-        return reason
-    if config.cells_per_side:
-        with whole_file(cells) as partial, partial.open("wb") as stream:
-            np.save(stream, count_cells(config, source, index, rows), allow_pickle=False)
-    content = pa.Table.from_pandas(counted, preserve_index=False)
-    with whole_file(table) as partial:
-        pq.write_table(
-            content.replace_schema_metadata({**(content.schema.metadata or {}), _MARK: mark.encode()}),
-            partial,
-            compression="zstd",
-        )
-    refusal.unlink(missing_ok=True)
+    index, outputs = open_land_cover(land_cover), proportion_outputs(out)
+    outputs.share(_legend(config, index))
+    inputs = _inputs(config, land_cover, chips, scene_id)
+    if not force and (done := outputs.current(scene_id, inputs)) is not None:
+        return done.reason
+    with outputs.only_one(scene_id):
+        # Whoever held the lock before may have done it.
+        if not force and (done := outputs.current(scene_id, inputs)) is not None:
+            return done.reason
+        outputs.report_damage(scene_id, inputs, reporter)
+        rows = read_rows(chips, scene_id)
+        counted = count_rows(config, source, index, rows)
+        if not (counted["known_fraction"] > 0).any():
+            reason = _nothing_known(index.products[rows["land_cover"].iloc[0]], rows, counted)
+            outputs.quarantine(scene_id, inputs, reason)
+            return reason
+        endings = (CELLS, TABLE) if config.cells_per_side else (TABLE,)
+        with outputs.making(scene_id, inputs, endings) as unfinished:
+            if config.cells_per_side:
+                with unfinished.paths[CELLS].open("wb") as stream:
+                    np.save(stream, count_cells(config, source, index, rows), allow_pickle=False)
+            pq.write_table(
+                pa.Table.from_pandas(counted, preserve_index=False), unfinished.paths[TABLE], compression="zstd"
+            )
     return ""
 
 
@@ -135,24 +144,22 @@ def _nothing_known(product: Product, rows: pd.DataFrame, counted: pd.DataFrame) 
     )
 
 
+@lru_cache(maxsize=16)
+def proportion_outputs(out: Path) -> SceneOutputs:
+    """The folder of proportions ``out``; one value a process, so that its memory of checksums is read once."""
+    return SceneOutputs(out, (CELLS, TABLE), shared=LEGEND_FILE, command="geokr proportions")
+
+
 def is_scene_current(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str, out: Path) -> bool:
-    """Whether the scene's proportions, or its refusal, are what its chips, the index and ``config`` give."""
-    table, refusal = out / f"{scene_id}.parquet", out / f"{scene_id}.quarantine.json"
-    return _current(table, refusal, _mark(config, land_cover, chips, scene_id)) is not None
+    """Whether the scene's proportions, or its quarantine, are what its inputs give, and undamaged."""
+    inputs = _inputs(config, land_cover, chips, scene_id)
+    return proportion_outputs(out).current(scene_id, inputs) is not None
 
 
-def _mark(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str) -> str:
-    inputs = (chips / f"{scene_id}.parquet", land_cover / "tiles.parquet", land_cover / "products.json")
-    return text_digest([*(file_md5(path) for path in inputs), as_plain(config), __version__])
-
-
-def _current(table: Path, refusal: Path, mark: str) -> str | None:
-    if refusal.exists():
-        record = read_json(refusal)
-        return str(record["reason"]) if record["inputs"] == mark else None
-    if table.exists() and (pq.read_metadata(table).metadata or {}).get(_MARK) == mark.encode():
-        return ""
-    return None
+def _inputs(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str) -> str:
+    """Digest of all that a scene's proportions are a function of."""
+    files = (chips / f"{scene_id}{TABLE}", land_cover / "tiles.parquet", land_cover / "products.json")
+    return text_digest([*(file_md5(path) for path in files), as_plain(config), __version__])
 
 
 def _extent(product: Product) -> str:
@@ -160,9 +167,10 @@ def _extent(product: Product) -> str:
     return f"{south:.3f}…{north:.3f}° N, {west:.3f}…{east:.3f}° E"
 
 
-def _write_legend(config: ProportionsConfig, index: LandCover, out: Path) -> None:
+def _legend(config: ProportionsConfig, index: LandCover) -> dict[str, Any]:
+    """What the file that speaks of all scenes holds."""
     legend = index.legend
-    content = {
+    return {
         "legend": legend.name,
         "digest": legend.digest,
         "classes": list(legend.classes),
@@ -170,15 +178,6 @@ def _write_legend(config: ProportionsConfig, index: LandCover, out: Path) -> Non
         "products": [as_plain(product.config) for product in index.products.values()],
         "config": as_plain(config),
     }
-    if not (out / "legend.json").exists() or read_json(out / "legend.json") != content:
-        write_json(out / "legend.json", content)
-
-
-def _drop_vanished(out: Path, scene_ids: set[str]) -> None:
-    own = {f"{scene_id}{suffix}" for scene_id in scene_ids for suffix in (".parquet", CELLS, ".quarantine.json")}
-    for path in out.iterdir():
-        if path.name != "legend.json" and path.name not in own:
-            path.unlink()
 
 
 def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: pd.DataFrame) -> pd.DataFrame:
@@ -223,7 +222,7 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
             "outside_fraction": ground.outside,
             "num_cells": ground.num_cells,
             "gap_days": [product.gap_days(acquired, year) for acquired in rows["acquired"]],
-            **{f"fraction_{name}": fractions[:, k] for k, name in enumerate(index.legend.classes)},
+            **{f"{FRACTION}{name}": fractions[:, k] for k, name in enumerate(index.legend.classes)},
         }
     )
 
@@ -274,18 +273,16 @@ def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:
     Raises:
         MissingInputError: the scene has not been counted.
     """
-    refusal, path = out / f"{scene_id}.quarantine.json", out / f"{scene_id}.parquet"
-    if refusal.exists():
-        reason = read_json(refusal)["reason"]
+    outputs = proportion_outputs(out)
+    if (reason := outputs.reason(scene_id)) is not None:
         return Summary({"num_chips": 0, "quarantined": reason}, warnings=[f"{scene_id}: {reason}"])
-    if not path.exists():
-        raise MissingInputError(f"{path}: scene {scene_id} has no proportions; run `geokr proportions` first.")
+    table = outputs.table(scene_id).to_pandas()
     from geokr_core.pictures.images import panel
 
-    table, legend = pd.read_parquet(path), read_json(out / "legend.json")
-    fractions = table[[f"fraction_{name}" for name in legend["classes"]]].to_numpy()
+    legend = read_json(out / LEGEND_FILE)
+    fractions = table[[f"{FRACTION}{name}" for name in legend["classes"]]].to_numpy()
     rows = read_rows(chips, scene_id)
-    images = np.load(chips / f"{scene_id}.npy", mmap_mode="r", allow_pickle=False)
+    images = chip_outputs(chips).array(scene_id, PIXELS)
     chosen = np.linspace(0, len(images) - 1, min(24, len(images))).astype(int)
     return Summary(
         numbers={
@@ -303,8 +300,10 @@ def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:
 
 
 def _summary(out: Path, scene_ids: list[str], reasons: dict[str, str]) -> Summary:
-    legend: dict[str, Any] = read_json(out / "legend.json")
-    table = pd.concat([pd.read_parquet(out / f"{scene_id}.parquet") for scene_id in scene_ids], ignore_index=True)
+    legend: dict[str, Any] = read_json(out / LEGEND_FILE)
+    table = pd.concat(
+        [proportion_outputs(out).table(scene_id).to_pandas() for scene_id in scene_ids], ignore_index=True
+    )
     return Summary(
         numbers={
             "num_chips": len(table),
@@ -315,7 +314,8 @@ def _summary(out: Path, scene_ids: list[str], reasons: dict[str, str]) -> Summar
             "median_cells": round(float(table["num_cells"].median()), 2),
         },
         table=[
-            {"class": name, "fraction": round(float(table[f"fraction_{name}"].mean()), 4)} for name in legend["classes"]
+            {"class": name, "fraction": round(float(table[f"{FRACTION}{name}"].mean()), 4)}
+            for name in legend["classes"]
         ],
         warnings=[f"{scene_id}: {reason}" for scene_id, reason in reasons.items()],
     )

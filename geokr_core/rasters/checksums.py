@@ -6,6 +6,7 @@ data version. Losing it costs time only.
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from geokr_core.step.digests import file_md5
@@ -32,6 +33,7 @@ class Checksums:
         entries = found.items() if isinstance(found, dict) else ()
         self._known: dict[str, list[int | str]] = {key: value for key, value in entries if isinstance(value, list)}
         self._seen: dict[str, list[int | str]] = {}
+        self._written: dict[str, list[int | str]] = {}
         self.num_read = 0
         """Files whose bytes were read, not remembered."""
 
@@ -41,19 +43,25 @@ class Checksums:
         Raises:
             OSError: the file cannot be read.
         """
-        stat = path.stat()
-        # The time of the inode's change is set by the system alone: it moves even where a copy keeps the old time.
-        mark: list[int | str] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        mark = _mark(path)
         key = str(path.resolve())
-        known = self._known.get(key, [])
+        known = self._seen.get(key) or self._known.get(key, [])
         if known[:-1] == mark:
             digest = str(known[-1])
         else:
             digest = file_md5(path)
             self.num_read += 1
-        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
+        if _is_settled(mark):
             self._seen[key] = [*mark, digest]
         return digest
+
+    def note(self, path: Path, digest: str) -> None:
+        """Take the md5 of a file that the caller has just written and hashed; `save` keeps it if it is settled by then.
+
+        Raises:
+            OSError: the file cannot be looked at.
+        """
+        self._written[str(path.resolve())] = [*_mark(path), digest]
 
     def save(self) -> None:
         """Remember the files that were asked for, and forget the others.
@@ -61,4 +69,21 @@ class Checksums:
         Raises:
             OSError: the file system refused.
         """
+        for key, (*mark, digest) in self._written.items():
+            with suppress(FileNotFoundError):
+                if _mark(Path(key)) == mark and _is_settled(mark):
+                    self._seen[key] = [*mark, digest]
         write_json(self._memory, self._seen)
+
+
+def _mark(path: Path) -> list[int | str]:
+    """Size and times of a file, and which file it is.
+
+    The time of the inode's change is set by the system alone: it moves even where a copy keeps the old time.
+    """
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _is_settled(mark: list[int | str]) -> bool:
+    return time.time_ns() - max(int(mark[1]), int(mark[2])) > _SETTLED_NS

@@ -1,16 +1,16 @@
-"""What was set aside, by which step and why: one table over the inventory, the cutting and the counting."""
+"""What was quarantined, by which step and why: one table over the inventory, the cutting and the counting."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from geokr_core.scenes.inventory import read_inventory
-from geokr_core.step.files import read_json
+from geokr_core.scenes.scene_outputs import quarantine_reason, quarantined_in
 
 COLUMNS = ("scene", "step", "reason")
 
 
 def quarantined(scenes: Path, *later: Path) -> Sequence[dict[str, str]]:
-    """Every scene that was set aside.
+    """Every scene that was quarantined.
 
     Args:
         scenes: folder of the inventory.
@@ -21,6 +21,7 @@ def quarantined(scenes: Path, *later: Path) -> Sequence[dict[str, str]]:
 
     Raises:
         MissingInputError: the inventory has not been taken.
+        DamagedOutputError: a quarantine record cannot be read.
     """
     table = read_inventory(scenes)
     refused = table[table["status"] != "usable"]
@@ -30,11 +31,12 @@ def quarantined(scenes: Path, *later: Path) -> Sequence[dict[str, str]]:
     ]
     usable = set(table["scene_id"]) - set(refused["scene_id"])
     for folder in later:
-        for path in sorted(folder.glob("*.quarantine.json")):
-            scene = path.name.removesuffix(".quarantine.json")
-            # A scene that left the archive leaves its record until the step runs again.
-            if scene in usable:
-                rows.append({"scene": scene, "step": folder.name, "reason": str(read_json(path)["reason"])})
+        # A scene that left the archive leaves its record until the step runs again.
+        rows += [
+            {"scene": scene, "step": folder.name, "reason": quarantine_reason(folder, scene) or ""}
+            for scene in quarantined_in(folder)
+            if scene in usable
+        ]
     return rows
 
 
@@ -46,11 +48,11 @@ def markdown(rows: Sequence[dict[str, str]], max_rows: int = 50) -> str:
         max_rows: rows shown; a line says how many more there are.
     """
     if not rows:
-        return "No scene is set aside."
+        return "No scene is quarantined."
     lines = ["| scene | step | reason |", "| --- | --- | --- |"]
     lines += [f"| {' | '.join(_cell(row[column]) for column in COLUMNS)} |" for row in rows[:max_rows]]
     more = f"\n\n… and {len(rows) - max_rows} more: `geokr quarantine` lists all." if len(rows) > max_rows else ""
-    return f"{len(rows)} scene(s) set aside; all others go on.\n\n" + "\n".join(lines) + more
+    return f"{len(rows)} scene(s) quarantined; all others go on.\n\n" + "\n".join(lines) + more
 
 
 def _cell(text: str) -> str:
@@ -58,9 +60,12 @@ def _cell(text: str) -> str:
 
 
 def quarantine_of(scene_id: str, *folders: Path) -> str | None:
-    """Why a scene was set aside by a step that wrote into ``folders``, or None if it was not."""
+    """Why a scene was quarantined by a step that wrote into ``folders``, or None if it was not.
+
+    Raises:
+        DamagedOutputError: its record cannot be read.
+    """
     for folder in folders:
-        record = folder / f"{scene_id}.quarantine.json"
-        if record.is_file():
-            return str(read_json(record)["reason"])
+        if (reason := quarantine_reason(folder, scene_id)) is not None:
+            return reason
     return None

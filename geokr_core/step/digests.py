@@ -67,6 +67,11 @@ def file_md5(path: Path) -> str:
     return digest.hexdigest()
 
 
+def bytes_md5(content: bytes) -> str:
+    """The md5 of bytes, in hex."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def data_version(path: Path) -> str:
     """The data version of a file or folder: DVC's own hash, computed here.
 

@@ -161,7 +161,7 @@ def test_changed_pixels_or_parameters_are_cut_again_and_vanished_scenes_go(tmp_p
     prepare(tmp_path)
     cut(tmp_path)
     assert np.load(tmp_path / "chips" / "s.npy")[0, 0, 0, 0] == 1
-    assert sorted(p.name for p in (tmp_path / "chips").iterdir()) == ["cut.json", "s.npy", "s.parquet"]
+    assert sorted(p.name for p in (tmp_path / "chips").iterdir()) == ["cut.json", "s.npy", "s.parquet", "s.record.json"]
 
 
 def test_high_latitudes_can_be_left_out(tmp_path: Path) -> None:

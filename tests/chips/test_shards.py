@@ -18,8 +18,8 @@ from rasterio.windows import Window
 from geokr_core.bench.ingest import peak_memory_mb
 from geokr_core.chips.config import ChipsConfig
 from geokr_core.chips.cut import cut_scene, is_scene_current
+from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.read import read_rows
-from geokr_core.chips.shards import staging
 from geokr_core.chips.windows import in_order
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import take_inventory, usable_scenes
@@ -115,7 +115,7 @@ def test_two_processes_that_cut_one_scene_at_once_leave_one_correct_shard(tmp_pa
         go(process)
     assert [process.wait(60) for process in processes] == [0, 0]
     assert data_version(tmp_path / "chips") == version
-    assert files_of(tmp_path) == ["cut.json", "s.npy", "s.parquet"]
+    assert files_of(tmp_path) == ["cut.json", "s.npy", "s.parquet", "s.record.json"]
 
 
 def test_threads_of_one_process_take_turns_too(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_cut_killed_in_mid_write_leaves_nothing_and_the_next_one_gives_the_sam
         path.unlink()
     process = start(tmp_path)
     go(process)
-    partial = staging(tmp_path / "chips") / "s.npy"
+    partial = chip_outputs(tmp_path / "chips").staging / "s.npy"
     deadline = time.monotonic() + 60
     while not (partial.exists() and partial.stat().st_size > 1_000_000):
         assert process.poll() is None, "the cut ended before it could be killed"

@@ -1,4 +1,4 @@
-"""What a person sees of a data set: where it lies, what it holds, what was set aside and why."""
+"""What a person sees of a data set: where it lies, what it holds, what was quarantined and why."""
 
 import io
 import shutil
@@ -119,7 +119,7 @@ def test_every_scene_that_was_set_aside_is_listed_with_its_step_and_reason(tmp_p
     assert [(row["scene"], row["step"]) for row in rows] == [("broken", "scenes"), ("scene_0001", "chips")]
     assert all(row["reason"] for row in rows)
     text = markdown(rows)
-    assert text.startswith("2 scene(s) set aside")
+    assert text.startswith("2 scene(s) quarantined")
     assert all(line.count("|") - line.count("\\|") == 4 for line in text.splitlines() if line.startswith("|"))
     assert "No scene" in markdown([])
     # A record of a scene that left the archive is not shown.
