@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 import pystac
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from geokr_core.acquisition.catalogues import Catalogue, CatalogueCollection, FetchConfig
@@ -290,7 +291,8 @@ def grid_of(source: DatasetReader, href: str) -> Grid:
     """
     if source.crs is None or source.transform == Affine.identity() or source.transform.is_degenerate:
         raise AcquisitionError(f"{shown(href)}: no CRS or no geotransform; only map-projected assets can be cut.")
-    return Grid.of(source)
+    crs = CRS.from_wkt(source.crs.to_wkt())
+    return Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
 
 
 def window_of(grid: Grid, area: Area) -> tuple[int, int, int, int] | None:
@@ -329,7 +331,8 @@ def _window_of_box(grid: Grid, box: tuple[float, float, float, float]) -> tuple[
         xy = xy[np.isfinite(xy).all(axis=1)]
         if not len(xy):
             return None
-    col, row = grid.pixel(xy[:, 0], xy[:, 1]).T
+    a, b, c, d, e, f = tuple(~grid.transform)[:6]
+    col, row = a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f
     first_col, last_col = _whole_pixels(col, grid.width)
     first_row, last_row = _whole_pixels(row, grid.height)
     if first_col >= last_col or first_row >= last_row:

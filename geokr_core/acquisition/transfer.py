@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -49,7 +51,7 @@ def finished(out: Path, file: PlannedFile) -> Finished | None:
     grid = record["grid"]
     if not record["grid_known_before"]:
         return Finished(None)
-    return Finished(Grid.of_columns(grid))
+    return Finished(Grid(CRS.from_wkt(grid["crs_wkt"]), Affine(*grid["transform"]), grid["height"], grid["width"]))
 
 
 def file_sha256(path: Path) -> str:
@@ -110,7 +112,12 @@ def _record(file: PlannedFile, grid: Grid, path: Path) -> dict[str, Any]:
         "sha256": file_sha256(path),
         "num_bytes": path.stat().st_size,
         "grid_known_before": file.grid is not None,
-        "grid": grid.columns(),
+        "grid": {
+            "crs_wkt": grid.wkt,
+            "transform": list(grid.transform)[:6],
+            "height": grid.height,
+            "width": grid.width,
+        },
     }
 
 

@@ -155,7 +155,7 @@ def _tile_rows(
                 raise LandCoverError(
                     f"{file}: no usable geotransform {tuple(source.transform)[:6]}; georeference the tile."
                 )
-            grid = Grid.of(source, crs)
+            grid = Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
             editions = _editions(product, legend, file, _num_bands(source), remarks)
             bands = {band: _band(source, band, file) for band in sorted({band for band, _ in editions})}
     except RASTER_ERRORS as error:
@@ -167,7 +167,10 @@ def _tile_rows(
     common = {
         "product": product.name,
         "file": file,
-        **grid.columns(),
+        "crs_wkt": grid.wkt,
+        "transform": list(tuple(grid.transform)[:6]),
+        "height": grid.height,
+        "width": grid.width,
         "geometry": _footprint(grid, file),
     }
     return [{**common, "band": band, "year": year, **bands[band]} for band, year in editions]
