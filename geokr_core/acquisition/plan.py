@@ -14,7 +14,6 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 import pystac
 from affine import Affine
-from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from geokr_core.acquisition.catalogues import Catalogue, CatalogueCollection, FetchConfig
@@ -291,8 +290,7 @@ def grid_of(source: DatasetReader, href: str) -> Grid:
     """
     if source.crs is None or source.transform == Affine.identity() or source.transform.is_degenerate:
         raise AcquisitionError(f"{shown(href)}: no CRS or no geotransform; only map-projected assets can be cut.")
-    crs = CRS.from_wkt(source.crs.to_wkt())
-    return Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
+    return Grid.of(source)
 
 
 def window_of(grid: Grid, area: Area) -> tuple[int, int, int, int] | None:
@@ -331,8 +329,7 @@ def _window_of_box(grid: Grid, box: tuple[float, float, float, float]) -> tuple[
         xy = xy[np.isfinite(xy).all(axis=1)]
         if not len(xy):
             return None
-    a, b, c, d, e, f = tuple(~grid.transform)[:6]
-    col, row = a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f
+    col, row = grid.pixel(xy[:, 0], xy[:, 1]).T
     first_col, last_col = _whole_pixels(col, grid.width)
     first_row, last_row = _whole_pixels(row, grid.height)
     if first_col >= last_col or first_row >= last_row:

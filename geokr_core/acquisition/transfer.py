@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -51,7 +49,7 @@ def finished(out: Path, file: PlannedFile) -> Finished | None:
     grid = record["grid"]
     if not record["grid_known_before"]:
         return Finished(None)
-    return Finished(Grid(CRS.from_wkt(grid["crs_wkt"]), Affine(*grid["transform"]), grid["height"], grid["width"]))
+    return Finished(Grid.of_columns(grid))
 
 
 def file_sha256(path: Path) -> str:
@@ -112,12 +110,7 @@ def _record(file: PlannedFile, grid: Grid, path: Path) -> dict[str, Any]:
         "sha256": file_sha256(path),
         "num_bytes": path.stat().st_size,
         "grid_known_before": file.grid is not None,
-        "grid": {
-            "crs_wkt": grid.wkt,
-            "transform": list(grid.transform)[:6],
-            "height": grid.height,
-            "width": grid.width,
-        },
+        "grid": grid.columns(),
     }
 
 

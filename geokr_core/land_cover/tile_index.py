@@ -155,7 +155,7 @@ def _tile_rows(
                 raise LandCoverError(
                     f"{file}: no usable geotransform {tuple(source.transform)[:6]}; georeference the tile."
                 )
-            grid = Grid(crs, Affine(*tuple(source.transform)[:6]), source.height, source.width)
+            grid = Grid.of(source, crs)
             editions = _editions(product, legend, file, _num_bands(source), remarks)
             bands = {band: _band(source, band, file) for band in sorted({band for band, _ in editions})}
     except RASTER_ERRORS as error:
@@ -167,10 +167,7 @@ def _tile_rows(
     common = {
         "product": product.name,
         "file": file,
-        "crs_wkt": grid.wkt,
-        "transform": list(tuple(grid.transform)[:6]),
-        "height": grid.height,
-        "width": grid.width,
+        **grid.columns(),
         "geometry": _footprint(grid, file),
     }
     return [{**common, "band": band, "year": year, **bands[band]} for band, year in editions]

@@ -32,7 +32,7 @@ from geokr_core.proportions.areas import (
     signed_areas,
     widest_cells,
 )
-from geokr_core.rasters.grid import Grid, reproject, same_crs, unit_ring, unwrap_lon
+from geokr_core.rasters.grid import Grid, carried, reproject, same_crs, unit_ring, unwrap_lon
 
 _COVERED = 1.0 - 1e-9
 """Share of a window from which it counts as wholly known."""
@@ -83,7 +83,8 @@ class Windows:
         offset = np.arange(per_side) * size
         rows, cols = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
         a, b, c, d, e, f = (part[:, None] for part in self.transforms.T)
-        c, f = a * cols + b * rows + c, d * cols + e * rows + f
+        corners = carried((a, b, c, d, e, f), cols, rows)
+        c, f = corners[..., 0], corners[..., 1]
         parts = [np.broadcast_to(part, c.shape) for part in (a, b, c, d, e, f)]
         repeat = per_side**2
         return Windows(
@@ -97,8 +98,7 @@ class Windows:
     def outlines(self, segments: int) -> np.ndarray:
         """Closed outlines, float64 (N, 4 * segments + 1, 2), x and y in the scene's CRS."""
         ring = unit_ring(segments) * self.size_px
-        a, b, c, d, e, f = (part[:, None] for part in self.transforms.T)
-        return np.stack([a * ring[:, 0] + b * ring[:, 1] + c, d * ring[:, 0] + e * ring[:, 1] + f], axis=-1)
+        return carried([part[:, None] for part in self.transforms.T], ring[:, 0], ring[:, 1])
 
 
 @dataclass(frozen=True)
@@ -307,12 +307,11 @@ class _Count:
         self, shape: shapely.Geometry, source: Tile, target: Tile, chip: int, turn: float, shift: float, step: float
     ) -> shapely.Geometry:
         """A shape of one tile's (col, row), moved by ``turn``, in another's, moved by ``shift``; edges cut to ``step``."""
-        a, b, c, d, e, f = tuple(source.grid.transform)[:6]
         near_lon = self._windows.lon[[chip]]
 
         def move(points: np.ndarray) -> np.ndarray:
             col, row = points[:, 0] - turn, points[:, 1]
-            xy = np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
+            xy = source.grid.xy(col, row)
             return np.asarray(_to_pixels(xy[None], source.grid.wkt, target, near_lon)[0] + np.array([shift, 0.0]))
 
         return shapely.transform(shapely.segmentize(shape, step), move)
@@ -398,8 +397,7 @@ def _to_pixels(outlines: np.ndarray, wkt: str, tile: Tile, near_lon: np.ndarray)
     x, y = xy[..., 0], xy[..., 1]
     if tile.grid.crs.is_geographic:
         x = unwrap_lon(x, np.broadcast_to(near_lon[:, None], x.shape))
-    a, b, c, d, e, f = tuple(~tile.grid.transform)[:6]
-    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
+    return tile.grid.pixel(x, y)
 
 
 def _touching(boxes: np.ndarray, grid: Grid) -> np.ndarray:

@@ -5,8 +5,10 @@ are (col, row) with the upper-left corner of the first pixel at (0, 0). No file 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 import pyproj
@@ -61,10 +63,65 @@ class Grid:
     height: int
     width: int
 
+    @classmethod
+    def of(cls, dataset: Any, crs: CRS | None = None) -> Self:
+        """The grid of an open raster.
+
+        Args:
+            dataset: an open rasterio dataset with a CRS, or any with ``crs``, ``transform``, ``height`` and ``width``.
+            crs: CRS to use instead of the dataset's.
+        """
+        crs = CRS.from_wkt(dataset.crs.to_wkt()) if crs is None else crs
+        return cls(crs, Affine(*tuple(dataset.transform)[:6]), dataset.height, dataset.width)
+
+    @classmethod
+    def of_columns(cls, row: Mapping[Any, Any], crs: CRS | None = None) -> Self:
+        """The grid that `columns` describe.
+
+        Args:
+            row: a row of a table that has these columns.
+            crs: the parsed ``crs_wkt``, where it is at hand already.
+        """
+        crs = CRS.from_wkt(row["crs_wkt"]) if crs is None else crs
+        return cls(crs, Affine(*row["transform"]), int(row["height"]), int(row["width"]))
+
+    def columns(self) -> dict[str, Any]:
+        """The grid as columns of a table: ``crs_wkt``, ``transform`` (six numbers), ``height``, ``width``."""
+        return {
+            "crs_wkt": self.wkt,
+            "transform": list(tuple(self.transform)[:6]),
+            "height": self.height,
+            "width": self.width,
+        }
+
     @property
     def wkt(self) -> str:
         """The CRS as WKT."""
         return str(self.crs.to_wkt())
+
+    def xy(self, col: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Points of the CRS at pixel positions.
+
+        Args:
+            col: float64 of any shape, columns; whole numbers are the left edges of pixels.
+            row: float64 of the same shape, rows; whole numbers are the upper edges of pixels.
+
+        Returns:
+            float64 (..., 2), x and y in CRS units.
+        """
+        return carried(self.transform, col, row)
+
+    def pixel(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Pixel positions of points of the CRS; the inverse of `xy`.
+
+        Args:
+            x: float64 of any shape, in CRS units.
+            y: float64 of the same shape.
+
+        Returns:
+            float64 (..., 2), col and row.
+        """
+        return carried(~self.transform, x, y)
 
     def window(self, row: int, col: int, height: int, width: int) -> "Grid":
         """The grid of exactly the pixels ``[row, row + height) x [col, col + width)``."""
@@ -85,8 +142,7 @@ class Grid:
         ring = unit_ring(segments) * size_px
         col = cols[:, None] + ring[None, :, 0]
         row = rows[:, None] + ring[None, :, 1]
-        a, b, c, d, e, f = tuple(self.transform)[:6]
-        return np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
+        return self.xy(col, row)
 
     def lonlat(self, xy: np.ndarray) -> np.ndarray:
         """Longitudes and latitudes of points of this grid's CRS.
@@ -106,8 +162,7 @@ class Grid:
             float64 (4 * segments + 1, 2), x and y in CRS units.
         """
         ring = unit_ring(segments) * np.array([self.width, self.height], dtype=np.float64)
-        a, b, c, d, e, f = tuple(self.transform)[:6]
-        return np.stack([a * ring[:, 0] + b * ring[:, 1] + c, d * ring[:, 0] + e * ring[:, 1] + f], axis=-1)
+        return self.xy(ring[:, 0], ring[:, 1])
 
     def footprint(self, segments: int = 16) -> shapely.Polygon:
         """Outline of the grid in longitude and latitude, edges followed in ``segments`` pieces.
@@ -162,6 +217,21 @@ class Grid:
         diagonals = corners[2:] - corners[:2]
         area = 0.5 * float(np.linalg.norm(np.cross(diagonals[0], diagonals[1]))) * EARTH_RADIUS_M**2
         return math.sqrt(area)
+
+
+def carried(transform: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Points carried by an affine transform, or by one transform a point.
+
+    Args:
+        transform: six numbers a, b, c, d, e, f (an `Affine`, say), or six arrays that broadcast against ``x``.
+        x: float64 of any shape.
+        y: float64 of the same shape.
+
+    Returns:
+        float64 (..., 2): ``a x + b y + c`` and ``d x + e y + f``.
+    """
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return np.stack(np.broadcast_arrays(a * x + b * y + c, d * x + e * y + f), axis=-1)
 
 
 def unit_ring(segments: int) -> np.ndarray:

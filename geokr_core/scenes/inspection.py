@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import shapely
 from affine import Affine
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 
@@ -199,7 +198,7 @@ def _map_grid(path: Path, source: Any) -> Grid:
         )
     if source.transform.is_degenerate:
         raise SceneRefusedError(f"{path.name}: degenerate geotransform {tuple(source.transform)[:6]}")
-    return Grid(CRS.from_wkt(source.crs.to_wkt()), Affine(*tuple(source.transform)[:6]), source.height, source.width)
+    return Grid.of(source)
 
 
 def _band_names(collection: SceneCollection, product: Product, headers: Sequence[_Header]) -> tuple[str, ...]:

@@ -246,9 +246,7 @@ class Orthorectifier:
     def _source_window(self, tile: Grid) -> Window | None:
         t = np.linspace(0.0, 1.0, _NODES)
         cols, rows = (axis.ravel() for axis in np.meshgrid(t * tile.width, t * tile.height))
-        a, b, c, d, e, f = tuple(tile.transform)[:6]
-        xy = np.stack([a * cols + b * rows + c, d * cols + e * rows + f], axis=-1)
-        lon, lat = tile.lonlat(xy).T
+        lon, lat = tile.lonlat(tile.xy(cols, rows)).T
         lon = unwrap_lon(lon, float(self._rpcs.long_off))
         with RPCTransformer(self._rpcs) as transformer:
             places = [

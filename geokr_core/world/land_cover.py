@@ -225,8 +225,7 @@ def _speckle(codes: np.ndarray, rng: np.random.Generator) -> None:
 
 def _within_border(tile: Tile) -> np.ndarray:
     row, col = np.mgrid[0 : tile.grid.height, 0 : tile.grid.width]
-    a, _, c, _, e, f = tuple(tile.grid.transform)[:6]
-    lonlat = tile.grid.lonlat(np.stack([a * (col + 0.5) + c, e * (row + 0.5) + f], axis=-1))
+    lonlat = tile.grid.lonlat(tile.grid.xy(col + 0.5, row + 0.5))
     west, south, east, north = tile.bounds_deg
     lon, lat = lonlat[..., 0], lonlat[..., 1]
     inside = (lon >= west - _OVERLAP_DEG) & (lon <= east + _OVERLAP_DEG)

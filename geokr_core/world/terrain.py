@@ -114,9 +114,9 @@ def plane_coordinates(grid: Grid, place: Place) -> tuple[np.ndarray, np.ndarray]
     rows = np.arange(0, grid.height + _LATTICE_PX, _LATTICE_PX, dtype=np.float64)
     cols = np.arange(0, grid.width + _LATTICE_PX, _LATTICE_PX, dtype=np.float64)
     row, col = np.meshgrid(rows, cols, indexing="ij")
-    a, b, c, d, e, f = tuple(grid.transform)[:6]
+    centres = grid.xy(col + 0.5, row + 0.5)
     to_plane = pyproj.Transformer.from_crs(grid.wkt, place.plane_wkt, always_xy=True)
-    x, y = to_plane.transform(a * (col + 0.5) + b * (row + 0.5) + c, d * (col + 0.5) + e * (row + 0.5) + f)
+    x, y = to_plane.transform(centres[..., 0], centres[..., 1])
     wanted = np.meshgrid(np.arange(grid.height) / _LATTICE_PX, np.arange(grid.width) / _LATTICE_PX, indexing="ij")
     return (
         ndimage.map_coordinates(x, wanted, order=1).astype(np.float32),
