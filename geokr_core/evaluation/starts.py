@@ -1,9 +1,9 @@
 """Networks that a cell starts from: random, ImageNet's or pretrained, put on the device and recalibrated."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,24 +13,28 @@ from geokr_core.backbone.bundle import Bundle
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Start
 from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig, Initialisation
+from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.batchnorm import recalibrate_on
 from geokr_core.networks.network import build
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime, device_of
-from geokr_core.networks.weights import load_weights
+from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights
 from geokr_core.step.files import read_json
-
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-"""Channel statistics that torchvision's ImageNet weights were trained with, red, green, blue."""
 
 
 def start_of(bundle: Bundle, initialisation: Initialisation, seed: int, weights: Path | None) -> Start:
     """The start of an initialisation: the bundle's architecture and bands, with the channel statistics that its weights saw."""
     mean, std = (tuple(round(float(v), 6) for v in part) for part in (bundle.mean, bundle.std))
     if initialisation == "imagenet":
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        published = spec_of(bundle.architecture).imagenet
+        mean, std = (_by_band(part, bundle.bands) for part in (published.mean, published.std))
     return Start(initialisation, seed, bundle.architecture, weights, mean, std, tuple(bundle.bands))
+
+
+def _by_band(values: tuple[float, ...], bands: Sequence[str]) -> tuple[float, ...]:
+    """Statistics of red, green and blue in the order of ``bands``; other bands get their mean, as their filters do."""
+    known = dict(zip(("red", "green", "blue"), values, strict=True))
+    return tuple(known.get(band, sum(values) / len(values)) for band in bands)
 
 
 class Starts:
@@ -53,7 +57,7 @@ class Starts:
         """The start of ``initialisation`` for evaluation seed ``seed``."""
         weights = None
         if initialisation == "imagenet":
-            weights = self._imagenet_file()
+            weights = imagenet_weights(self._bundle.architecture, self._imagenet)
         elif initialisation not in UNTRAINED:
             runs = self._of_variant(initialisation)
             weights = self._folder / str(runs[seed % len(runs)]["folder"]) / "backbone.safetensors"
@@ -63,29 +67,6 @@ class Starts:
                     "Run `geokr pretrain --force`."
                 )
         return start_of(self._bundle, initialisation, seed, weights)
-
-    def _imagenet_file(self) -> Path:
-        architecture = self._bundle.architecture
-        given = {str(name): path for name, path in self._imagenet.items()}.get(architecture)
-        if given is not None:
-            if not given.is_file():
-                raise EvaluationError(
-                    f"{given}: no such file, but evaluation.imagenet_weights.{architecture} names it; expected "
-                    "torchvision-keyed ImageNet weights. Correct the path."
-                )
-            return given
-        import torch
-        import torchvision
-
-        url = torchvision.models.get_model_weights(architecture).DEFAULT.url
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / str(url).rpartition("/")[2]
-        if not cached.is_file():
-            raise EvaluationError(
-                f"evaluation.initialisations asks for `imagenet`, but evaluation.imagenet_weights names no file for "
-                f"{architecture} and {cached} is not there; expected ImageNet weights with torchvision's keys. Name a "
-                "file, or take `imagenet` out of the evaluation."
-            )
-        return cached
 
     def _of_variant(self, variant: str) -> list[Mapping[str, Any]]:
         if variant in self._runs:
@@ -179,7 +160,10 @@ def initial_network(start: Start, runtime: Runtime) -> nn.Module:
         torch.manual_seed(start.seed)
         network = build(start.architecture, len(start.bands))
     if start.weights is not None:
-        load_weights(network, start.weights, drop_classifier=start.initialisation == "imagenet")
+        if start.initialisation == "imagenet":
+            load_initial_weights(network, start.weights, start.architecture, start.bands)
+        else:
+            load_weights(network, start.weights)
     return network.to(device=runtime.device).to(memory_format=torch.channels_last)
 
 

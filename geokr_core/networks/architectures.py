@@ -1,102 +1,440 @@
-"""The table of architectures: channels, ends of stages, first layer, smallest input. Free of torch."""
+"""The table of architectures: one `ArchitectureSpec` a backbone, and how an architecture from outside is found.
 
-import re
-from collections.abc import Mapping
-from typing import Final, Literal, get_args
+Everything that differs between backbones stands here and nowhere else; ``network``, ``weights``, ``pyramid`` and the loader
+of a bundle read it. Free of torch, because the parameter file is checked by it.
 
-from geokr_core.errors import BackboneError
+Not here: building a network (``network``), its weights (``weights``).
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator
+
+from geokr_core.errors import BackboneError, ConfigError
+from geokr_core.step.plugins import load_plugin, plugins
+
+PLUGIN_GROUP: Final = "geokr.architectures"
 
 Features = Literal["last", "multi"]
-"""``last``: pooled last stage; ``multi``: all four stages, pooled and set side by side."""
+"""``last``: pooled last stage; ``multi``: all four stages, pooled and put side by side."""
 
-STAGE_CHANNELS: Final[Mapping[str, tuple[int, int, int, int]]] = {
-    "resnet18": (64, 128, 256, 512),
-    "resnet34": (64, 128, 256, 512),
-    "resnet50": (256, 512, 1024, 2048),
-    "resnet101": (256, 512, 1024, 2048),
-    "vgg16_bn": (128, 256, 512, 512),
-    "squeezenet1_1": (128, 256, 384, 512),
-    "convnext_tiny": (96, 192, 384, 768),
-    "swin_t": (96, 192, 384, 768),
-    "vit_small_patch16_224": (384, 384, 384, 384),
+Library = Literal["torchvision", "timm", "smp"]
+"""A library that builds networks; ``smp`` is segmentation-models-pytorch."""
+
+Replacement = Literal["identity", "average_pool", "flatten"]
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A network of a library that the weights of an architecture fit.
+
+    Attributes:
+        library: which library.
+        name: of the function in ``torchvision.models``, of the model for ``timm.create_model``, or of the encoder for
+            segmentation-models-pytorch.
+        options: further arguments to build it with.
+        replaced: modules behind the last stage by name, and what takes their place, so that the network, called on
+            images, returns the pooled last stage.
+        renamed: pairs of a regular expression and its replacement; the first one that matches a whole key of the delivered
+            weights gives the key in this network. Keys that none matches keep their name.
+        inside: name of the module that the weights are loaded into; empty: the network itself.
+    """
+
+    library: Library
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, Replacement] = field(default_factory=dict)
+    renamed: tuple[tuple[str, str], ...] = ()
+    inside: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A feature map of a backbone.
+
+    Attributes:
+        end: name of the module that gives it.
+        channels: of the map.
+        stride: pixels of the image a cell, along each axis.
+    """
+
+    end: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ImageNetWeights:
+    """Published weights trained on ImageNet-1k: red, green and blue scaled to 0-1, then normalised.
+
+    Attributes:
+        file: name of the file in torch's cache, behind whose hyphen stand the first digits of its SHA-256; None: there is
+            none that a backbone can start from.
+        mean: channel means that such weights are trained with: red, green, blue.
+        std: channel standard deviations, likewise.
+    """
+
+    file: str | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ArchitectureSpec:
+    """One architecture.
+
+    Attributes:
+        name: what parameter files and bundles call it.
+        upstreams: networks of libraries that its weights load into. It is built from the first one, which is torchvision's
+            or timm's, and its weights bear that one's key names.
+        stages: its four stage maps, finest first; the last one is pooled.
+        first_layer: name of the convolution that sees the bands.
+        stem: names of the modules before the first stage, which learn as the first layer does.
+        finest: map at stride 2, which decoders of masks use beside the stages; None where there is none.
+        chain: modules that, called one after the other on images, lead through all stages; a stage may end within one that
+            is sequential. Empty: the network has timm's ``forward_intermediates``, and `intermediates` is given.
+        intermediates: indices of the four stages for ``forward_intermediates``.
+        channels_first: whether maps are (B, C, H, W); else (B, H, W, C).
+        dilates: whether the strided layers of the last stage can be dilated instead.
+        min_size_px: smallest image that is more than nothing after the last stage.
+        bf16_min_size_px: smallest image whose gradients torch computes rightly in bfloat16 on the CPU: below it, dense
+            3 x 3 convolutions of stride 2 see maps of one cell, for which torch 2.15 returns uninitialised memory as
+            gradient of the weights (found by comparing with float32). 0: any.
+        classifier: beginnings of keys that files of published weights hold and a backbone does not.
+        imagenet: published weights and the preprocessing that they are trained with.
+        build: for networks of no library: gives a network for three bands, its classifier gone. `upstreams` is then empty.
+    """
+
+    name: str
+    upstreams: tuple[Upstream, ...]
+    stages: tuple[Stage, Stage, Stage, Stage]
+    first_layer: str
+    stem: tuple[str, ...]
+    finest: Stage | None = None
+    chain: tuple[str, ...] = ()
+    intermediates: tuple[int, ...] = ()
+    channels_first: bool = True
+    dilates: bool = False
+    min_size_px: int = 1
+    bf16_min_size_px: int = 0
+    classifier: tuple[str, ...] = ("classifier.",)
+    imagenet: ImageNetWeights = ImageNetWeights()
+    build: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a row that says too little.
+
+        Raises:
+            BackboneError: it names no way to build the network, or none through its stages.
+        """
+        if (self.build is None) == (not self.upstreams):
+            raise BackboneError(
+                f"Architecture {self.name}: found {'both' if self.upstreams else 'neither of'} `upstreams` and `build`; "
+                "expected one of them: the networks of libraries that it is, or a function that builds it."
+            )
+        if bool(self.chain) == bool(self.intermediates):
+            raise BackboneError(
+                f"Architecture {self.name}: found {'both' if self.chain else 'neither of'} `chain` and `intermediates`; "
+                "expected one of them: how its stages are reached."
+            )
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the four stage maps."""
+        return tuple(stage.channels for stage in self.stages)
+
+    @property
+    def libraries(self) -> tuple[Library, ...]:
+        """Libraries that its weights load into, the one that it is built from first."""
+        return tuple(upstream.library for upstream in self.upstreams)
+
+
+def _resnet(name: str, channels: tuple[int, int, int, int], file: str) -> ArchitectureSpec:
+    return ArchitectureSpec(
+        name,
+        upstreams=(
+            Upstream("torchvision", name, replaced={"fc": "identity"}),
+            Upstream("timm", name, options={"num_classes": 0}),
+            Upstream("smp", name, inside="encoder"),
+        ),
+        stages=(
+            Stage("layer1", channels[0], 4),
+            Stage("layer2", channels[1], 8),
+            Stage("layer3", channels[2], 16),
+            Stage("layer4", channels[3], 32),
+        ),
+        first_layer="conv1",
+        stem=("conv1", "bn1"),
+        finest=Stage("relu", 64, 2),
+        chain=("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+        dilates=True,
+        bf16_min_size_px=17,
+        classifier=("fc.",),
+        imagenet=ImageNetWeights(file),
+    )
+
+
+_VGG16_BN = ArchitectureSpec(
+    "vgg16_bn",
+    upstreams=(
+        # torchvision pools to 7 x 7 for its classifier, timm keeps two fully connected layers before it; without them, a
+        # vector is wanted, at any image size.
+        Upstream("torchvision", "vgg16_bn", replaced={"avgpool": "average_pool", "classifier": "identity"}),
+        Upstream("timm", "vgg16_bn", options={"num_classes": 0}, replaced={"pre_logits": "identity"}),
+        Upstream("smp", "vgg16_bn", inside="encoder"),
+    ),
+    # The 2nd to 5th max pooling, so that strides match ResNet's.
+    stages=(
+        Stage("features.13", 128, 4),
+        Stage("features.23", 256, 8),
+        Stage("features.33", 512, 16),
+        Stage("features.43", 512, 32),
+    ),
+    first_layer="features.0",
+    stem=("features.0",),
+    finest=Stage("features.6", 64, 2),
+    chain=("features",),
+    dilates=True,
+    min_size_px=32,
+    imagenet=ImageNetWeights("vgg16_bn-6c64b313.pth"),
+)
+
+_SQUEEZENET1_1 = ArchitectureSpec(
+    "squeezenet1_1",
+    upstreams=(Upstream("torchvision", "squeezenet1_1", replaced={"classifier": "average_pool"}),),
+    # It has three poolings only: its stages end where the width or the resolution changes next.
+    stages=(
+        Stage("features.4", 128, 4),
+        Stage("features.7", 256, 8),
+        Stage("features.10", 384, 16),
+        Stage("features.12", 512, 16),
+    ),
+    first_layer="features.0",
+    stem=("features.0",),
+    finest=Stage("features.1", 64, 2),
+    chain=("features",),
+    min_size_px=17,
+    imagenet=ImageNetWeights("squeezenet1_1-b8a52dc0.pth"),
+)
+
+_CONVNEXT_TINY = ArchitectureSpec(
+    "convnext_tiny",
+    upstreams=(
+        # The classifier begins with a norm, which is not the backbone's.
+        Upstream("torchvision", "convnext_tiny", replaced={"classifier": "flatten"}),
+    ),
+    stages=(
+        Stage("features.1", 96, 4),
+        Stage("features.3", 192, 8),
+        Stage("features.5", 384, 16),
+        Stage("features.7", 768, 32),
+    ),
+    first_layer="features.0.0",
+    stem=("features.0",),
+    chain=("features",),
+    min_size_px=32,
+    imagenet=ImageNetWeights("convnext_tiny-983f1562.pth"),
+)
+
+_SWIN_T = ArchitectureSpec(
+    "swin_t",
+    upstreams=(Upstream("torchvision", "swin_t", replaced={"head": "identity"}),),
+    stages=(
+        Stage("features.1", 96, 4),
+        Stage("features.3", 192, 8),
+        Stage("features.5", 384, 16),
+        Stage("norm", 768, 32),
+    ),
+    first_layer="features.0.0",
+    stem=("features.0",),
+    chain=("features", "norm"),
+    channels_first=False,
+    min_size_px=8,
+    classifier=("head.",),
+    imagenet=ImageNetWeights("swin_t-704ceda3.pth"),
+)
+
+_MOBILENET_V2 = ArchitectureSpec(
+    "mobilenet_v2",
+    upstreams=(
+        Upstream("torchvision", "mobilenet_v2", replaced={"classifier": "identity"}),
+        Upstream("smp", "mobilenet_v2", inside="encoder"),
+    ),
+    stages=(
+        Stage("features.3", 24, 4),
+        Stage("features.6", 32, 8),
+        Stage("features.13", 96, 16),
+        Stage("features.18", 1280, 32),
+    ),
+    first_layer="features.0.0",
+    stem=("features.0",),
+    finest=Stage("features.1", 16, 2),
+    chain=("features",),
+    dilates=True,
+    imagenet=ImageNetWeights("mobilenet_v2-7ebf99e0.pth"),
+)
+
+_TF_EFFICIENTNET_LITE0 = ArchitectureSpec(
+    "tf_efficientnet_lite0",
+    # Padding and the epsilon of BatchNorm are TensorFlow's. timm's `efficientnet_lite0` and segmentation-models-pytorch's
+    # `timm-tf_efficientnet_lite0` take the same weights under the same keys and compute something else.
+    upstreams=(
+        Upstream(
+            "timm",
+            "tf_efficientnet_lite0",
+            options={"num_classes": 0},
+            replaced={"conv_head": "identity", "bn2": "identity"},
+        ),
+        Upstream("smp", "tu-tf_efficientnet_lite0", inside="encoder.model"),
+    ),
+    stages=(
+        Stage("blocks.1", 24, 4),
+        Stage("blocks.2", 40, 8),
+        Stage("blocks.4", 112, 16),
+        Stage("blocks.6", 320, 32),
+    ),
+    first_layer="conv_stem",
+    stem=("conv_stem", "bn1"),
+    finest=Stage("blocks.0", 16, 2),
+    chain=("conv_stem", "bn1", "blocks"),
+    dilates=True,
+    classifier=("conv_head.", "bn2.", "classifier."),
+    imagenet=ImageNetWeights("tf_efficientnet_lite0-0aa007d2.pth", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)
+
+_VIT_SMALL_PATCH16_224 = ArchitectureSpec(
+    "vit_small_patch16_224",
+    upstreams=(
+        # Mean of the patch tokens: land cover is what the whole image shows. `fc_norm=False` keeps the norm's upstream key.
+        Upstream(
+            "timm",
+            "vit_small_patch16_224",
+            options={
+                "num_classes": 0,
+                "global_pool": "avg",
+                "fc_norm": False,
+                "dynamic_img_size": True,
+                "dynamic_img_pad": True,
+            },
+        ),
+    ),
+    # Every third of its blocks.
+    stages=(
+        Stage("blocks.2", 384, 16),
+        Stage("blocks.5", 384, 16),
+        Stage("blocks.8", 384, 16),
+        Stage("blocks.11", 384, 16),
+    ),
+    first_layer="patch_embed.proj",
+    stem=("patch_embed",),
+    intermediates=(2, 5, 8, 11),
+    min_size_px=16,
+    classifier=("head.", "head_dist."),
+    imagenet=ImageNetWeights(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)
+
+ARCHITECTURES: Final[Mapping[str, ArchitectureSpec]] = {
+    spec.name: spec
+    for spec in (
+        _resnet("resnet18", (64, 128, 256, 512), "resnet18-f37072fd.pth"),
+        _resnet("resnet34", (64, 128, 256, 512), "resnet34-b627a593.pth"),
+        _resnet("resnet50", (256, 512, 1024, 2048), "resnet50-11ad3fa6.pth"),
+        _resnet("resnet101", (256, 512, 1024, 2048), "resnet101-cd907fc2.pth"),
+        _VGG16_BN,
+        _SQUEEZENET1_1,
+        _CONVNEXT_TINY,
+        _SWIN_T,
+        _VIT_SMALL_PATCH16_224,
+        _MOBILENET_V2,
+        _TF_EFFICIENTNET_LITE0,
+    )
 }
-"""Channels of the four stage maps of each architecture. Strides are 4, 8, 16, 32; SqueezeNet's last two are both 16, and
-all four of the vision transformer's, which are every third of its blocks."""
-
-STAGE_ENDS: Final[Mapping[str, tuple[int, int, int, int]]] = {
-    # Index into `features` of the last module of a stage. VGG: the 2nd to 5th max pooling, so that strides match
-    # ResNet's. SqueezeNet has three poolings only: its stages end where the width or the resolution changes next.
-    "VGG": (13, 23, 33, 43),
-    "SqueezeNet": (4, 7, 10, 12),
-    "ConvNeXt": (1, 3, 5, 7),
-    "SwinTransformer": (1, 3, 5, 7),
-}
-
-VIT_STAGE_BLOCKS: Final = (2, 5, 8, 11)
-
-MIN_SIZE_PX: Final[Mapping[str, int]] = {
-    "VGG": 32, "SqueezeNet": 17, "ConvNeXt": 32, "SwinTransformer": 8, "VisionTransformer": 16,
-}  # fmt: skip
-"""Smallest image that is more than nothing after the last pooling; ResNet pads and takes any."""
-
-CLASSIFIER_PREFIXES: Final = ("fc.", "classifier.", "head.", "head_dist.")
-
-FIRST_LAYER: Final[Mapping[str, str]] = {
-    "ResNet": "conv1", "VGG": "features.0", "SqueezeNet": "features.0", "ConvNeXt": "features.0.0",
-    "SwinTransformer": "features.0.0", "VisionTransformer": "patch_embed.proj",
-}  # fmt: skip
+"""The architectures that come with the project, by name."""
 
 
-def depth_of(architecture: str, key: str) -> int:
-    """Which stage of a backbone a parameter belongs to: 0 the first layer, 1 to 4 the stages (a norm after them: 4).
+def spec_of(architecture: str) -> ArchitectureSpec:
+    """The row of an architecture.
 
     Args:
-        architecture: a key of `STAGE_CHANNELS`.
-        key: name of the parameter in the backbone.
+        architecture: a key of `ARCHITECTURES`; a name that an installed package gives in the entry-point group
+            ``geokr.architectures``; or ``module:name`` of an `ArchitectureSpec`, or of a function that returns one.
+
+    Returns:
+        The row, under the name that was asked for.
 
     Raises:
-        BackboneError: the architecture is not known.
+        BackboneError: it is not known, or what was imported is no row.
     """
-    require_known(architecture)
-    number = int(found.group(1)) if (found := re.search(r"(?:layer|features\.|blocks\.)(\d+)", key)) else None
-    if architecture.startswith("resnet"):
-        return number if number is not None and key.startswith("layer") else 0
-    if architecture.startswith("vit"):
-        after = 4 if key.startswith("norm") else 0
-        return after if number is None else 1 + sum(number > end for end in VIT_STAGE_BLOCKS)
-    if number is None:
-        return 4
-    kinds = {"vgg16_bn": "VGG", "squeezenet1_1": "SqueezeNet", "convnext_tiny": "ConvNeXt", "swin_t": "SwinTransformer"}
-    return 0 if number == 0 else min(4, 1 + sum(number > end for end in STAGE_ENDS[kinds[architecture]]))
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    return _from_outside(architecture)
+
+
+@cache
+def _from_outside(architecture: str) -> ArchitectureSpec:
+    if ":" in architecture:
+        found = _imported(architecture)
+    elif architecture in plugins(PLUGIN_GROUP):
+        try:
+            found = load_plugin(PLUGIN_GROUP, architecture)
+        except ConfigError as error:
+            raise BackboneError(str(error)) from error
+    else:
+        known = [*ARCHITECTURES, *plugins(PLUGIN_GROUP)]
+        close = difflib.get_close_matches(architecture, known, n=1)
+        raise BackboneError(
+            f"Architecture {architecture!r} is not known{f'; did you mean {close[0]!r}?' if close else '.'} Choose one of "
+            f"{', '.join(known)}, or name one of your own as `module:name`."
+        )
+    if callable(found):
+        try:
+            found = found()
+        except TypeError as error:
+            raise BackboneError(
+                f"Architecture {architecture!r}: calling it without arguments fails ({error}); expected an "
+                "ArchitectureSpec or a function that returns one."
+            ) from error
+    if not isinstance(found, ArchitectureSpec):
+        raise BackboneError(
+            f"Architecture {architecture!r}: found {type(found).__name__}, expected an ArchitectureSpec or a function "
+            "that returns one; see docs/architectures.md."
+        )
+    return replace(found, name=architecture)
+
+
+def _imported(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BackboneError(
+            f"Architecture {reference!r} cannot be imported ({error}); expected `module:name` of a module that Python "
+            "finds (installed, or its folder in PYTHONPATH)."
+        ) from error
+
+
+def _known(architecture: str) -> str:
+    try:
+        spec_of(architecture)
+    except BackboneError as error:
+        raise ValueError(str(error)) from error
+    return architecture
+
+
+Architecture = Annotated[str, AfterValidator(_known)]
+"""Name of an architecture, as `spec_of` takes it, in a parameter file."""
 
 
 def feature_dim(architecture: str, features: Features = "last") -> int:
-    """Length of the vectors that `pooled` gives.
+    """Length of the vectors that ``network.pooled`` gives.
 
     Raises:
         BackboneError: the architecture is not known.
     """
-    require_known(architecture)
-    channels = STAGE_CHANNELS[architecture]
+    channels = spec_of(architecture).stage_channels
     return channels[-1] if features == "last" else sum(channels)
-
-
-def require_known(architecture: str) -> None:
-    """Refuse an architecture that the table does not hold.
-
-    Raises:
-        BackboneError: it is not known.
-    """
-    known = get_args(Architecture)
-    if architecture not in known:
-        raise BackboneError(f"Architecture {architecture!r} is not known; choose one of {', '.join(known)}.")
-
-
-Architecture = Literal[
-    "resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn", "squeezenet1_1", "convnext_tiny", "swin_t",
-    "vit_small_patch16_224",
-]  # fmt: skip
-
-VGG_POOLS = (6, 13, 23, 33, 43)
-SQUEEZENET_ENDS = (1, 4, 7, 12)
-"""SqueezeNet's last two stages have one resolution: the later one stands for both."""

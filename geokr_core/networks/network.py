@@ -1,22 +1,16 @@
 """Building a network of the table and walking through its stages."""
 
+from collections.abc import Iterator, Mapping
 from typing import get_args
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geokr_core.errors import BackboneError
-from geokr_core.networks.architectures import (
-    FIRST_LAYER,
-    MIN_SIZE_PX,
-    STAGE_CHANNELS,
-    STAGE_ENDS,
-    VIT_STAGE_BLOCKS,
-    Features,
-    require_known,
-)
+from geokr_core.networks.architectures import ArchitectureSpec, Features, Stage, Upstream, spec_of
+
+_LAST_STAGE = 4
 
 
 def build(architecture: str, in_channels: int = 3) -> nn.Module:
@@ -25,59 +19,65 @@ def build(architecture: str, in_channels: int = 3) -> nn.Module:
     Called on images, it returns the pooled last stage, float (B, D) with D = ``feature_dim(architecture)``.
 
     Args:
-        architecture: a key of `STAGE_CHANNELS`. ``vit_small_patch16_224`` is timm's, with patches of 16 px and position
-            embeddings that are interpolated to the size of the image; all others are torchvision's.
+        architecture: as ``architectures.spec_of`` takes it.
         in_channels: bands of the input. Other than 3, the first convolution is made anew, initialised as
             torchvision initialises its convolutions; its key keeps its name.
 
     Returns:
-        The network, in train mode. Its state has the upstream's keys less ``fc.*``, ``classifier.*`` or ``head.*``.
+        The network, in train mode. Its state has the upstream's keys less those of the classifier.
 
     Raises:
-        BackboneError: the architecture is not known, or there is no band.
+        BackboneError: the architecture is not known, there is no band, or the first layer is no convolution.
     """
-    require_known(architecture)
+    spec = spec_of(architecture)
     if in_channels < 1:
         raise BackboneError(f"A backbone needs at least one input band, found in_channels={in_channels}.")
-    module = _vision_transformer() if architecture.startswith("vit") else _torchvision_network(architecture)
+    module: nn.Module = _upstream_network(spec.upstreams[0]) if spec.build is None else spec.build()
     if in_channels != 3:
-        name = FIRST_LAYER[type(module).__name__]
-        module.set_submodule(name, _first_convolution(module.get_submodule(name), in_channels))
+        first = module.get_submodule(spec.first_layer)
+        module.set_submodule(spec.first_layer, _first_convolution(first, in_channels))
+    module.spec = spec  # type: ignore[assignment]  # a plain attribute; copies of the network keep it
     return module
 
 
-def _torchvision_network(architecture: str) -> nn.Module:
-    module: nn.Module = getattr(torchvision.models, architecture)(weights=None)
-    if isinstance(module, torchvision.models.ResNet):
-        module.fc = nn.Identity()
-    elif isinstance(module, torchvision.models.VGG):
-        # torchvision pools VGG to 7x7 for its classifier; without it, a vector is wanted, at any image size.
-        module.avgpool = nn.AdaptiveAvgPool2d(1)
-        module.classifier = nn.Identity()
-    elif isinstance(module, torchvision.models.ConvNeXt):
-        module.classifier = nn.Flatten(1)
-    elif isinstance(module, torchvision.models.SwinTransformer):
-        module.head = nn.Identity()
+def spec_of_network(module: nn.Module) -> ArchitectureSpec:
+    """The row of the table that a network was built from.
+
+    Raises:
+        BackboneError: `build` did not build it.
+    """
+    spec = getattr(module, "spec", None)
+    if not isinstance(spec, ArchitectureSpec):
+        raise BackboneError(
+            f"{type(module).__name__} has no known stages; build the backbone with `networks.network.build`."
+        )
+    return spec
+
+
+def _upstream_network(upstream: Upstream) -> nn.Module:
+    if upstream.library == "torchvision":
+        import torchvision
+
+        module: nn.Module = getattr(torchvision.models, upstream.name)(weights=None, **upstream.options)
     else:
-        module.classifier = nn.AdaptiveAvgPool2d(1)
-    return module
+        import timm
 
-
-def _vision_transformer() -> nn.Module:
-    import timm
-
-    # Mean of the patch tokens: land cover is what the whole image shows. `fc_norm=False` keeps the norm's upstream key.
-    module: nn.Module = timm.create_model(
-        "vit_small_patch16_224", pretrained=False, num_classes=0, global_pool="avg", fc_norm=False,
-        dynamic_img_size=True, dynamic_img_pad=True,
-    )  # fmt: skip
+        module = timm.create_model(upstream.name, pretrained=False, **upstream.options)
+    replacements: Mapping[str, nn.Module] = {
+        "identity": nn.Identity(),
+        "average_pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(1),
+    }
+    for name, kind in upstream.replaced.items():
+        module.set_submodule(name, replacements[kind])
     return module
 
 
 def _first_convolution(old: nn.Module, in_channels: int) -> nn.Conv2d:
     if not isinstance(old, nn.Conv2d):
         raise BackboneError(f"Expected the first layer to be a convolution, found {type(old).__name__}.")
-    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    # Of the same class: timm has convolutions that pad as TensorFlow does.
+    new = type(old)(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     if new.bias is not None:
         nn.init.zeros_(new.bias)
@@ -92,43 +92,87 @@ def stages(module: nn.Module, images: Tensor) -> list[Tensor]:
         images: float32 (B, C, H, W), normalised.
 
     Returns:
-        Four maps (B, C_i, H_i, W_i) with C_i as in `STAGE_CHANNELS`, finest first. The last one is what is pooled.
+        Four maps (B, C_i, H_i, W_i) with channels and strides as in the table, finest first. The last one is what is
+        pooled.
 
     Raises:
-        BackboneError: the module is none of ours, or the images are too small for it.
+        BackboneError: `build` did not build the module, or the images are too small for it.
     """
-    smallest = MIN_SIZE_PX.get(type(module).__name__, 1)
-    if min(images.shape[2:]) < smallest:
+    return feature_maps(module, images)[-_LAST_STAGE:]
+
+
+def feature_maps(module: nn.Module, images: Tensor) -> list[Tensor]:
+    """The stage maps of a backbone, before them the map at stride 2 where the architecture has one.
+
+    Args:
+        module: what `build` returned.
+        images: float32 (B, C, H, W), normalised.
+
+    Returns:
+        Four or five maps (B, C_i, H_i, W_i), finest first.
+
+    Raises:
+        BackboneError: `build` did not build the module, or the images are too small for it.
+    """
+    spec = spec_of_network(module)
+    if min(images.shape[2:]) < spec.min_size_px:
         raise BackboneError(
-            f"Images of {images.shape[2]} x {images.shape[3]} px are too small for {type(module).__name__}, which needs "
-            f"{smallest} px: cut larger chips (`chips.size_px`) or choose a ResNet."
+            f"Images of {images.shape[2]} x {images.shape[3]} px are too small for {spec.name}, which needs "
+            f"{spec.min_size_px} px: cut larger chips (`chips.size_px`) or choose a ResNet."
         )
-    if isinstance(module, torchvision.models.ResNet):
-        x = module.maxpool(module.relu(module.bn1(module.conv1(images))))
-        maps = []
-        for layer in (module.layer1, module.layer2, module.layer3, module.layer4):
-            x = layer(x)
-            maps.append(x)
-        return maps
-    if type(module).__name__ == "VisionTransformer":
+    if spec.intermediates:
         found: list[Tensor] = module.forward_intermediates(  # type: ignore[operator]
-            images, indices=list(VIT_STAGE_BLOCKS), norm=True, intermediates_only=True
+            images, indices=list(spec.intermediates), norm=True, intermediates_only=True
         )
         return found
-    ends = STAGE_ENDS.get(type(module).__name__)
-    features = getattr(module, "features", None)
-    if ends is None or not isinstance(features, nn.Sequential):
-        known = ", ".join(STAGE_CHANNELS)
-        raise BackboneError(f"{type(module).__name__} has no known stages; build the backbone as one of {known}.")
-    x, maps = images, []
-    for index, layer in enumerate(features):
-        x = layer(x)
-        if index in ends:
-            maps.append(x)
-    if isinstance(module, torchvision.models.SwinTransformer):
-        maps[-1] = module.norm(maps[-1])
-        maps = [x.permute(0, 3, 1, 2) for x in maps]
-    return maps
+    ends = {stage.end for stage in _maps_of(spec)}
+    maps, x = [], images
+    for name in spec.chain:
+        for path, layer in _links(name, module.get_submodule(name), ends):
+            x = layer(x)
+            if path in ends:
+                maps.append(x)
+    return maps if spec.channels_first else [x.permute(0, 3, 1, 2) for x in maps]
+
+
+def _maps_of(spec: ArchitectureSpec) -> tuple[Stage, ...]:
+    return spec.stages if spec.finest is None else (spec.finest, *spec.stages)
+
+
+def _links(name: str, module: nn.Module, ends: set[str]) -> Iterator[tuple[str, nn.Module]]:
+    """A module of the chain, or its children where a stage ends within it."""
+    if any(end.startswith(f"{name}.") for end in ends):
+        for child, layer in module.named_children():
+            yield from _links(f"{name}.{child}", layer, ends)
+    else:
+        yield name, module
+
+
+def depths(module: nn.Module) -> dict[str, int]:
+    """Which part of a backbone each parameter belongs to: 0 the first layer, 1 to 4 the stages (a norm after them: 4).
+
+    Args:
+        module: what `build` returned.
+
+    Returns:
+        The depth of each parameter, by its name.
+
+    Raises:
+        BackboneError: `build` did not build the module.
+    """
+    spec = spec_of_network(module)
+    order = [name for name, _ in module.named_modules()]
+    last_within = [
+        max((k for k, name in enumerate(order) if f"{name}.".startswith(f"{stage.end}.")), default=len(order))
+        for stage in spec.stages
+    ]
+    found = {}
+    for key, _ in module.named_parameters():
+        owner = key.rpartition(".")[0]
+        in_stem = not owner or any(f"{owner}.".startswith(f"{name}.") for name in spec.stem)
+        passed = sum(order.index(owner) > last for last in last_within)
+        found[key] = 0 if in_stem else min(_LAST_STAGE, 1 + passed)
+    return found
 
 
 def pooled(module: nn.Module, images: Tensor, features: Features = "last") -> Tensor:

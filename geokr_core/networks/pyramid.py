@@ -4,21 +4,23 @@ The weights and their keys are those of the bundle; nothing is renamed. How a de
 levels is written in the tasks.
 """
 
-from collections.abc import Sequence
-
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geokr_core.errors import BackboneError
-from geokr_core.networks.architectures import SQUEEZENET_ENDS, STAGE_CHANNELS, VGG_POOLS
+from geokr_core.networks.architectures import ArchitectureSpec
+from geokr_core.networks.network import feature_maps, spec_of_network
+
+_STRIDES = (4, 8, 16, 32)
 
 
 class Pyramid(nn.Module):
     """The levels of a backbone, finest first, each half as fine as the one before: strides 2, 4, 8, 16 and 32.
 
-    SqueezeNet ends at stride 16. Level k has ``ceil(size / stride)`` cells a side: SqueezeNet convolves without padding
-    and comes out a cell short, so its levels are stretched to that size, by less than a cell.
+    Level k has ``ceil(size / stride)`` cells a side; a map of another size is stretched to it (bilinear). So a level
+    that is a cell short, as SqueezeNet's are, which convolves without padding, is stretched by less than a cell, and the maps
+    of a vision transformer, which all have stride 16, to strides 4, 8, 16 and 32. Where the backbone has no map at stride 2,
+    that level has no channels: decoders go on from the one above. Of two stages with one stride the later one counts;
+    SqueezeNet ends at stride 16.
 
     Attributes:
         network: the backbone, with its own keys.
@@ -26,76 +28,85 @@ class Pyramid(nn.Module):
         strides: of each level.
     """
 
-    def __init__(self, network: nn.Module, architecture: str, *, dilated: bool = False) -> None:
+    def __init__(self, network: nn.Module, *, dilated: bool = False) -> None:
         """Wrap a backbone.
 
         Args:
-            network: what ``backbone.build`` returned.
-            architecture: its name.
-            dilated: let the last level keep the stride of the one before (16), by dilated convolutions in place of
-                strided ones where the network has them; its weights fit as they are.
+            network: what ``network.build`` returned.
+            dilated: let the last level have the stride of the one before (16): by dilated convolutions in place of
+                strided ones where the architecture allows it (its weights fit as they are), else by stretching.
 
         Raises:
             BackboneError: the network is none of ours.
         """
         super().__init__()
-        if architecture not in STAGE_CHANNELS:
-            raise BackboneError(f"{architecture!r} has no known stages; choose one of {', '.join(STAGE_CHANNELS)}.")
-        stages = STAGE_CHANNELS[architecture]
+        spec = spec_of_network(network)
         self.network = network
-        self._dilated = dilated
-        if isinstance(network, torchvision.models.SqueezeNet):
-            self.channels: tuple[int, ...] = (64, stages[0], stages[1], stages[3])
-            self.strides: tuple[int, ...] = (2, 4, 8, 16)
-            return
-        self.channels = (64, *stages)
-        self.strides = (2, 4, 8, 16, 16 if dilated else 32)
-        if dilated and isinstance(network, torchvision.models.ResNet):
-            _dilate(network.layer4)
+        self._chosen, strides = _levels_of(spec)
+        maps = [*([spec.finest] if spec.finest else []), *spec.stages]
+        self._has_finest = spec.finest is not None
+        self.channels: tuple[int, ...] = tuple(maps[k].channels for k in self._chosen)
+        if spec.finest is None:
+            self.channels, strides = (0, *self.channels), (2, *strides)
+        if dilated and strides[-1] == _STRIDES[-1]:
+            strides = (*strides[:-1], strides[-2])
+            if spec.dilates:
+                _dilate(network, spec)
+        self.strides: tuple[int, ...] = strides
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The levels (B, C_k, H_k, W_k) of normalised float32 images (B, C, H, W)."""
-        maps = self._maps(images)
-        sizes = [tuple(-(-size // stride) for size in images.shape[2:]) for stride in self.strides]
+        found = feature_maps(self.network, images)
+        maps = [found[k] for k in self._chosen]
+        if not self._has_finest:
+            maps.insert(0, maps[0].new_zeros(len(images), 0, *self._size(images, 0)))
+        sizes = [self._size(images, k) for k in range(len(maps))]
         return [
-            level if tuple(level.shape[2:]) == size
-            else F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+            level if tuple(level.shape[2:]) == size or level.shape[1] == 0 else _stretched(level, size)
             for level, size in zip(maps, sizes, strict=True)
-        ]  # fmt: skip
+        ]
 
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        network = self.network
-        if isinstance(network, torchvision.models.ResNet):
-            maps = [network.relu(network.bn1(network.conv1(images)))]
-            x = network.maxpool(maps[0])
-            for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
-                x = layer(x)
-                maps.append(x)
-            return maps
-        features = network.features
-        if not isinstance(features, nn.Sequential):
-            raise BackboneError(f"{type(network).__name__} has no known stages.")
-        ends: Sequence[int] = VGG_POOLS if isinstance(network, torchvision.models.VGG) else SQUEEZENET_ENDS
-        x, maps = images, []
-        for index, layer in enumerate(features):
-            if self._dilated and index == VGG_POOLS[-1]:
-                maps.append(x)  # without the last pooling
-                break
-            x = layer(x)
-            if index in ends:
-                maps.append(x)
-        return maps
+    def _size(self, images: Tensor, level: int) -> tuple[int, int]:
+        height, width = (-(-size // self.strides[level]) for size in images.shape[2:])
+        return height, width
 
 
-def _dilate(layer: nn.Module) -> None:
-    """Replace a ResNet layer's stride by dilation, as in DeepLab: the same weights look at the same neighbours.
+def _stretched(level: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
 
-    The strided convolution itself still sees neighbours of the finer grid; those after it are two cells apart in it.
+
+def _levels_of(spec: ArchitectureSpec) -> tuple[list[int], tuple[int, ...]]:
+    """Which maps are levels, and at which strides."""
+    maps = [*([spec.finest] if spec.finest else []), *spec.stages]
+    strides = [stage.stride for stage in maps]
+    if len(set(strides)) == 1:
+        return list(range(len(maps))), _STRIDES
+    last = {stride: k for k, stride in enumerate(strides)}
+    return sorted(last.values()), tuple(sorted(last))
+
+
+def _dilate(network: nn.Module, spec: ArchitectureSpec) -> None:
+    """Replace the stride of the last stage by dilation, as in DeepLab: the same weights look at the same neighbours.
+
+    The strided convolution itself still sees neighbours of the finer grid; those after it are two cells apart in it. A
+    strided pooling is left out.
     """
-    for module in layer.modules():
-        if not isinstance(module, nn.Conv2d):
+    dilation = 1
+    for module in _last_stage(network, spec):
+        if isinstance(module, nn.MaxPool2d):
+            module.kernel_size = module.stride = 1
+        elif not isinstance(module, nn.Conv2d):
             continue
-        if module.stride != (1, 1):
-            module.stride = (1, 1)
-        elif module.kernel_size == (3, 3):
-            module.dilation = module.padding = (2, 2)
+        elif module.stride != (1, 1):
+            module.stride, dilation = (1, 1), 2
+        elif module.kernel_size != (1, 1):
+            height, width = (dilation * (size // 2) for size in module.kernel_size)
+            module.dilation, module.padding = (dilation, dilation), (height, width)
+
+
+def _last_stage(network: nn.Module, spec: ArchitectureSpec) -> list[nn.Module]:
+    """The modules behind the end of the third stage, in order."""
+    named = list(network.named_modules())
+    before = max(k for k, (name, _) in enumerate(named) if f"{name}.".startswith(f"{spec.stages[-2].end}."))
+    last = max(k for k, (name, _) in enumerate(named) if f"{name}.".startswith(f"{spec.stages[-1].end}."))
+    return [module for _, module in named[before + 1 : last + 1]]

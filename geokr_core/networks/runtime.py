@@ -3,16 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
 from geokr_core.errors import GeoKRError
 from geokr_core.networks.distributed import World
-
-BF16_MIN_CHIP_SIZE_PX: Final = 17
-"""Below it, a ResNet's last strided convolutions see maps of one pixel, for which torch 2.15 on the CPU returns
-uninitialised memory as bf16 weight gradient (found by comparing with float32: 3x3 stride 2 on 1x1, and only that)."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from pickle import UnpicklingError
 from typing import Any, Final, Literal
 
 import torch
-import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geokr_core.errors import BackboneError
-from geokr_core.networks.architectures import CLASSIFIER_PREFIXES, FIRST_LAYER, require_known
+from geokr_core.networks.architectures import ArchitectureSpec, spec_of
+from geokr_core.networks.network import spec_of_network
+from geokr_core.step.digests import file_md5, sha256
 from geokr_core.step.files import whole_file
 
 _RGB: Final = ("red", "green", "blue")
@@ -27,7 +28,7 @@ def save_weights(module: nn.Module, path: Path, bands: Sequence[str] = ()) -> No
     Args:
         module: any module; floating-point tensors are written as float32, counters as they are.
         path: the file to write.
-        bands: common names of what its input channels are, kept in the file's header; none: it has no say in them.
+        bands: common names of what its input channels are, kept in the file's header; none: nothing is written there.
 
     Raises:
         OSError: the file system refused.
@@ -41,27 +42,52 @@ def save_weights(module: nn.Module, path: Path, bands: Sequence[str] = ()) -> No
         save_file(state, partial, metadata={_BANDS_KEY: ",".join(bands)} if bands else {"format": "pt"})
 
 
-def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False) -> None:
+def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False, md5: str | None = None) -> None:
     """Load weights into a module, strictly: every key must be there, no other, each of the right shape.
 
     Args:
         module: the module to fill.
         path: a ``.safetensors`` file; also ``.pth`` or ``.pt`` as torchvision keeps them, read with torch's
             restricted unpickler (tensors only, nothing is executed).
-        drop_classifier: leave out ``fc.*``, ``classifier.*`` and ``head.*``, as files of ImageNet weights hold them.
+        drop_classifier: leave out the classifier that files of published weights hold; ``module`` is then a backbone
+            that ``network.build`` built.
+        md5: what was recorded of the file when it was written; None: nothing was.
 
     Raises:
-        BackboneError: the file is missing or unreadable, or does not fit; the message says where they differ.
+        BackboneError: the file is missing, unreadable or not the one that was recorded, or does not fit; the message
+            says where they differ.
     """
+    if md5 is not None:
+        require_unchanged(path, md5)
     state = _read_state(path)
     if drop_classifier:
-        state = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_PREFIXES)}
+        state = _without_classifier(state, spec_of_network(module).classifier)
     _require_fit(module, state, path)
     module.load_state_dict(state, strict=True)
 
 
+def require_unchanged(path: Path, md5: str) -> None:
+    """Refuse a file that is not the one that was recorded.
+
+    Raises:
+        BackboneError: it is missing, or its bytes are others.
+    """
+    found = file_md5(path) if path.is_file() else "no file"
+    if found != md5:
+        raise BackboneError(
+            f"{path}: damaged or replaced since the pretraining wrote it: found {found}, recorded is the md5 {md5}. "
+            "Run `geokr pretrain --force`; runs that are kept whole are not trained again."
+        )
+
+
+def _without_classifier(state: Mapping[str, Tensor], beginnings: tuple[str, ...]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(beginnings)}
+
+
 def _require_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    complaints = _differences(module.state_dict(), state)
+    spec = getattr(module, "spec", None)
+    classifier = spec.classifier if isinstance(spec, ArchitectureSpec) else ()
+    complaints = _differences(module.state_dict(), state, classifier)
     if complaints:
         raise BackboneError(
             f"{path} does not fit {type(module).__name__}: {'; '.join(complaints)}. "
@@ -88,9 +114,10 @@ def load_initial_weights(
     Raises:
         BackboneError: the weights are missing or unreadable, or do not fit.
     """
+    spec = spec_of(architecture)
     path = imagenet_weights(architecture) if weights == "imagenet" else weights
-    state = {k: v for k, v in _read_state(path).items() if not k.startswith(CLASSIFIER_PREFIXES)}
-    key, theirs = FIRST_LAYER[type(module).__name__] + ".weight", _bands_of(path)
+    state = _without_classifier(_read_state(path), spec.classifier)
+    key, theirs = f"{spec.first_layer}.weight", _bands_of(path)
     if key in state and state[key].ndim == 4 and state[key].shape[1] == len(theirs):
         state[key] = _filters_for(bands, theirs, state[key])
     _require_fit(module, state, path)
@@ -102,8 +129,8 @@ def _bands_of(path: Path) -> Sequence[str]:
     if path.suffix in {".pth", ".pt"}:
         return _RGB
     with safe_open(path, framework="pt") as stored:
-        said = (stored.metadata() or {}).get(_BANDS_KEY)
-    return said.split(",") if said else _RGB
+        named = (stored.metadata() or {}).get(_BANDS_KEY)
+    return named.split(",") if named else _RGB
 
 
 def _filters_for(ours: Sequence[str], theirs: Sequence[str], filters: Tensor) -> Tensor:
@@ -112,21 +139,45 @@ def _filters_for(ours: Sequence[str], theirs: Sequence[str], filters: Tensor) ->
     return torch.stack(chosen, dim=1) * (len(theirs) / len(ours))
 
 
-def imagenet_weights(architecture: str) -> Path:
-    """The file of torchvision's ImageNet weights in its cache. Nothing is downloaded.
+def imagenet_weights(architecture: str, given: Mapping[str, Path] | None = None) -> Path:
+    """The file of an architecture's ImageNet weights: a given one, or the published one in torch's cache.
+
+    Nothing is downloaded.
+
+    Args:
+        architecture: as ``architectures.spec_of`` takes it.
+        given: files by architecture, such as ``evaluation.imagenet_weights`` names; believed as they are.
 
     Raises:
-        BackboneError: torchvision has none for the architecture, or they are not in the cache.
+        BackboneError: the architecture is not known, there are no such weights for it, the file is missing, or the
+            published one is damaged: its name holds the first digits of its SHA-256.
     """
-    require_known(architecture)
-    if architecture.startswith("vit"):
-        raise BackboneError(f"torchvision has no weights for {architecture}; name a file in `initial_weights`.")
-    url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
-    path = Path(str(torch.hub.get_dir())) / "checkpoints" / url.rsplit("/", 1)[-1]
+    path = (given or {}).get(architecture)
+    if path is not None:
+        if not path.is_file():
+            raise BackboneError(
+                f"{path}: no such file; it is named as the ImageNet weights of {architecture}. Correct the path in "
+                f"`evaluation.imagenet_weights.{architecture}`."
+            )
+        return path
+    name = spec_of(architecture).imagenet.file
+    if name is None:
+        raise BackboneError(
+            f"There are no published ImageNet weights that {architecture} can start from; name a file "
+            "(`pretraining.initial_weights`, `evaluation.imagenet_weights`)."
+        )
+    path = Path(str(torch.hub.get_dir())) / "checkpoints" / name
     if not path.is_file():
         raise BackboneError(
-            f"{path}: torchvision's ImageNet weights of {architecture} are not there, and nothing is downloaded. Put the "
-            "file there, set TORCH_HOME to where it is, or name a file in `initial_weights`."
+            f"{path}: the ImageNet weights of {architecture} are not there, and nothing is downloaded. Put the file there, "
+            "set TORCH_HOME to where it is, or name a file (`pretraining.initial_weights`, "
+            "`evaluation.imagenet_weights`)."
+        )
+    found, expected = sha256(path), path.stem.rpartition("-")[2]
+    if not found.startswith(expected):
+        raise BackboneError(
+            f"{path}: damaged or another file: its SHA-256 begins with {found[: len(expected)]}, its name says {expected}. "
+            "Download it again."
         )
     return path
 
@@ -153,7 +204,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise BackboneError(f"{path}: not a readable safetensors file ({error}); write or download it anew.") from error
 
 
-def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def _differences(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], classifier: tuple[str, ...] = ()
+) -> list[str]:
     complaints = []
     missing = [key for key in wanted if key not in found]
     extra = [key for key in found if key not in wanted]
@@ -161,7 +214,7 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> l
         complaints.append(f"{len(missing)} key(s) missing, such as {_sample(missing)}")
     if extra:
         complaints.append(f"{len(extra)} key(s) unknown, such as {_sample(extra)}")
-        if all(key.startswith(CLASSIFIER_PREFIXES) for key in extra):
+        if classifier and all(key.startswith(classifier) for key in extra):
             complaints.append("those belong to a classifier: delete them, a backbone ends before it")
     reshaped = [key for key in wanted if key in found and wanted[key].shape != found[key].shape]
     if reshaped:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from geokr_core.networks.architectures import Architecture
+from geokr_core.networks.architectures import ARCHITECTURES, Architecture
 from geokr_core.step.section import Section, Share
 
 Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "joint", "distilled", "simclr", "moco"]
@@ -39,7 +39,7 @@ class PretrainingConfig(Section):
     )
     architecture: Architecture = Field(
         "resnet18",
-        description="backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `vgg16_bn`, `squeezenet1_1`, `convnext_tiny`, `swin_t` or `vit_small_patch16_224`",
+        description=f"backbone: {', '.join(f'`{name}`' for name in ARCHITECTURES)}; one that an installed package brings, or one of your own as `module:name`, see docs/architectures.md",
     )
     initial_weights: Literal["imagenet"] | Path | None = Field(
         None,

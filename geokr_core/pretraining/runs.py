@@ -10,8 +10,9 @@ import torch
 from geokr_core import __version__
 from geokr_core.errors import ConfigError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.distributed import World
-from geokr_core.networks.runtime import BF16_MIN_CHIP_SIZE_PX, Runtime, device_of
+from geokr_core.networks.runtime import Runtime, device_of
 from geokr_core.networks.weights import imagenet_weights
 from geokr_core.pretraining.config import PretrainingConfig, VariantConfig
 from geokr_core.pretraining.labels import labels_of_data
@@ -155,7 +156,7 @@ def runtime_of(config: PretrainingConfig, chip_size_px: int, world: World | None
 
     Args:
         config: asks for a device, a precision and whether to compile.
-        chip_size_px: side of the chips; small ones are computed in float32 on the CPU, see `BF16_MIN_CHIP_SIZE_PX`.
+        chip_size_px: side of the chips; small ones are computed in float32 on the CPU, see ``ArchitectureSpec.bf16_min_size_px``.
         world: of a distributed run: each process of a machine takes the GPU of its own number.
 
     Raises:
@@ -163,7 +164,7 @@ def runtime_of(config: PretrainingConfig, chip_size_px: int, world: World | None
     """
     device = device_of(config.device, "pretraining.device", TrainingError, world)
     on_cpu = device.type == "cpu"
-    small = on_cpu and chip_size_px < BF16_MIN_CHIP_SIZE_PX and config.architecture.startswith("resnet")
+    small = on_cpu and chip_size_px < spec_of(config.architecture).bf16_min_size_px
     compiled = config.compile == "on" or (config.compile == "auto" and not on_cpu)
     return Runtime(device, config.precision == "bf16" and not small, compiled)
 

@@ -1,5 +1,7 @@
 """Backbones carry torchvision's names, give four stages each, and refuse weights that do not fit."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,20 +11,19 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from geokr_core.errors import BackboneError
-from geokr_core.networks.architectures import STAGE_CHANNELS, depth_of, feature_dim
-from geokr_core.networks.network import build, pooled, stages
+from geokr_core.networks.architectures import ARCHITECTURES, feature_dim, spec_of
+from geokr_core.networks.network import build, depths, pooled, stages
 from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights, save_weights
-
-ARCHITECTURES = tuple(STAGE_CHANNELS)
+from geokr_core.step.digests import file_md5, sha256
 
 
 def _upstream_keys(architecture: str) -> set[str]:
     with torch.device("meta"):
-        if architecture.startswith("vit"):
+        if spec_of(architecture).libraries[0] == "timm":
             keys = timm.create_model(architecture, pretrained=False).state_dict()
         else:
             keys = getattr(torchvision.models, architecture)(weights=None).state_dict()
-    return {key for key in keys if not key.startswith(("fc.", "classifier.", "head."))}
+    return {key for key in keys if not key.startswith(("fc.", "classifier.", "head.", "conv_head.", "bn2."))}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -32,19 +33,53 @@ def test_keys_are_the_upstreams_without_the_classifier(architecture: str) -> Non
     assert set(module.state_dict()) == _upstream_keys(architecture)
 
 
-@pytest.mark.parametrize("architecture", ["resnet34", "convnext_tiny", "swin_t", "vit_small_patch16_224"])
-def test_stages_features_and_depths_agree(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stages_features_strides_and_depths_are_those_of_the_table(architecture: str) -> None:
     torch.manual_seed(0)
+    spec = spec_of(architecture)
     module = build(architecture, 5).eval()
-    images = torch.randn(1, 5, 64, 64)
-    with torch.no_grad():
+    images = torch.randn(1, 5, 64, 96)
+    with torch.inference_mode():
         maps, features, called = stages(module, images), pooled(module, images), module(images)
-    assert tuple(m.shape[1] for m in maps) == STAGE_CHANNELS[architecture]
+    assert tuple(m.shape[1] for m in maps) == spec.stage_channels
+    for found, stage in zip(maps, spec.stages, strict=True):
+        # SqueezeNet convolves without padding and comes out a cell short.
+        assert 0 <= 64 // stage.stride - found.shape[2] <= 1
+        assert 0 <= 96 // stage.stride - found.shape[3] <= 1
     torch.testing.assert_close(features, called, atol=1e-5, rtol=1e-5)
     assert features.shape == (1, feature_dim(architecture))
-    depths = [depth_of(architecture, key) for key, _ in module.named_parameters()]
-    assert set(depths) == {0, 1, 2, 3, 4}
-    assert depths[-1] == 4
+    found_depths = list(depths(module).values())
+    assert set(found_depths) == {0, 1, 2, 3, 4}
+    assert found_depths[-1] == 4
+    assert found_depths[list(depths(module)).index(f"{spec.first_layer}.weight")] == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "depth"),
+    [
+        ("resnet18", "bn1.weight", 0),
+        ("resnet18", "layer3.0.downsample.0.weight", 3),
+        ("vgg16_bn", "features.1.weight", 1),
+        ("vgg16_bn", "features.14.weight", 2),
+        ("swin_t", "features.6.reduction.weight", 4),
+        ("swin_t", "norm.bias", 4),
+        ("vit_small_patch16_224", "pos_embed", 0),
+        ("vit_small_patch16_224", "blocks.2.mlp.fc2.bias", 1),
+        ("vit_small_patch16_224", "norm.weight", 4),
+        ("tf_efficientnet_lite0", "blocks.3.0.conv_pw.weight", 3),
+    ],
+)
+def test_depth_is_the_stage_that_a_parameter_leads_to(architecture: str, key: str, depth: int) -> None:
+    with torch.device("meta"):
+        assert depths(build(architecture))[key] == depth
+
+
+def test_copies_of_a_network_keep_their_stages() -> None:
+    network = build("squeezenet1_1").eval()
+    images = torch.randn(1, 3, 32, 32)
+    copied = copy.deepcopy(network)
+    assert all(torch.equal(a, b) for a, b in zip(stages(copied, images), stages(network, images), strict=True))
+    assert list(copied.state_dict()) == list(network.state_dict())
 
 
 def test_the_vision_transformer_is_timms_at_its_own_size() -> None:
@@ -106,18 +141,55 @@ def test_weights_for_the_same_bands_are_taken_as_they_are(tmp_path: Path) -> Non
     assert torch.equal(module.features[0].weight, source.features[0].weight)
 
 
+def _published(folder: Path, architecture: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights in torch's cache, drawn at random, under a name with their digest as published files have."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    path = folder / "checkpoints" / "drawn.pth"
+    path.parent.mkdir()
+    torch.save(getattr(torchvision.models, architecture)(weights=None).state_dict(), path)
+    path = path.rename(path.with_stem(f"{architecture}-{sha256(path)[:8]}"))
+    spec = spec_of(architecture)
+    row = replace(spec, imagenet=replace(spec.imagenet, file=path.name))
+    monkeypatch.setitem(ARCHITECTURES, architecture, row)  # type: ignore[arg-type]
+    return path
+
+
 def test_imagenet_weights_come_from_the_cache_and_are_never_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = _published(tmp_path, "resnet18", monkeypatch)
+    module = build("resnet18")
+    load_initial_weights(module, "imagenet", "resnet18", ("red", "green", "blue"))
+    assert torch.equal(module.conv1.weight, torch.load(path)["conv1.weight"])
+    path.unlink()
     with pytest.raises(BackboneError, match=r"nothing is downloaded.*initial_weights"):
         imagenet_weights("resnet18")
-    (tmp_path / "checkpoints").mkdir()
-    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1]
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "checkpoints" / name)
-    load_initial_weights(build("resnet18"), "imagenet", "resnet18", ("red", "green", "blue"))
-    with pytest.raises(BackboneError, match="has no weights for vit_small"):
+    with pytest.raises(BackboneError, match="no published ImageNet weights that vit_small"):
         imagenet_weights("vit_small_patch16_224")
+
+
+def test_published_weights_that_are_not_what_their_name_says_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _published(tmp_path, "squeezenet1_1", monkeypatch)
+    content = bytearray(path.read_bytes())
+    content[-2000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BackboneError, match="damaged or another file: its SHA-256 begins with"):
+        imagenet_weights("squeezenet1_1")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_published_weights_and_their_preprocessing_are_the_librarys_own(architecture: str) -> None:
+    published = spec_of(architecture).imagenet
+    if spec_of(architecture).libraries[0] == "torchvision":
+        theirs = torchvision.models.get_model_weights(architecture).DEFAULT
+        assert published.file == theirs.url.rpartition("/")[2]
+        assert (published.mean, published.std) == (tuple(theirs.transforms().mean), tuple(theirs.transforms().std))
+    else:
+        card = timm.get_pretrained_cfg(architecture)
+        assert published.file in (None, card.url.rpartition("/")[2])
+        assert (published.mean, published.std) == (card.mean, card.std)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "squeezenet1_1"])
@@ -250,11 +322,19 @@ def test_a_damaged_or_missing_file_is_refused(name: str, tmp_path: Path) -> None
         load_weights(build("squeezenet1_1"), tmp_path / name)
 
 
+def test_weights_that_changed_since_they_were_recorded_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(build("squeezenet1_1"), path)
+    recorded = file_md5(path)
+    load_weights(build("squeezenet1_1"), path, md5=recorded)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # one bit of a weight: still a readable file that fits
+    path.write_bytes(content)
+    load_weights(build("squeezenet1_1"), path)
+    with pytest.raises(BackboneError, match=r"w.safetensors: damaged or replaced .*geokr pretrain --force"):
+        load_weights(build("squeezenet1_1"), path, md5=recorded)
+
+
 def test_images_that_pooling_would_swallow_are_refused() -> None:
-    with pytest.raises(BackboneError, match="16 x 16 px are too small for SqueezeNet, which needs 17 px"):
+    with pytest.raises(BackboneError, match="16 x 16 px are too small for squeezenet1_1, which needs 17 px"):
         pooled(build("squeezenet1_1"), torch.zeros(1, 3, 16, 16))
-
-
-def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(BackboneError, match=r"alexnet.*choose one of resnet18"):
-        build("alexnet")

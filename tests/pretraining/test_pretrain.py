@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from geokr_core.errors import BackboneError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
+from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.augmentation import Strength
 from geokr_core.networks.batch_order import Windows, batch_rows
 from geokr_core.networks.distributed import World
 from geokr_core.networks.network import build
-from geokr_core.networks.runtime import BF16_MIN_CHIP_SIZE_PX
 from geokr_core.networks.weights import load_weights, save_weights
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.labels import _Labels, labels_of_data
@@ -820,7 +820,9 @@ def _weight_gradient(weight: torch.Tensor, maps: torch.Tensor, slopes: torch.Ten
 
 @pytest.mark.parametrize("batch", [2, 8, 32])
 def test_bf16_gradients_are_right_for_the_smallest_chips_that_get_them(batch: int) -> None:
-    side = -(-BF16_MIN_CHIP_SIZE_PX // 16)  # of the maps that go into a ResNet's last strided convolution
+    side = -(
+        -spec_of("resnet18").bf16_min_size_px // 16
+    )  # of the maps that go into a ResNet's last strided convolution
     for seed in range(6):
         torch.manual_seed(seed)
         # What a wrong kernel leaves unwritten must not look right by being fresh and zero.

@@ -23,10 +23,10 @@ _ATROUS_RATES: Final = (12, 24, 36)
 class MaskNetwork(nn.Module):
     """A backbone, a decoder of segmentation-models-pytorch, and a convolution to the classes."""
 
-    def __init__(self, network: nn.Module, architecture: str, task: TaskConfig, num_classes: int, seed: int) -> None:
+    def __init__(self, network: nn.Module, task: TaskConfig, num_classes: int, seed: int) -> None:
         """Put a decoder drawn from ``seed`` on ``network``."""
         super().__init__()
-        self.pyramid = Pyramid(network, architecture, dilated=task.decoder == "deeplabv3plus")
+        self.pyramid = Pyramid(network, dilated=task.decoder == "deeplabv3plus")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.decoder, width = _decoder(task.decoder, self.pyramid, task.decoder_channels)

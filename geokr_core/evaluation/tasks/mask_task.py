@@ -230,7 +230,7 @@ class MaskTask:
         network = initial_network(start, runtime)
         if start.weights is None:
             recalibrate_on(network, self._unlabelled(order, normalisation, runtime), runtime)
-        model = MaskNetwork(network, start.architecture, self._task, len(self.set.classes), cell.seed)
+        model = MaskNetwork(network, self._task, len(self.set.classes), cell.seed)
         model = model.to(runtime.device).to(memory_format=torch.channels_last).train()
         if self.plan.frozen_batchnorm:
             freeze_batchnorm(model.pyramid)

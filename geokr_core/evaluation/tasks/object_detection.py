@@ -223,9 +223,7 @@ class ObjectDetection:
             recalibrate_on(network, self._unlabelled(order, normalisation, runtime), runtime)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cell.seed)
-            levels = DetectionBackbone(
-                Pyramid(network, start.architecture), self._task.decoder_channels, self._task.detector, runtime
-            )
+            levels = DetectionBackbone(Pyramid(network), self._task.decoder_channels, self._task.detector, runtime)
             detector = build_detector(levels, self._task, len(self.set.classes), self.size_px, normalisation)
         detector = detector.to(runtime.device).train()
         if self.plan.frozen_batchnorm:

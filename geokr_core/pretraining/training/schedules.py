@@ -5,7 +5,7 @@ from typing import Final
 
 from torch import nn
 
-from geokr_core.networks.architectures import depth_of
+from geokr_core.networks.network import depths
 from geokr_core.pretraining.objectives.correction import LEARNING_RATE_FACTOR
 from geokr_core.pretraining.objectives.network import Network
 from geokr_core.pretraining.recipes import Recipe
@@ -49,11 +49,12 @@ def parameter_groups(network: Network, recipe: Recipe) -> list[dict[str, object]
     ``backbone_learning_rate_factor`` of the rate, each stage before the last at ``layer_decay`` times the next one's.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    depth_of = depths(network.backbone)
     for name, parameter in network.named_parameters():
         part, _, key = name.partition(".")
         factor = LEARNING_RATE_FACTOR if part == "correction" else 1.0
         if part == "backbone":
-            above = _LAST_STAGE - depth_of(network.architecture, key)
+            above = _LAST_STAGE - depth_of[key]
             factor = recipe.backbone_learning_rate_factor * recipe.layer_decay**above
         decayed = parameter.ndim > 1 and part != "correction" and not key.endswith(_NOT_DECAYED)
         groups.setdefault((factor, decayed), []).append(parameter)

@@ -132,16 +132,14 @@ def test_every_decoder_stands_on_every_backbone(decoder: str, architecture: str)
     section = TaskConfig.model_validate(
         {"name": "x", "kind": "segmentation", "decoder": decoder, "decoder_channels": 32}
     )
-    model = MaskNetwork(build(architecture, 4), architecture, section, 5, 0).eval()
+    model = MaskNetwork(build(architecture, 4), section, 5, 0).eval()
     with torch.inference_mode():
         assert model(torch.randn(1, 4, 50, 70)).shape == (1, 5, 50, 70)
 
 
 def test_decoder_follows_the_seed_alone() -> None:
     section = TaskConfig(name="x", kind="segmentation", decoder_channels=32)
-    first, second, other = (
-        MaskNetwork(build("squeezenet1_1"), "squeezenet1_1", section, 3, seed).head.weight for seed in (0, 0, 1)
-    )
+    first, second, other = (MaskNetwork(build("squeezenet1_1"), section, 3, seed).head.weight for seed in (0, 0, 1))
 
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
