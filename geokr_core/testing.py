@@ -31,7 +31,7 @@ def make_levir_kr(
     cells_per_side: int = 8,
     unknown_columns: int = 0,
 ) -> LevirKR:
-    """Write a small learnable Levir-KR with its shards: every class has a colour and a texture of its own.
+    """Write a small learnable Levir-KR with its shards: every class has its own colour and texture.
 
     Args:
         store: folder that gets ``chips``, ``proportions`` and ``levir_kr``.
@@ -57,10 +57,14 @@ def make_levir_kr(
     write_json(
         proportions / "legend.json",
         {
-            "legend": legend.name, "digest": legend.digest, "classes": legend.classes, "colours": legend.colours,
-            "products": [], "config": {},
+            "legend": legend.name,
+            "digest": legend.digest,
+            "classes": legend.classes,
+            "colours": legend.colours,
+            "products": [],
+            "config": {},
         },
-    )  # fmt: skip
+    )
     config = LevirKRConfig(validation_fraction=validation_fraction, place_size_deg=0.5)
     freeze(config, chips, proportions, store / "levir_kr", RecordingReporter())
     if cells_per_side:
@@ -82,9 +86,15 @@ def _write_cells(folder: Path, side: int, unknown_columns: int) -> None:
 
 
 def _write_scene(
-    chips: Path, proportions: Path, scene_id: str, rows: np.ndarray, size: int, colours: np.ndarray,
-    classes: tuple[str, ...], rng: np.random.Generator,
-) -> None:  # fmt: skip
+    chips: Path,
+    proportions: Path,
+    scene_id: str,
+    rows: np.ndarray,
+    size: int,
+    colours: np.ndarray,
+    classes: tuple[str, ...],
+    rng: np.random.Generator,
+) -> None:
     num, num_classes = len(rows), len(classes)
     labels = rng.dirichlet(np.full(num_classes, 0.25), size=num)
     # Vertical bands of each class as wide as its share, so that the label can be read off the pixels.
@@ -99,18 +109,33 @@ def _write_scene(
     lon, lat = rng.uniform(0, 20, num), rng.uniform(0, 20, num)
     pd.DataFrame(
         {
-            "chip_id": ids, "scene_id": scene_id, "shard": f"{scene_id}.npy", "row": np.arange(num), "gsd_m": 16.0,
-            "acquired": "2020-07-01", "lon": lon, "lat": lat, "valid_fraction": 1.0,
+            "chip_id": ids,
+            "scene_id": scene_id,
+            "shard": f"{scene_id}.npy",
+            "row": np.arange(num),
+            "gsd_m": 16.0,
+            "acquired": "2020-07-01",
+            "lon": lon,
+            "lat": lat,
+            "valid_fraction": 1.0,
             "footprint": [shapely.to_wkb(shapely.box(x, y, x + 0.01, y + 0.01)) for x, y in zip(lon, lat, strict=True)],
         }
-    ).to_parquet(chips / f"{scene_id}.parquet", index=False)  # fmt: skip
+    ).to_parquet(chips / f"{scene_id}.parquet", index=False)
     pd.DataFrame(
         {
-            "chip_id": ids, "product": "globeland30", "edition_year": 2020, "known_fraction": 1.0,
-            "excluded_fraction": 0.0, "sea_fraction": 0.0, "unknown_fraction": 0.0, "outside_fraction": 0.0, "num_cells": 290.0, "gap_days": 0.0,
+            "chip_id": ids,
+            "product": "globeland30",
+            "edition_year": 2020,
+            "known_fraction": 1.0,
+            "excluded_fraction": 0.0,
+            "sea_fraction": 0.0,
+            "unknown_fraction": 0.0,
+            "outside_fraction": 0.0,
+            "num_cells": 290.0,
+            "gap_days": 0.0,
         }
         | {f"fraction_{name}": labels[:, k] for k, name in enumerate(classes)}
-    ).to_parquet(proportions / f"{scene_id}.parquet", index=False)  # fmt: skip
+    ).to_parquet(proportions / f"{scene_id}.parquet", index=False)
 
 
 def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, **profile: Any) -> Path:
@@ -130,9 +155,16 @@ def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Aff
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = pixels.shape
     with rasterio.open(
-        path, "w", count=count, height=height, width=width, dtype=pixels.dtype,
-        crs=None if crs is None else CRS.from_user_input(crs), transform=transform, **({"driver": "GTiff"} | profile),
-    ) as target:  # fmt: skip
+        path,
+        "w",
+        count=count,
+        height=height,
+        width=width,
+        dtype=pixels.dtype,
+        crs=None if crs is None else CRS.from_user_input(crs),
+        transform=transform,
+        **({"driver": "GTiff"} | profile),
+    ) as target:
         target.write(pixels)
     return path
 
@@ -142,7 +174,7 @@ def make_small_archive(
 ) -> Path:
     """Write many small scenes and one land-cover tile of their ground, for whatever must work with many scenes.
 
-    Scenes lie side by side in EPSG:32652 at 30 m, the tile in degrees. Every class has a colour of its own.
+    Scenes lie side by side in EPSG:32652 at 30 m, the tile in degrees. Every class has its own colour.
 
     Args:
         folder: gets ``scenes/*.tif``, ``land_cover/tile.tif`` (GlobeLand30 codes) and ``params.yaml``.
@@ -383,9 +415,15 @@ def make_box_set(
             top = int(rng.integers(2, half - height - 2)) + half * ((number + category) % 2)
             pixels[top : top + height, left : left + width] = value
             marks.append(
-                {"id": len(marks) + 1, "image_id": number, "category_id": category, "iscrowd": 0,
-                 "bbox": [left, top, width, height], "area": width * height}
-            )  # fmt: skip
+                {
+                    "id": len(marks) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "iscrowd": 0,
+                    "bbox": [left, top, width, height],
+                    "area": width * height,
+                }
+            )
         names.append(f"image_{number:03d}.png")
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "images" / names[-1])
         images.append({"id": number, "file_name": names[-1], "width": image_size_px, "height": image_size_px})

@@ -99,7 +99,7 @@ class FetchPlan:
 
     @property
     def estimated_bytes(self) -> int:
-        """About what will be transferred."""
+        """How much will be transferred, about."""
         return sum(file.estimated_bytes for file in self.files)
 
     @property

@@ -65,9 +65,11 @@ class Area:
         lon = unwrap_lon(finite[:, 0], (self.west + self.east) / 2)
         south, north = max(-90.0, float(finite[:, 1].min())), min(90.0, float(finite[:, 1].max()))
         return Area(
-            min(self.west, float(lon.min())), min(self.south, south),
-            max(self.east, float(lon.max())), max(self.north, north),
-        )  # fmt: skip
+            min(self.west, float(lon.min())),
+            min(self.south, south),
+            max(self.east, float(lon.max())),
+            max(self.north, north),
+        )
 
 
 class _CatalogueIO(StacApiIO):

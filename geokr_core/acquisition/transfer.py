@@ -46,10 +46,7 @@ def finished(out: Path, file: PlannedFile) -> Finished | None:
     record = read_json(record_path(path))
     if record["mark"] != file.mark or record["sha256"] != file_sha256(path):
         return None
-    grid = record["grid"]
-    if not record["grid_known_before"]:
-        return Finished(None)
-    return Finished(Grid.of_columns(grid))
+    return Finished(Grid.of_columns(record["grid"]) if record["grid_known_before"] else None)
 
 
 def file_sha256(path: Path) -> str:
@@ -182,10 +179,24 @@ def _create(path: Path, source: DatasetReader, grid: Grid, file: PlannedFile) ->
     kinds = {np.dtype(kind) for kind in source.dtypes}
     predictor = 3 if all(kind.kind == "f" for kind in kinds) else 2 if all(kind.kind in "iu" for kind in kinds) else 1
     target = rasterio.open(
-        path, "w", driver="GTiff", width=grid.width, height=grid.height, count=source.count, dtype=source.dtypes[0],
-        crs=grid.crs, transform=grid.transform, nodata=source.nodata, tiled=True, blockxsize=_TILE_PX,
-        blockysize=_TILE_PX, compress="deflate", predictor=predictor, bigtiff="if_safer", sparse_ok=False,
-    )  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        width=grid.width,
+        height=grid.height,
+        count=source.count,
+        dtype=source.dtypes[0],
+        crs=grid.crs,
+        transform=grid.transform,
+        nodata=source.nodata,
+        tiled=True,
+        blockxsize=_TILE_PX,
+        blockysize=_TILE_PX,
+        compress="deflate",
+        predictor=predictor,
+        bigtiff="if_safer",
+        sparse_ok=False,
+    )
     target.scales, target.offsets = source.scales, source.offsets
     target.colorinterp = source.colorinterp
     if file.role in ("land_cover", "quality"):

@@ -29,9 +29,14 @@ def bench_align(folder: Path) -> Measurement:
     ten = _align(folder / "ten", UTM48, Affine(10, 0, 500000, 0, -10, 3300000), gsd_m=10.0)
     ten_degrees = _align(folder / "ten_degrees", DEGREES, Affine(1 / 12000, 0, 105.0, 0, -1 / 12000, 29.83), gsd_m=10.0)
     details = {
-        "ratio_2_m_on_30_m": fine, "ratio_across_crs": degrees, "budget_across_crs": 10.0, "ratio_other_utm_zone": zone,
-        "ratio_10_m_on_10_m": ten, "budget_10_m_on_10_m": 20.0, "ratio_10_m_on_10_m_across_crs": ten_degrees,
-    }  # fmt: skip
+        "ratio_2_m_on_30_m": fine,
+        "ratio_across_crs": degrees,
+        "budget_across_crs": 10.0,
+        "ratio_other_utm_zone": zone,
+        "ratio_10_m_on_10_m": ten,
+        "budget_10_m_on_10_m": 20.0,
+        "ratio_10_m_on_10_m_across_crs": ten_degrees,
+    }
     on = "one scene's 8 m chips of 64 px on 30 m land cover of the same zone (5,400 x 5,400 cells, deflate)"
     return Measurement("align", same, 100.0, CHIPS_PER_SIDE**2, on, details)
 
@@ -81,7 +86,11 @@ def _open_warp_count(tile: Path, row: pd.Series) -> np.ndarray:
     target = np.zeros((size, size), np.uint8)
     with rasterio.open(tile) as source:
         warp(
-            rasterio.band(source, 1), target, dst_crs=row["crs_wkt"], dst_transform=Affine(*row["transform"]),
-            resampling=Resampling.nearest, dst_nodata=0,
-        )  # fmt: skip
+            rasterio.band(source, 1),
+            target,
+            dst_crs=row["crs_wkt"],
+            dst_transform=Affine(*row["transform"]),
+            resampling=Resampling.nearest,
+            dst_nodata=0,
+        )
     return np.bincount(target.ravel(), minlength=256)

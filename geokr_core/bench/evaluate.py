@@ -39,11 +39,17 @@ def bench_evaluate(folder: Path) -> Measurement:
     build_bundle(BackboneConfig(), dataset.folder, pretraining, folder / "backbone", reporter)
     config = EvaluationConfig.model_validate(
         {
-            "folder": folder / "tasks", "tasks": TASKS, "initialisations": ["random", "geokr"], "seeds": [0],
-            "protocols": ["fine_tune"], "labels_per_class": ["10%", "all"], "label_fractions": [0.1, 1.0],
-            "fine_tune_steps": 20, "precision": "fp32",
+            "folder": folder / "tasks",
+            "tasks": TASKS,
+            "initialisations": ["random", "geokr"],
+            "seeds": [0],
+            "protocols": ["fine_tune"],
+            "labels_per_class": ["10%", "all"],
+            "label_fractions": [0.1, 1.0],
+            "fine_tune_steps": 20,
+            "precision": "fp32",
         }
-    )  # fmt: skip
+    )
     started = time.perf_counter()
     evaluate(config, folder / "backbone", pretraining, folder / "evaluation", folder / "cells", reporter)
     total = time.perf_counter() - started

@@ -83,7 +83,7 @@ def bench_ingest(folder: Path) -> Measurement:
 
 
 def peak_memory_mb(folder: Path, scene_id: str, config: ChipsConfig) -> float:
-    """Peak memory of a process of its own that cuts one scene, all its imports counted.
+    """Peak memory of a separate process that cuts one scene, all its imports counted.
 
     Args:
         folder: holds ``in`` (raw scenes) and ``scenes`` (their inventory); gets ``peak`` with the shard.

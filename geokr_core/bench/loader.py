@@ -16,7 +16,7 @@ _TRAIN_STEPS = 8
 
 
 def bench_loader(folder: Path, num_chips: int = 4096, batch_size: int = 128) -> Measurement:
-    """Share of the time of training steps that the loop stands still for data: at most the budget.
+    """Share of the time of training steps in which the loop waits for data: at most the budget.
 
     Beside it: how fast chips and the land cover within them are read, against a copy of as many bytes in memory.
 
@@ -57,7 +57,7 @@ def bench_loader(folder: Path, num_chips: int = 4096, batch_size: int = 128) -> 
 
 
 def _waiting(data: LevirKR, folder: Path, batch_size: int) -> float:
-    """Share of the time of real training steps that the loop stood still for data."""
+    """Share of the time of real training steps in which the loop waited for data."""
     from geokr_core.pretraining.pretrain import pretrain
     from geokr_core.step.reporter import RecordingReporter
 

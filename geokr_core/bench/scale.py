@@ -20,12 +20,12 @@ from geokr_core.bench.measure import Measurement
 from geokr_core.land_cover.legend import COMMON_LEGENDS
 
 CHIPS_PER_SCENE = 358
-ARCHIVE_CHIPS, ARCHIVE_SCENES = 1_431_950, 4_000
-"""Size of the archive that the method was first trained on."""
+ARCHIVE_CHIPS = 1_431_950
+"""Chips of the archive that the method was first trained on."""
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, ARCHIVE_CHIPS)
 
-# In a process of its own, so that its peak memory is that of one size.
+# In a separate process, so that its peak memory is that of one size.
 _CHILD = """
 import sys
 from pathlib import Path
@@ -114,25 +114,49 @@ def _scene_rows(rng: np.random.Generator, scene_id: str, number: int) -> tuple[p
     lon, lat = rng.uniform(-179, 179) + 0.04 * col / 20, rng.uniform(-60, 70) - 0.04 * row / 20
     rows = pd.DataFrame(
         {
-            "pixel_row": row * 256, "pixel_col": col * 256, "valid_fraction": rng.uniform(0.98, 1, number),
-            "dark_fraction": rng.uniform(0, 1, number), "saturated_fraction": rng.uniform(0, 0.1, number),
-            "cloud_fraction": np.nan, "contrast": rng.uniform(5, 80, number), "chip_id": ids, "scene_id": scene_id,
-            "shard": f"{scene_id}.npy", "size_px": 256, "crs_wkt": CRS.from_epsg(32648).to_wkt(),
-            "transform": list(np.stack([np.full(number, 16.0), np.zeros(number), x, np.zeros(number), np.full(number, -16.0), y], 1)),
-            "gsd_m": 16.0, "acquired": "2020-07-01", "sensor": "GF1_WFV", "bands": [["red", "green", "blue"]] * number,
-            "stretch_low": [[10.0, 10.0, 10.0]] * number, "stretch_high": [[900.0, 900.0, 900.0]] * number,
-            "land_cover": "globeland30", "lon": lon, "lat": lat,
-            "footprint": shapely.to_wkb(shapely.box(lon - 0.02, lat - 0.02, lon + 0.02, lat + 0.02)), "row": np.arange(number),
+            "pixel_row": row * 256,
+            "pixel_col": col * 256,
+            "valid_fraction": rng.uniform(0.98, 1, number),
+            "dark_fraction": rng.uniform(0, 1, number),
+            "saturated_fraction": rng.uniform(0, 0.1, number),
+            "cloud_fraction": np.nan,
+            "contrast": rng.uniform(5, 80, number),
+            "chip_id": ids,
+            "scene_id": scene_id,
+            "shard": f"{scene_id}.npy",
+            "size_px": 256,
+            "crs_wkt": CRS.from_epsg(32648).to_wkt(),
+            "transform": list(
+                np.stack([np.full(number, 16.0), np.zeros(number), x, np.zeros(number), np.full(number, -16.0), y], 1)
+            ),
+            "gsd_m": 16.0,
+            "acquired": "2020-07-01",
+            "sensor": "GF1_WFV",
+            "bands": [["red", "green", "blue"]] * number,
+            "stretch_low": [[10.0, 10.0, 10.0]] * number,
+            "stretch_high": [[900.0, 900.0, 900.0]] * number,
+            "land_cover": "globeland30",
+            "lon": lon,
+            "lat": lat,
+            "footprint": shapely.to_wkb(shapely.box(lon - 0.02, lat - 0.02, lon + 0.02, lat + 0.02)),
+            "row": np.arange(number),
         }
-    )  # fmt: skip
+    )
     classes = COMMON_LEGENDS["globeland30"].classes
     fractions = rng.dirichlet(np.full(len(classes), 0.3), number)
     labels = pd.DataFrame(
         {
-            "chip_id": ids, "product": "globeland30", "edition_year": 2020, "known_fraction": rng.uniform(0.4, 1, number),
-            "excluded_fraction": 0.0, "sea_fraction": 0.0, "unknown_fraction": 0.0, "outside_fraction": 0.0,
-            "num_cells": rng.uniform(0, 18000, number), "gap_days": 0.0,
+            "chip_id": ids,
+            "product": "globeland30",
+            "edition_year": 2020,
+            "known_fraction": rng.uniform(0.4, 1, number),
+            "excluded_fraction": 0.0,
+            "sea_fraction": 0.0,
+            "unknown_fraction": 0.0,
+            "outside_fraction": 0.0,
+            "num_cells": rng.uniform(0, 18000, number),
+            "gap_days": 0.0,
             **{f"fraction_{name}": fractions[:, k] for k, name in enumerate(classes)},
         }
-    )  # fmt: skip
+    )
     return rows, labels

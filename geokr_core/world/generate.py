@@ -1,8 +1,4 @@
-"""A small generated world: scenes, land cover and labelled sets, so that the chain runs and is tested offline.
-
-It exists to run the chain and to find its mistakes. It proves nothing about the real one: its land cover is noise cut
-at thresholds, its spectra are round numbers, its textures were drawn so that a network has something to learn. That a
-backbone is good, or better than another, can only be shown on real scenes, real land-cover products and real tasks.
+"""The step `world`: writes scenes, land cover and labelled sets as they are planned, with a contact sheet.
 
 One seed gives the same bytes again on the same machine and the same library versions (no clock, no path and no host
 name enters a file; another processor may round a few pixels differently). Each scene depends on the seed and its own
@@ -83,7 +79,7 @@ def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> 
 
 @contextmanager
 def _write_errors_named(out: Path) -> Iterator[None]:
-    """GDAL says that a write failed, not why: a full disk is told apart while the half-written files still fill it."""
+    """GDAL says that a write failed, not why: a full disk is recognised while the half-written files still fill it."""
     try:
         yield
     except RasterioIOError as error:

@@ -74,7 +74,7 @@ def reflectance(
     """Colour every pixel as its class.
 
     Args:
-        codes: uint8, any shape: codes of ``terrain.ALL_CODES``.
+        codes: uint8, any shape: codes of `terrain`, without ``NO_VALUE``.
         x: float32, same shape, metres on the plane of the place.
         y: float32, same shape, metres.
         gsd_m: side of a pixel in metres; finer textures than pixels fade.

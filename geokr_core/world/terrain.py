@@ -16,13 +16,11 @@ from scipy import ndimage
 from geokr_core.rasters.grid import Grid
 from geokr_core.world.noise import STREAM_PLACE, Noise
 
-CULTIVATED, FOREST, GRASS, SHRUB, WETLAND, WATER, TUNDRA, ARTIFICIAL, BARE, SNOW = range(10, 101, 10)
+LAND_CODES = range(10, 101, 10)
+CULTIVATED, FOREST, GRASS, SHRUB, WETLAND, WATER, TUNDRA, ARTIFICIAL, BARE, SNOW = LAND_CODES
 SEA = 255
 NO_VALUE = 0
 """Codes of GlobeLand30."""
-
-LAND_CODES = (CULTIVATED, FOREST, GRASS, SHRUB, WETLAND, WATER, TUNDRA, ARTIFICIAL, BARE, SNOW)
-ALL_CODES = (*LAND_CODES, SEA)
 
 REFERENCE_YEAR = 2018.0
 """Year at which the thresholds of settlement hold as written."""

@@ -185,9 +185,17 @@ def cog(pixels: np.ndarray, crs: str, transform: Affine, folder: Path, driver: s
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     path = folder / ("made.jp2" if driver.startswith("JP2") else "made.tif")
     with rasterio.open(
-        path, "w", driver=driver, count=len(pixels), height=pixels.shape[1], width=pixels.shape[2], dtype=pixels.dtype,
-        crs=CRS.from_user_input(crs), transform=transform, **options,
-    ) as target:  # fmt: skip
+        path,
+        "w",
+        driver=driver,
+        count=len(pixels),
+        height=pixels.shape[1],
+        width=pixels.shape[2],
+        dtype=pixels.dtype,
+        crs=CRS.from_user_input(crs),
+        transform=transform,
+        **options,
+    ) as target:
         target.write(pixels)
     data = path.read_bytes()
     path.unlink()
@@ -220,10 +228,16 @@ def item(
     west, south, east, north = bbox
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": collection, "bbox": list(bbox),
-        "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {"datetime": when, **properties},
-        "links": [], "assets": {k: v if isinstance(v, dict) else {"href": v} for k, v in assets.items()},
-    }  # fmt: skip
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": collection,
+        "bbox": list(bbox),
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"datetime": when, **properties},
+        "links": [],
+        "assets": {k: v if isinstance(v, dict) else {"href": v} for k, v in assets.items()},
+    }
 
 
 def fill(server: Server, folder: Path) -> dict[str, Any]:
@@ -253,9 +267,12 @@ def fill(server: Server, folder: Path) -> dict[str, Any]:
     )
     cover_box = (west, north - shape[0] * step, west + shape[1] * step, north)
     cover_item = item(
-        "ESA_WorldCover_10m_2021_v200_N36W114", "esa-worldcover", "2021-01-01T00:00:00Z", cover_box,
+        "ESA_WorldCover_10m_2021_v200_N36W114",
+        "esa-worldcover",
+        "2021-01-01T00:00:00Z",
+        cover_box,
         {"map": f"{server.url}/data/cover.tif"},
-    )  # fmt: skip
+    )
     items.append(cover_item)
     _serve_api(server, items)
     _serve_static(server, items)
@@ -268,14 +285,18 @@ def _serve_api(server: Server, items: list[Any]) -> None:
     server.json(
         "/",
         {
-            "type": "Catalog", "stac_version": "1.0.0", "id": "api", "description": "An API.",
+            "type": "Catalog",
+            "stac_version": "1.0.0",
+            "id": "api",
+            "description": "An API.",
             "conformsTo": [f"{core}/core", f"{core}/item-search", f"{core}/collections"],
             "links": [
-                {"rel": "self", "href": f"{server.url}/"}, {"rel": "root", "href": f"{server.url}/"},
+                {"rel": "self", "href": f"{server.url}/"},
+                {"rel": "root", "href": f"{server.url}/"},
                 {"rel": "search", "href": f"{server.url}/search", "method": "POST", "type": "application/geo+json"},
             ],
         },
-    )  # fmt: skip
+    )
 
 
 def search(server: Server, body: dict[str, Any]) -> bytes:
@@ -301,11 +322,15 @@ def _serve_static(server: Server, items: list[Any]) -> None:
         server.json(
             f"/static/{name}/collection.json",
             {
-                "type": "Collection", "stac_version": "1.0.0", "id": name, "description": name, "license": "other",
+                "type": "Collection",
+                "stac_version": "1.0.0",
+                "id": name,
+                "description": name,
+                "license": "other",
                 "extent": {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [[None, None]]}},
                 "links": [{"rel": "item", "href": f"./{i['id']}.json"} for i in mine],
             },
-        )  # fmt: skip
+        )
         for entry in mine:
             relative = {k: {**a, "href": a["href"].replace(server.url, "../..")} for k, a in entry["assets"].items()}
             server.json(f"/static/{name}/{entry['id']}.json", {**entry, "assets": relative})
@@ -332,20 +357,33 @@ class Loop:
 
     def catalogue(self, root: str = "/", **changes: Any) -> dict[str, Any]:
         scenes = {
-            "name": "s2", "collection": "sentinel-2-l2a", "kind": "scenes", "bands": BANDS, "quality": "SCL",
+            "name": "s2",
+            "collection": "sentinel-2-l2a",
+            "kind": "scenes",
+            "bands": BANDS,
+            "quality": "SCL",
             "land_cover": "worldcover_2021",
-        }  # fmt: skip
+        }
         cover = {
-            "name": "worldcover_2021", "collection": "esa-worldcover", "kind": "land_cover", "asset": "map",
-            "legend": "worldcover", "year": 2021,
-        }  # fmt: skip
+            "name": "worldcover_2021",
+            "collection": "esa-worldcover",
+            "kind": "land_cover",
+            "asset": "map",
+            "legend": "worldcover",
+            "year": 2021,
+        }
         return {"name": "loop", "url": self.server.url + root, "collections": [scenes, cover], **changes}
 
     def config(self, root: str = "/", catalogue: dict[str, Any] | None = None, **changes: Any) -> FetchConfig:
         base: dict[str, Any] = {
-            "catalogues": [catalogue or self.catalogue(root)], "collections": ["s2"], "bbox": self.middle(),
-            "dates": ("2021-07-01", "2021-07-31"), "backoff_s": 0.01, "timeout_s": 10, "attempts": 4,
-        }  # fmt: skip
+            "catalogues": [catalogue or self.catalogue(root)],
+            "collections": ["s2"],
+            "bbox": self.middle(),
+            "dates": ("2021-07-01", "2021-07-31"),
+            "backoff_s": 0.01,
+            "timeout_s": 10,
+            "attempts": 4,
+        }
         return FetchConfig.model_validate(base | changes)
 
     def one_scene(self, **changes: Any) -> FetchConfig:
@@ -480,9 +518,23 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(loop: Loop, tmp
     catalogues.write_text(yaml.safe_dump({"catalogues": [loop.catalogue()]}, sort_keys=False))
     box = ",".join(map(str, loop.middle()))
     command = [
-        sys.executable, "-m", "geokr_core.cli", "fetch", "-c", str(catalogues), "--collection", "s2", f"--bbox={box}",
-        "--dates", "2021-07-01/2021-07-31", "--out", str(tmp_path / "killed"), "--yes", "--connections", "1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "geokr_core.cli",
+        "fetch",
+        "-c",
+        str(catalogues),
+        "--collection",
+        "s2",
+        f"--bbox={box}",
+        "--dates",
+        "2021-07-01/2021-07-31",
+        "--out",
+        str(tmp_path / "killed"),
+        "--yes",
+        "--connections",
+        "1",
+    ]
     slow = f"/data/{FIRST}/B08.tif"
     loop.server.hold[slow] = threading.Event()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -759,9 +811,17 @@ def test_the_plan_is_shown_and_a_dry_run_writes_nothing(loop: Loop, tmp_path: Pa
     catalogues.write_text(yaml.safe_dump({"catalogues": [loop.catalogue()]}, sort_keys=False))
     box = ",".join(map(str, loop.middle()))
     arguments = [
-        "fetch", "-c", str(catalogues), "--collection", "s2", f"--bbox={box}", "--dates", "2021-07-01/2021-07-31",
-        "--out", str(tmp_path / "got"),
-    ]  # fmt: skip
+        "fetch",
+        "-c",
+        str(catalogues),
+        "--collection",
+        "s2",
+        f"--bbox={box}",
+        "--dates",
+        "2021-07-01/2021-07-31",
+        "--out",
+        str(tmp_path / "got"),
+    ]
     dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert dry.exit_code == 0
     assert "MB to transfer for 11 files" in dry.stdout

@@ -50,7 +50,7 @@ def compose_config(**environment: str) -> subprocess.CompletedProcess[str]:
     if command is None:
         pytest.skip("no compose tool of version 2 or later on PATH or in $GEOKR_COMPOSE")
     clean = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
-    # An env file of its own, so that a developer's docker/.env does not decide the outcome.
+    # A separate env file, so that a developer's docker/.env does not decide the outcome.
     arguments = ["--env-file", os.devnull, "-f", str(DOCKER / "compose.yaml"), "config"]
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, check=False, env={**clean, **environment}

@@ -38,10 +38,15 @@ def test_a_task_of_the_world_is_learnt_better_than_by_chance(
     crops = {"crop_size_px": 96} if metric == "miou" else {}
     config = EvaluationConfig.model_validate(
         {
-            "folder": sets, "tasks": [section | small | crops], "precision": "fp32", "fine_tune_steps": 40,
-            "fine_tune_learning_rate": 1e-3, "batch_size": 16, "threads": 1,
+            "folder": sets,
+            "tasks": [section | small | crops],
+            "precision": "fp32",
+            "fine_tune_steps": 40,
+            "fine_tune_learning_rate": 1e-3,
+            "batch_size": 16,
+            "threads": 1,
         }
-    )  # fmt: skip
+    )
     task = open_task(config.tasks[0], config)
     found = task.measure(
         Cell(task.name, "random", "fine_tune", "last", "all", 0),
