@@ -6,6 +6,7 @@ data version. Losing it costs time only.
 
 import json
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,24 +17,32 @@ _SETTLED_NS = 2_000_000_000
 """Files written to less than this long ago are not remembered: they may change again within one tick of the clock."""
 
 
+_KEEP_EVERY_S = 30.0
+
+Mark = tuple[int, int, int, int]
+"""Size in bytes, times of the last modification and of the inode's change in ns, and number of the inode."""
+
+
 class Checksums:
     """The md5 of files, read anew only where size, inode or one of the times changed."""
 
-    def __init__(self, memory: Path) -> None:
+    def __init__(self, memory: Path, *, believe: bool = True) -> None:
         """Open the memory.
 
         Args:
             memory: JSON file that holds what earlier runs found; a missing or damaged one is as good as an empty one.
+            believe: whether to use what it holds; False reads every file again.
         """
         self._memory = memory
         try:
-            found = json.loads(memory.read_text(encoding="utf-8"))
+            found = json.loads(memory.read_text(encoding="utf-8")) if believe else {}
         except (FileNotFoundError, ValueError):
             found = {}
         entries = found.items() if isinstance(found, dict) else ()
         self._known: dict[str, list[int | str]] = {key: value for key, value in entries if isinstance(value, list)}
         self._seen: dict[str, list[int | str]] = {}
         self._written: dict[str, list[int | str]] = {}
+        self._kept_s = time.monotonic()
         self.num_read = 0
         """Files whose bytes were read, not remembered."""
 
@@ -43,7 +52,7 @@ class Checksums:
         Raises:
             OSError: the file cannot be read.
         """
-        mark = _mark(path)
+        mark = list(file_mark(path))
         key = str(path.resolve())
         known = self._seen.get(key) or self._known.get(key, [])
         if known[:-1] == mark:
@@ -51,9 +60,26 @@ class Checksums:
         else:
             digest = file_md5(path)
             self.num_read += 1
-        if _is_settled(mark):
+        if is_settled(mark):
             self._seen[key] = [*mark, digest]
         return digest
+
+    def keep(self) -> None:
+        """Write down what is known so far, at most every half minute, forgetting nothing.
+
+        Hashing an archive takes hours: a killed run goes on where it was.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+            write_json(self._memory, self._known | self._seen)
+            self._kept_s = time.monotonic()
+
+    def retain(self, paths: Iterable[Path]) -> None:
+        """Go on remembering files that need not be asked for this time."""
+        for key in {str(path.resolve()) for path in paths} & self._known.keys():
+            self._seen.setdefault(key, self._known[key])
 
     def note(self, path: Path, digest: str) -> None:
         """Take the md5 of a file that the caller has just written and hashed; `save` keeps it if it is settled by then.
@@ -61,7 +87,7 @@ class Checksums:
         Raises:
             OSError: the file cannot be looked at.
         """
-        self._written[str(path.resolve())] = [*_mark(path), digest]
+        self._written[str(path.resolve())] = [*file_mark(path), digest]
 
     def save(self) -> None:
         """Remember the files that were asked for, and forget the others.
@@ -71,19 +97,26 @@ class Checksums:
         """
         for key, (*mark, digest) in self._written.items():
             with suppress(FileNotFoundError):
-                if _mark(Path(key)) == mark and _is_settled(mark):
+                if list(file_mark(Path(key))) == mark and is_settled(mark):
                     self._seen[key] = [*mark, digest]
         write_json(self._memory, self._seen)
 
 
-def _mark(path: Path) -> list[int | str]:
-    """Size and times of a file, and which file it is.
+def file_mark(path: Path) -> Mark:
+    """The mark of a file.
 
     The time of the inode's change is set by the system alone: it moves even where a copy keeps the old time.
+
+    Raises:
+        OSError: the file cannot be looked at.
     """
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def _is_settled(mark: list[int | str]) -> bool:
-    return time.time_ns() - max(int(mark[1]), int(mark[2])) > _SETTLED_NS
+def is_settled(mark: Sequence[int | str]) -> bool:
+    """Whether a file has stood long enough that a change of its bytes would change its mark.
+
+    The modification time is not asked: it is whatever a copy says, and may lie ahead of the clock.
+    """
+    return time.time_ns() - int(mark[2]) > _SETTLED_NS

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import Interleaving
 from rasterio.errors import CRSError, RasterioError, RasterioIOError, RPCError
 from rasterio.io import DatasetReader
+from shapely.errors import ShapelyError
 
 from geokr_core.rasters.tiff_index import TiffIndex, TiffIndexError, read_index
 
@@ -64,7 +66,24 @@ _ALWAYS_UNPACKED_BYTES = 1 << 30
 
 
 RASTER_ERRORS = (RasterioError, CPLE_BaseError, CRSError, RPCError, UnicodeDecodeError)
-"""Everything that rasterio raises over a bad file; not all of it is a `RasterioError`."""
+"""What rasterio raises over a bad file; not all of it is a `RasterioError`."""
+
+FILE_ERRORS = (
+    *RASTER_ERRORS,
+    ProjError,
+    ShapelyError,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
+"""Everything that rasterio, numpy, pyproj, shapely and Python raise over what a file holds: numbers out of range, kinds of
+pixels that numpy does not know, text that is not text. Catch it around one file and say which; let this project's own
+refusals (`GeoKRError`) pass first, since some of them are `ValueError`."""
 
 
 @contextmanager
@@ -103,7 +122,13 @@ def cause_of(error: BaseException) -> str:
     """What GDAL said first, without the folder of the file: rasterio's own words often only point to it."""
     while isinstance(error.__cause__, CPLE_BaseError):
         error = error.__cause__
-    return re.sub(r"(/[^/\s:'\"]+)+/", "", str(error)) or type(error).__name__
+    said = re.sub(r"(/[^/\s:'\"]+)+/", "", str(error))
+    # Only libraries that read files write sentences; `KeyError: 3` says nothing without its kind.
+    return (
+        said
+        if said and isinstance(error, (*RASTER_ERRORS, OSError))
+        else f"{type(error).__name__}: {said}".rstrip(": ")
+    )
 
 
 def unopened(name: str, error: Exception) -> str:

@@ -1,6 +1,5 @@
-"""Cloud masks that products bring: which stored values mean cloud, and how they meet a scene's grid."""
+"""Cloud masks that products bring, on the scene's grid. Which stored values mean cloud is written with each product."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,35 +7,9 @@ from rasterio.windows import Window
 
 from geokr_core.errors import SceneRefusedError
 from geokr_core.rasters.grid import Grid
-
-SCL_CLOUD = (3, 8, 9, 10)
-"""Classes of Sentinel-2's scene classification that count as cloud: cloud shadow, medium and high probability, thin
-cirrus (level 2A product definition)."""
-
-QA_PIXEL_CLOUD_BITS = 0b11110
-"""Bits of Landsat's QA_PIXEL that count as cloud: 1 dilated cloud, 2 cirrus (Landsat 8 and 9), 3 cloud, 4 cloud shadow
-(Collection 2 data format control books)."""
+from geokr_core.scenes.products.product import SceneProduct
 
 _TOLERANCE_PX = 1e-3
-
-
-def is_cloud(values: np.ndarray, product: str) -> np.ndarray:
-    """Where a product's classification says cloud or shadow of cloud.
-
-    Args:
-        values: uint8 classes (``sentinel2``) or uint16 bit fields (``landsat_c2``), any shape.
-        product: family of products.
-
-    Returns:
-        bool, same shape.
-    """
-    return np.asarray(_RULES[product](values))
-
-
-_RULES: Mapping[str, Any] = {
-    "sentinel2": lambda values: np.isin(values, SCL_CLOUD),
-    "landsat_c2": lambda values: (values & QA_PIXEL_CLOUD_BITS) != 0,
-}
 
 
 def whole_factor(scene: Grid, mask: Grid) -> int:
@@ -67,8 +40,8 @@ def whole_factor(scene: Grid, mask: Grid) -> int:
 class CloudMask:
     """A product's classification, read on the scene's grid by the nearest pixel."""
 
-    def __init__(self, dataset: Any, product: str, factor: int) -> None:
-        """Take the open classification, its product's family and `whole_factor`."""
+    def __init__(self, dataset: Any, product: SceneProduct, factor: int) -> None:
+        """Take the open classification, its product and `whole_factor`."""
         self._dataset, self._product, self._factor = dataset, product, factor
 
     def read(self, row: int, height: int, width: int) -> np.ndarray:
@@ -80,6 +53,6 @@ class CloudMask:
         factor = self._factor
         first, last = row // factor, -(-(row + height) // factor)
         values = self._dataset.read(1, window=Window(0, first, -(-width // factor), last - first))
-        cloud = is_cloud(values, self._product).repeat(factor, axis=0).repeat(factor, axis=1)
+        cloud = self._product.is_cloud(values).repeat(factor, axis=0).repeat(factor, axis=1)
         top = row - first * factor
         return np.asarray(cloud[top : top + height, :width])

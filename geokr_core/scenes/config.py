@@ -2,11 +2,13 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from geokr_core.step.section import Section
+from geokr_core.scenes.products.families import family, family_names
+from geokr_core.step.found_files import glob_fault
+from geokr_core.step.section import Section, unknown_name
 
 
 class SceneCollection(Section):
@@ -17,8 +19,10 @@ class SceneCollection(Section):
         description="glob relative to the folder: rasters, or the metadata files of products of many files (`MTD_MSI*.xml`, "
         "`*_MTL.*`); `{band}` stands for the band where each band is a file"
     )
-    product: Literal["auto", "generic", "gaofen", "sentinel2", "landsat_c2", "naip"] = Field(
-        "auto", description="family of products; `auto`: by name and metadata, `generic`: nothing but the raster itself"
+    product: str = Field(
+        "auto",
+        description="family of products: `sentinel2`, `landsat_c2`, `gaofen`, `naip`, or one that an installed package "
+        "brings; `auto`: by name and metadata, `generic`: nothing but the raster itself",
     )
     bands: tuple[str, ...] | None = Field(
         None,
@@ -45,13 +49,28 @@ class SceneCollection(Section):
         description="raster of heights above the ellipsoid to orthorectify raw scenes with, relative to the working directory",
     )
 
+    @field_validator("files")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        if fault := glob_fault(value):
+            raise ValueError(fault)
+        return value
+
+    @field_validator("product")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        known = ("auto", *family_names())
+        if value not in known:
+            raise ValueError(unknown_name("scene product", value, known))
+        return value
+
     @model_validator(mode="after")
     def _band_files_match(self) -> Self:
         if ("{band}" in self.files) != (self.band_files is not None):
             raise ValueError("`files` holds `{band}` exactly when `band_files` lists what it stands for")
         if self.band_files is not None and (self.bands is None or len(self.bands) != len(self.band_files)):
             raise ValueError("`bands` and `band_files` must list the same bands, one entry each")
-        if self.band_files is not None and self.product in ("sentinel2", "landsat_c2"):
+        if self.band_files is not None and self.product != "auto" and family(self.product).one_file_a_band:
             raise ValueError(f"`product: {self.product}` finds its band files itself; leave `band_files` out")
         if self.rpc_height_m is not None and self.dem is not None:
             raise ValueError("`rpc_height_m` and `dem` both give the height of the ground; keep one")

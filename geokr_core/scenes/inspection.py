@@ -10,32 +10,35 @@ from typing import Any
 import numpy as np
 import shapely
 from affine import Affine
-from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 
-from geokr_core.errors import SceneRefusedError
+from geokr_core.errors import GeoKRError, SceneRefusedError
+from geokr_core.rasters.checksums import Checksums
 from geokr_core.rasters.grid import Grid, unwrap_lon
-from geokr_core.rasters.open_raster import RASTER_ERRORS, refuse_flood, unopened
+from geokr_core.rasters.masks import mask_beside, open_with_mask
+from geokr_core.rasters.open_raster import FILE_ERRORS, RASTER_ERRORS, cause_of, refuse_flood, unopened
 from geokr_core.scenes.clouds import whole_factor
 from geokr_core.scenes.config import SceneCollection
 from geokr_core.scenes.discovery import Candidate
-from geokr_core.scenes.known_files import Seen
 from geokr_core.scenes.orthorectify import Terrain, ortho_grid
-from geokr_core.scenes.products.families import describe
-from geokr_core.scenes.products.product import Product
-from geokr_core.scenes.reader import mask_beside, open_with_mask
+from geokr_core.scenes.products.families import describe, family
+from geokr_core.scenes.products.generic import contradiction
+from geokr_core.scenes.products.product import Description, SceneProduct, Stack
 from geokr_core.scenes.rpc_files import rpcs_of
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
 
 
-def inspect(folder: Path, candidate: Candidate, seen: Seen) -> Scene:
+def inspect(folder: Path, candidate: Candidate, checksums: Checksums) -> tuple[Scene, tuple[str, ...]]:
     """Read names, metadata and headers of a candidate and refuse it if correct chips are impossible.
 
     Args:
         folder: scene folder.
         candidate: from `discover`.
-        seen: digests of files that have not changed.
+        checksums: remembers digests of files that have not changed.
+
+    Returns:
+        The scene, and what the user should know of it.
 
     Raises:
         SceneRefusedError: a band file is missing, a file is unreadable or of another format, there is no CRS and no
@@ -43,62 +46,77 @@ def inspect(folder: Path, candidate: Candidate, seen: Seen) -> Scene:
             expected one, or the metadata contradict the pixels.
         ConfigError: the elevation model cannot be read.
     """
-    if candidate.missing:
-        raise SceneRefusedError(f"band file(s) for {', '.join(candidate.missing)} missing beside {candidate.files[0]}")
+    if candidate.fault:
+        raise SceneRefusedError(candidate.fault)
+    try:
+        return _inspect(folder, candidate, checksums)
+    except GeoKRError:
+        raise
+    except FILE_ERRORS as error:
+        # No single file ends an inventory, whatever a library makes of what it holds.
+        raise SceneRefusedError(f"{candidate.files[0]}: cannot be read: {cause_of(error)}") from error
+
+
+def _inspect(folder: Path, candidate: Candidate, checksums: Checksums) -> tuple[Scene, tuple[str, ...]]:
     collection = candidate.collection
-    product = describe(candidate.family, folder, candidate.files[0], collection.bands)
+    product = family(candidate.family)
+    described = describe(candidate.family, folder, candidate.files[0], collection.bands)
     if collection.band_files is not None:
-        product = replace(product, files=candidate.files, bands=collection.bands)
-    headers = [_header(folder / file, collection, product) for file in product.files]
+        described = replace(described, files=candidate.files, bands=collection.bands)
+    headers = [_header(folder, file, collection, described) for file in described.files]
     grid = headers[0].grid
-    for file, header in zip(product.files, headers, strict=True):
+    for header in headers:
         if header.grid != grid:
             raise SceneRefusedError(
-                f"{file}: grid differs from {product.files[0]}; the files of a scene must share CRS, transform and size"
+                f"{header.stack.file}: grid differs from {described.files[0]}; the files of a scene must share CRS, "
+                "transform and size"
             )
-    bands = _band_names(collection, product, headers)
-    _check_place(grid, product)
-    if product.cloud_mask:
-        whole_factor(grid, _header(folder / product.cloud_mask, collection, product).grid)
+    bands = _band_names(collection, product, described, headers)
+    _check_place(grid, described)
+    if described.cloud_mask:
+        whole_factor(grid, _header(folder, described.cloud_mask, collection, described).grid)
     raw = headers[0].raw
-    side = sorted({f for header in headers for f in header.side_files} | {folder / f for f in product.metadata})
-    side += [folder / product.cloud_mask] if product.cloud_mask else []
+    side = sorted({f for header in headers for f in header.side_files} | {folder / f for f in described.metadata})
+    side += [folder / described.cloud_mask] if described.cloud_mask else []
     side += [collection.dem] if raw and collection.dem else []
-    scales, offsets = _physical(product, headers, len(bands))
-    return Scene(
+    scales, offsets = _physical(described, headers, len(bands))
+    scene = Scene(
         scene_id=candidate.scene_id,
         collection=collection.name,
-        files=product.files,
+        files=described.files,
         bands=bands,
         grid=grid,
         gsd_m=round(grid.gsd_m, 4),
-        acquired=collection.acquired.isoformat() if collection.acquired else product.acquired or headers[0].acquired,
-        sensor=product.sensor or collection.name,
+        acquired=collection.acquired.isoformat() if collection.acquired else described.acquired or headers[0].acquired,
+        sensor=described.sensor or collection.name,
         land_cover=collection.land_cover,
-        nodata=product.nodata if collection.nodata is None else collection.nodata,
+        nodata=described.nodata if collection.nodata is None else collection.nodata,
         max_abs_latitude_deg=collection.max_abs_latitude_deg,
-        md5=_digest([folder / file for file in product.files], side, seen, collection.rpc_height_m if raw else None),
-        product=product.name,
-        product_id=product.product_id,
-        cloud_mask=product.cloud_mask,
+        md5=_digest([folder / f for f in described.files], side, checksums, collection.rpc_height_m if raw else None),
+        product=candidate.family,
+        product_id=described.product_id,
+        cloud_mask=described.cloud_mask,
         scales=scales,
         offsets=offsets,
         orthorectified=raw,
         rpc_height_m=collection.rpc_height_m if raw else None,
         dem=collection.dem.as_posix() if raw and collection.dem else "",
     )
+    swapped = contradiction(bands, headers[0].stack) if len(headers) == 1 else ""
+    remarks = [f"{swapped}: if the names are wrong, give `bands` of collection {collection.name!r}"] if swapped else []
+    return scene, (*described.remarks, *remarks)
 
 
-def _digest(files: Sequence[Path], side: Sequence[Path], seen: Seen, height_m: float | None) -> str:
+def _digest(files: Sequence[Path], side: Sequence[Path], checksums: Checksums, height_m: float | None) -> str:
     try:
-        digests = [seen.md5(path) for path in (*files, *side)]
+        digests = [checksums.md5(path) for path in (*files, *side)]
     except OSError as error:
         raise SceneRefusedError(f"{error.filename}: cannot be read: {error.strerror}") from error
     # One plain file: its md5 can be checked with md5sum.
     return digests[0] if len(digests) == 1 and height_m is None else text_digest([*digests, height_m])
 
 
-def _check_place(grid: Grid, product: Product) -> None:
+def _check_place(grid: Grid, product: Description) -> None:
     if fault := grid.fault():
         raise SceneRefusedError(f"{product.files[0]}: {fault}")
     outline = shapely.get_coordinates(grid.footprint())
@@ -114,21 +132,26 @@ def _check_place(grid: Grid, product: Product) -> None:
 
 
 def _physical(
-    product: Product, headers: Sequence["_Header"], num_bands: int
+    product: Description, headers: Sequence["_Header"], num_bands: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and offset of each band; empty where pixels are stored as what they are."""
+    scales = product.scales or tuple(value for header in headers for value in header.scales)[:num_bands]
+    offsets = product.offsets or tuple(value for header in headers for value in header.offsets)[:num_bands]
+    if not np.isfinite([*scales, *offsets]).all() or 0.0 in scales:
+        raise SceneRefusedError(
+            f"{product.files[0]}: scale {list(scales)} and offset {list(offsets)} give no physical value; mend its tags, e.g. "
+            "with gdal_edit"
+        )
     if product.scales:
-        return product.scales, product.offsets
-    scales = tuple(value for header in headers for value in header.scales)[:num_bands]
-    offsets = tuple(value for header in headers for value in header.offsets)[:num_bands]
+        return scales, offsets
     told = any(value != 1.0 for value in scales) or any(value != 0.0 for value in offsets)
     return (scales, offsets) if told else ((), ())
 
 
 @dataclass(frozen=True)
 class _Header:
+    stack: Stack
     grid: Grid
-    count: int
-    colours: tuple[ColorInterp, ...]
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
     side_files: tuple[Path, ...]
@@ -136,24 +159,26 @@ class _Header:
     acquired: str
 
 
-def _header(path: Path, collection: SceneCollection, product: Product) -> _Header:
+def _header(folder: Path, file: str, collection: SceneCollection, product: Description) -> _Header:
+    path = folder / file
     try:
         with ExitStack() as stack:
             source = open_with_mask(path, stack).dataset
-            if any(np.dtype(kind).kind == "c" for kind in source.dtypes):
-                raise SceneRefusedError(
-                    f"{path.name}: complex pixels ({source.dtypes[0]}); expected integers or floats"
-                )
+            if complex_kind := next((kind for kind in source.dtypes if "complex" in kind), None):
+                raise SceneRefusedError(f"{path.name}: complex pixels ({complex_kind}); expected integers or floats")
             refuse_flood(source, path)
             rpcs, rpc_file = rpcs_of(source, path)
             raw = rpcs is not None and _is_raw(source, collection, product)
             return _Header(
+                stack=Stack(
+                    file,
+                    tuple(colour.name for colour in source.colorinterp),
+                    tuple(text or "" for text in source.descriptions),
+                ),
                 grid=_raw_grid(path, source, rpcs, collection) if rpcs and raw else _map_grid(path, source),
-                count=source.count,
-                colours=tuple(source.colorinterp),
                 scales=tuple(source.scales),
                 offsets=tuple(source.offsets),
-                side_files=tuple(file for file in (rpc_file if raw else None, mask_beside(path)) if file),
+                side_files=tuple(f for f in (rpc_file if raw else None, mask_beside(path)) if f),
                 raw=raw,
                 # GDAL's own tag, "2021-07-04 18:12:01": `geokr fetch` writes it.
                 acquired=_leading_date(source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME", "")),
@@ -167,7 +192,7 @@ def _leading_date(text: str) -> str:
     return found[0] if found else ""
 
 
-def _is_raw(source: Any, collection: SceneCollection, product: Product) -> bool:
+def _is_raw(source: Any, collection: SceneCollection, product: Description) -> bool:
     """Whether the RPCs say where the pixels lie. A raw product often carries a made-up CRS beside its RPCs."""
     asked = collection.rpc_height_m is not None or collection.dem is not None
     return asked or product.in_sensor_geometry or source.crs is None or source.transform == Affine.identity()
@@ -201,42 +226,24 @@ def _map_grid(path: Path, source: Any) -> Grid:
     return Grid.of(source)
 
 
-def _band_names(collection: SceneCollection, product: Product, headers: Sequence[_Header]) -> tuple[str, ...]:
-    if len(product.files) > 1 or collection.band_files is not None or product.name in ("sentinel2", "landsat_c2"):
-        for file, header in zip(product.files, headers, strict=True):
-            if header.count != 1:
-                raise SceneRefusedError(f"{file}: {header.count} bands found, expected one band a file")
-        return tuple(product.bands or ())
-    header, file = headers[0], product.files[0]
-    colours = [c for c in header.colours if c != ColorInterp.alpha]
-    if product.name != "generic" and collection.bands is None:
-        return _sensor_bands(product, header, file)
+def _band_names(
+    collection: SceneCollection, product: SceneProduct, described: Description, headers: Sequence[_Header]
+) -> tuple[str, ...]:
+    if len(headers) > 1 or collection.band_files is not None or product.one_file_a_band:
+        for header in headers:
+            if header.stack.num_bands != 1:
+                raise SceneRefusedError(
+                    f"{header.stack.file}: {header.stack.num_bands} bands found, expected one band a file"
+                )
+        return tuple(described.bands or ())
+    stack = headers[0].stack
     if collection.bands is None:
-        known = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
-        return tuple(known.get(c, f"band{k}") for k, c in enumerate(colours, start=1))
+        return product.band_names(described, stack)
     # A fourth band may be tagged as alpha though it holds near infrared: the user's list decides.
-    if len(collection.bands) not in (header.count, len(colours)):
+    num_colours = sum(colour != "alpha" for colour in stack.colours)
+    if len(collection.bands) not in (stack.num_bands, num_colours):
         raise SceneRefusedError(
-            f"{file}: {len(colours)} bands found, expected {len(collection.bands)} ({', '.join(collection.bands)}); "
+            f"{stack.file}: {num_colours} bands found, expected {len(collection.bands)} ({', '.join(collection.bands)}); "
             f"mend `bands` of collection {collection.name!r}"
         )
     return collection.bands
-
-
-def _sensor_bands(product: Product, header: _Header, file: str) -> tuple[str, ...]:
-    """Bands of a sensor with a fixed order, where the file has exactly these; otherwise nobody can know."""
-    if product.bands is None or len(product.bands) != header.count:
-        expected = (
-            f"{len(product.bands)} ({', '.join(product.bands)})" if product.bands else "a sensor with a known order"
-        )
-        raise SceneRefusedError(
-            f"{file}: {header.count} band(s) of {product.sensor} found, expected {expected}; what they are and in which "
-            "order cannot be known from outside: give `bands`"
-        )
-    # NAIP is often tagged so though its fourth band is near infrared; a Gaofen scene is only by whoever made it over.
-    if product.name == "gaofen" and ColorInterp.alpha in header.colours:
-        raise SceneRefusedError(
-            f"{file}: its last band is tagged as transparency where {product.sensor} has {product.bands[-1]}; give `bands` "
-            "if it is data, or name the colours in their order"
-        )
-    return product.bands

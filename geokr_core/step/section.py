@@ -1,6 +1,7 @@
 """The base of every section of the parameter file, and how a refused one is explained."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +14,20 @@ def explain(error: ValidationError) -> str:
         for problem in error.errors(include_input=False)
     ]
     return "\n  ".join([f"{error.error_count()} wrong value(s):", *lines])
+
+
+def unknown_name(what: str, found: str, known: Iterable[str]) -> str:
+    """That a name is not known, which one may be meant, and which there are.
+
+    Args:
+        what: what the name stands for, e.g. ``scene product``.
+        found: the name.
+        known: names that there are.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(found, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"no {what} {found!r}; {hint}Known: {', '.join(names)}"
 
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -1,5 +1,7 @@
 """The inventory and the reader: what makes a scene, where it lies, what it holds, and the named refusal of the rest."""
 
+import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -12,10 +14,12 @@ from affine import Affine
 from rasterio.enums import MaskFlags
 
 from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
+from geokr_core.rasters import checksums
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import read_inventory, take_inventory, usable_scenes
 from geokr_core.scenes.reader import open_scene
 from geokr_core.scenes.scene import Scene
+from geokr_core.step.digests import file_md5
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
@@ -308,21 +312,72 @@ def test_a_mask_file_of_another_format_is_never_opened(tmp_path: Path, reporter:
     assert "expected a mask of a.tif with 32 x 32 pixels" in reporter.warnings[1]
 
 
-def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
-    first = only_scene(tmp_path)
+@pytest.fixture
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files whose bytes were read for their digest; files count as settled at once."""
+    names: list[str] = []
+
+    def md5(path: Path) -> str:
+        names.append(path.name)
+        return file_md5(path)
+
+    monkeypatch.setattr(checksums, "_SETTLED_NS", 0)
+    monkeypatch.setattr(checksums, "file_md5", md5)
+    return names
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path: Path, read_files: list[str]) -> None:
+    for name in ("a", "b"):
+        write_raster(tmp_path / "in" / f"{name}.tif", pixels(3) + ord(name), "EPSG:32648", UTM)
+    take_inventory(config(tmp_path / "in"), tmp_path / "out", RecordingReporter())
+    first = usable_scenes(tmp_path / "out")
+    assert read_files == ["a.tif", "b.tif"]
     written = (tmp_path / "out" / "inventory.parquet").read_bytes()
-    stat, content = path.stat(), path.read_bytes()
-    # Other bytes of the same size under the same time: whoever reads them again finds out.
-    path.write_bytes(content[:-2] + b"xy")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert only_scene(tmp_path) == first
+    for _ in range(2):  # the memory outlives an inventory that needed none of it
+        take_inventory(config(tmp_path / "in"), tmp_path / "out", RecordingReporter())
     assert (tmp_path / "out" / "inventory.parquet").read_bytes() == written
     # Other settings describe it anew without reading it again.
-    other = only_scene(tmp_path, land_cover="other")
-    assert (other.land_cover, other.md5) == ("other", first.md5)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert only_scene(tmp_path).md5 != first.md5
+    take_inventory(config(tmp_path / "in", land_cover="other"), tmp_path / "out", RecordingReporter())
+    assert {name: scene.md5 for name, scene in usable_scenes(tmp_path / "out").items()} == {
+        name: scene.md5 for name, scene in first.items()
+    }
+    assert read_files == ["a.tif", "b.tif"]
+
+
+def test_other_bytes_of_the_same_size_under_the_same_time_are_noticed(tmp_path: Path, read_files: list[str]) -> None:
+    path = write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
+    only_scene(tmp_path)
+    stat, content = path.stat(), path.read_bytes()
+    replacement = tmp_path / "delivered_again.tif"
+    replacement.write_bytes(content[:-2] + b"xy")
+    os.utime(replacement, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    replacement.replace(path)  # as `rsync -t` does
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert only_scene(tmp_path).md5 == hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    assert read_files == ["a.tif", "a.tif"]
+
+
+def test_force_believes_nothing_that_is_remembered(tmp_path: Path, read_files: list[str]) -> None:
+    path = write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
+    right = only_scene(tmp_path).md5
+    # As if the disk had changed the bytes and no time: only reading them again finds out.
+    memory = tmp_path / ".out.checksums.json"
+    memory.write_text(memory.read_text().replace(right, "0" * 32))
+    (tmp_path / ".out.rows.json").unlink()
+    assert only_scene(tmp_path).md5 == "0" * 32
+    take_inventory(config(tmp_path / "in"), tmp_path / "out", RecordingReporter(), force=True)
+    (scene,) = usable_scenes(tmp_path / "out").values()
+    assert scene.md5 == right == file_md5(path)
+    assert only_scene(tmp_path).md5 == right
+    assert read_files == ["a.tif", "a.tif"]
+
+
+def test_a_file_that_was_just_written_is_looked_at_again(tmp_path: Path) -> None:
+    """Within one tick of the clock a file can change twice under one time."""
+    write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
+    only_scene(tmp_path)
+    assert json.loads((tmp_path / ".out.rows.json").read_text())["scenes"] == {}
+    assert json.loads((tmp_path / ".out.checksums.json").read_text()) == {}
 
 
 def test_a_side_file_that_comes_later_is_noticed(tmp_path: Path) -> None:
@@ -336,8 +391,9 @@ def test_a_memory_that_is_broken_or_gone_costs_time_only(tmp_path: Path, reporte
     write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
     first = only_scene(tmp_path)
     written = (tmp_path / "out" / "inventory.parquet").read_bytes()
-    memory = tmp_path / ".out-seen.json"
+    memory = tmp_path / ".out.rows.json"
     memory.write_text("{")
+    (tmp_path / ".out.checksums.json").write_text("{")
     take_inventory(config(tmp_path / "in"), tmp_path / "out", reporter)
     assert "every scene is read anew" in reporter.warnings[0]
     memory.unlink()

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from geokr_core.errors import SceneRefusedError
 from geokr_core.scenes.products.metadata_files import read_xml, text_of
-from geokr_core.scenes.products.product import Family, Product, iso_date
+from geokr_core.scenes.products.product import Description, SceneProduct, Stack, iso_date
 
 _NAME = re.compile(
     r"(?P<product>(?P<satellite>GF\d[A-D]?)_(?P<sensor>[A-Z]+\d?)_[EW]\d{1,3}\.\d+_[NS]\d{1,2}\.\d+_(?P<date>\d{8})"
@@ -29,43 +29,6 @@ _CORNERS = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
 
 def _match(path: str) -> re.Match[str] | None:
     return _NAME.fullmatch(PurePosixPath(path).stem)
-
-
-def claims(path: str) -> bool:
-    """Whether the file's name is a Gaofen name."""
-    return PurePosixPath(path).suffix.lower() in (".tif", ".tiff", ".img", ".jp2") and _match(path) is not None
-
-
-def describe(folder: Path, path: str, wanted: tuple[str, ...] | None) -> Product:
-    """Read a Gaofen name and the XML side file where there is one.
-
-    Args:
-        folder: scene folder.
-        path: the raster, relative to it.
-        wanted: the user's band names in file order; they stand above what is known of the sensor.
-
-    Raises:
-        SceneRefusedError: it is no Gaofen name, its date does not exist, or the side file is another scene's.
-    """
-    match = _match(path)
-    if match is None:
-        raise SceneRefusedError(f"{path}: not a Gaofen name; use `product: generic` and give `bands`")
-    sensor = f"{match['satellite']}_{match['sensor']}".upper()
-    named = iso_date(match["date"], f"its name {PurePosixPath(path).name}")
-    side_file = _side_file(folder, path, match)
-    acquired, corners = _read_side_file(folder / side_file, named) if side_file else (named, ())
-    level = match["level"].upper()
-    return Product(
-        name="gaofen",
-        files=(path,),
-        bands=wanted or _bands(sensor, (match["part"] or "").upper()),
-        product_id=match["product"],
-        sensor=sensor,
-        acquired=acquired,
-        metadata=(side_file,) if side_file else (),
-        corners=corners,
-        in_sensor_geometry=level.startswith("1") and not match["suffix"],
-    )
 
 
 def _bands(sensor: str, part: str) -> tuple[str, ...] | None:
@@ -112,13 +75,63 @@ def _day_number(day: str) -> int:
     return date.fromisoformat(day).toordinal()
 
 
-def root(path: str) -> str:
-    """The path up to the name that was delivered: scene, side files and what users made of it begin with it."""
-    match = _match(path)
-    if match is None:
-        return path
-    inside = PurePosixPath(path)
-    return inside.with_name(inside.stem[: len(inside.stem) - len(match["suffix"])]).as_posix()
+class Gaofen(SceneProduct):
+    """Gaofen scenes, one raster each."""
+
+    def claims(self, path: str) -> bool:
+        """Whether the file's name is a Gaofen name."""
+        return PurePosixPath(path).suffix.lower() in (".tif", ".tiff", ".img", ".jp2") and _match(path) is not None
+
+    def root(self, path: str) -> str:
+        """The path up to the name that was delivered: scene, side files and what users made of it begin with it."""
+        match = _match(path)
+        if match is None:
+            return path
+        inside = PurePosixPath(path)
+        return inside.with_name(inside.stem[: len(inside.stem) - len(match["suffix"])]).as_posix()
+
+    def describe(self, folder: Path, path: str, wanted: tuple[str, ...] | None) -> Description:
+        """Read a Gaofen name and the XML side file where there is one.
+
+        Args:
+            folder: scene folder.
+            path: the raster, relative to it.
+            wanted: the user's band names in file order; they stand above what is known of the sensor.
+
+        Raises:
+            SceneRefusedError: it is no Gaofen name, its date does not exist, or the side file is another scene's.
+        """
+        match = _match(path)
+        if match is None:
+            raise SceneRefusedError(f"{path}: not a Gaofen name; use `product: generic` and give `bands`")
+        sensor = f"{match['satellite']}_{match['sensor']}".upper()
+        named = iso_date(match["date"], f"its name {PurePosixPath(path).name}")
+        side_file = _side_file(folder, path, match)
+        acquired, corners = _read_side_file(folder / side_file, named) if side_file else (named, ())
+        return Description(
+            files=(path,),
+            bands=wanted or _bands(sensor, (match["part"] or "").upper()),
+            product_id=match["product"],
+            sensor=sensor,
+            acquired=acquired,
+            metadata=(side_file,) if side_file else (),
+            corners=corners,
+            in_sensor_geometry=match["level"].upper().startswith("1") and not match["suffix"],
+        )
+
+    def band_names(self, description: Description, stack: Stack) -> tuple[str, ...]:
+        """The sensor's bands in their order; one tagged as transparency was made over by somebody.
+
+        Raises:
+            SceneRefusedError: the file has another number of bands, or one is tagged as transparency.
+        """
+        bands = super().band_names(description, stack)
+        if "alpha" in stack.colours:
+            raise SceneRefusedError(
+                f"{stack.file}: its last band is tagged as transparency where {description.sensor} has {bands[-1]}; give "
+                "`bands` if it is data, or name the colours in their order"
+            )
+        return bands
 
 
-FAMILY = Family(claims=claims, root=root, describe=describe, one_file_a_band=False)
+PRODUCT = Gaofen()

@@ -7,34 +7,39 @@ processing date after it. ``m`` stands for multispectral: red, green, blue, near
 import re
 from pathlib import Path, PurePosixPath
 
-from geokr_core.scenes.products.product import Family, Product, iso_date
+from geokr_core.scenes.products.product import Description, SceneProduct, iso_date
 
-_NAME = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_(?:\d{1,3}|h)_(?P<date>\d{8})(?:_\d{8})?", re.IGNORECASE)
+_NAME = re.compile(
+    r"(?P<flight>m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_(?:\d{1,3}|h)_(?P<date>\d{8}))(?:_\d{8})?", re.IGNORECASE
+)
 
 BANDS = ("red", "green", "blue", "nir")
 
 
-def claims(path: str) -> bool:
-    """Whether the file's name is that of a NAIP quarter quad."""
-    name = PurePosixPath(path)
-    return name.suffix.lower() in (".tif", ".tiff", ".jp2") and _NAME.fullmatch(name.stem) is not None
+class Naip(SceneProduct):
+    """NAIP quarter quads. Many are tagged as transparent in their fourth band, which is near infrared all the same."""
+
+    def claims(self, path: str) -> bool:
+        """Whether the file's name is that of a NAIP quarter quad."""
+        name = PurePosixPath(path)
+        return name.suffix.lower() in (".tif", ".tiff", ".jp2") and _NAME.fullmatch(name.stem) is not None
+
+    def describe(self, folder: Path, path: str, wanted: tuple[str, ...] | None) -> Description:
+        """Read a NAIP name. A file that is not named so has no date: its collection's ``acquired`` gives it.
+
+        Raises:
+            SceneRefusedError: the date in the name does not exist.
+        """
+        del folder
+        stem = PurePosixPath(path).stem
+        match = _NAME.fullmatch(stem)
+        acquired = iso_date(match["date"], f"its name {PurePosixPath(path).name}") if match else ""
+        return Description((path,), wanted or BANDS, product_id=stem, sensor="NAIP", acquired=acquired)
+
+    def acquisition(self, product_id: str) -> str:
+        """The name without the date of processing."""
+        match = _NAME.fullmatch(product_id)
+        return match["flight"].lower() if match else product_id
 
 
-def describe(folder: Path, path: str, wanted: tuple[str, ...] | None) -> Product:
-    """Read a NAIP name. A file that is not named so has no date: its collection's ``acquired`` gives it.
-
-    Raises:
-        SceneRefusedError: the date in the name does not exist.
-    """
-    stem = PurePosixPath(path).stem
-    match = _NAME.fullmatch(stem)
-    acquired = iso_date(match["date"], f"its name {PurePosixPath(path).name}") if match else ""
-    return Product("naip", (path,), wanted or BANDS, product_id=stem, sensor="NAIP", acquired=acquired)
-
-
-def root(path: str) -> str:
-    """The path itself: every file is a scene."""
-    return path
-
-
-FAMILY = Family(claims=claims, root=root, describe=describe, one_file_a_band=False)
+PRODUCT = Naip()
