@@ -167,6 +167,22 @@ def pretraining(params: "Params", folders: "Folders", out: Path, reporter: Repor
     return pretrain(params.pretraining, folders["levir_kr"], out, folders.checkpoints / "pretraining", reporter)
 
 
+def forget_scenes(params: "Params", folders: "Folders") -> None:
+    """Forget what earlier inventories remember of the scenes' files."""
+    from geokr_core.scenes.inventory import forget
+
+    del params
+    forget(folders["scenes"])
+
+
+def forget_land_cover(params: "Params", folders: "Folders") -> None:
+    """Forget what earlier indices remember of the tiles' files."""
+    from geokr_core.land_cover.tile_index import forget
+
+    del params
+    forget(folders["land_cover"])
+
+
 def forget_pretraining(params: "Params", folders: "Folders") -> None:
     """Drop what is kept of finished runs."""
     from geokr_core.pretraining.pretrain import forget_finished

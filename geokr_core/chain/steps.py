@@ -80,7 +80,7 @@ class Step:
         names_file: whether its output tells the name of the parameter file.
         distributed: whether the processes of ``torchrun`` work on it together.
         scenes: how it is run a scene at a time; None where it is run for the whole archive only.
-        forget: drops finished work that is kept outside the output, so that it is made again.
+        forget: drops what is remembered or finished outside the output, so that it is read and made again.
         folder: where its output lies, if not in the store.
         is_wanted: whether a parameter file asks for the step.
     """
@@ -120,6 +120,7 @@ _TABLE = (
         sections=("scenes",),
         sources=("scenes",),
         run=calls.scenes,
+        forget=calls.forget_scenes,
         purpose="Take stock of the raw scenes: grid, bands, date and footprint of each; refuse what cannot be used.",
     ),
     Step(
@@ -129,6 +130,7 @@ _TABLE = (
         sections=("land_cover",),
         sources=("land_cover",),
         run=calls.land_cover,
+        forget=calls.forget_land_cover,
         purpose="Index the tiles of the land-cover products by their real footprint and check their legends.",
     ),
     Step(

@@ -59,7 +59,7 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG)
         raise MissingInputError(f"{config.folder}: no such land-cover folder; point `land_cover.folder` at your tiles.")
     legends = {product.name: load_legend(product.legend) for product in config.products}
     common = common_legend(config.legend, list(legends.values()))
-    checksums = Checksums(out.with_name(f".{out.name}.checksums.json"))
+    checksums = Checksums(_memory(out))
     rows: list[dict[str, Any]] = []
     remarks = _Remarks()
     for product in config.products:
@@ -89,6 +89,15 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG)
     for warning in summary.warnings:
         reporter.warning(warning)
     return summary
+
+
+def forget(out: Path) -> None:
+    """Forget the digests that are remembered, so that the next index reads every byte again."""
+    _memory(out).unlink(missing_ok=True)
+
+
+def _memory(out: Path) -> Path:
+    return out.with_name(f".{out.name}.checksums.json")
 
 
 def _index_summary(

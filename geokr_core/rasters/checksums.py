@@ -26,16 +26,15 @@ Mark = tuple[int, int, int, int]
 class Checksums:
     """The md5 of files, read anew only where size, inode or one of the times changed."""
 
-    def __init__(self, memory: Path, *, believe: bool = True) -> None:
+    def __init__(self, memory: Path) -> None:
         """Open the memory.
 
         Args:
             memory: JSON file that holds what earlier runs found; a missing or damaged one is as good as an empty one.
-            believe: whether to use what it holds; False reads every file again.
         """
         self._memory = memory
         try:
-            found = json.loads(memory.read_text(encoding="utf-8")) if believe else {}
+            found = json.loads(memory.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             found = {}
         entries = found.items() if isinstance(found, dict) else ()

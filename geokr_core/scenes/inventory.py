@@ -34,14 +34,13 @@ _FORMAT = 3
 """Counts up when a row of the inventory comes out otherwise for the same files."""
 
 
-def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter, *, force: bool = False) -> Summary:
+def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter) -> Summary:
     """Take stock of the scene folder.
 
     Args:
         config: folder and collections.
         out: folder to write ``inventory.parquet`` (GeoParquet, one row a scene) and ``inventory.json`` into.
         reporter: hears each refusal and each remark.
-        force: believe nothing that earlier inventories remember: read every byte again.
 
     Returns:
         Counts, a table of the refused scenes with their reasons, and what the user should know of the others.
@@ -52,7 +51,7 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter, *, force
         SceneRefusedError: not one scene is usable; lists the reasons.
     """
     found = discover(config)
-    rows, remarks, memories = _take(config, found, out, reporter, force=force)
+    rows, remarks, memories = _take(config, found, out, reporter)
     refused = [row for row in rows if row["status"] == QUARANTINED]
     for row in refused:
         reporter.warning(f"scene {row['scene_id']} quarantined: {row['reason']}")
@@ -93,20 +92,32 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter, *, force
     )
 
 
+def forget(out: Path) -> None:
+    """Forget all that earlier inventories remember, so that the next one reads every byte and header again."""
+    for memory in _memories(out):
+        memory.unlink(missing_ok=True)
+
+
+def _memories(out: Path) -> tuple[Path, Path]:
+    """Where the digests of files and what the rows were made from are remembered: beside the inventory, hidden."""
+    return out.with_name(f".{out.name}.checksums.json"), out.with_name(f".{out.name}.rows.json")
+
+
 def _take(
-    config: ScenesConfig, found: Discovery, out: Path, reporter: Reporter, *, force: bool
+    config: ScenesConfig, found: Discovery, out: Path, reporter: Reporter
 ) -> tuple[list[dict[str, Any]], list[str], tuple[KnownRows, Checksums]]:
     """A row a candidate, what is remarked of usable scenes, and what to remember of both."""
     listing, owners = Listing(config.folder), dict[str, str]()
-    checksums = Checksums(out.with_name(f".{out.name}.checksums.json"), believe=not force)
-    known = KnownRows(out / "inventory.parquet", out.with_name(f".{out.name}.rows.json"), reporter)
+    checksums_memory, rows_memory = _memories(out)
+    checksums = Checksums(checksums_memory)
+    known = KnownRows(out / "inventory.parquet", rows_memory, reporter)
     rows: list[dict[str, Any]] = []
     remarks: list[str] = []
     with reporter.progress("scenes", len(found.candidates)) as advance:
         for candidate in found.candidates:
             marks = listing.marks(candidate.roots)
             stamp = _stamp(candidate, marks)
-            kept = None if force else known.row(candidate.scene_id, stamp)
+            kept = known.row(candidate.scene_id, stamp)
             row, said = kept or _inspected(config.folder, candidate, owners, checksums)
             owners.setdefault(candidate.scene_id, candidate.files[0])
             rows.append(row)
