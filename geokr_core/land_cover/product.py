@@ -24,7 +24,7 @@ from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, Un
 from geokr_core.land_cover.config import ProductConfig
 from geokr_core.land_cover.legend import SEA, UNKNOWN, UNLISTED, CommonLegend, ProductLegend, load_legend
 from geokr_core.land_cover.tile_index import CODE_TYPES
-from geokr_core.rasters.grid import Grid
+from geokr_core.rasters.grid import Grid, unwrap_lon
 from geokr_core.rasters.open_raster import RASTER_ERRORS, cause_of, open_raster
 from geokr_core.step.files import read_json
 
@@ -52,6 +52,46 @@ class Tile:
     footprint: shapely.Polygon
     nodata: int | None
     masked: bool = False
+
+
+@dataclass(frozen=True)
+class PlacedTiles:
+    """Tiles of one edition, ready to be asked which of them lie near some ground.
+
+    Attributes:
+        tiles: the tiles.
+        bounds: float64 (T, 4), west, south, east and north of their footprints in degrees.
+        centres: float64 (T, 2), longitude and latitude of their footprints' centres.
+    """
+
+    tiles: tuple[Tile, ...]
+    bounds: np.ndarray
+    centres: np.ndarray
+
+    @classmethod
+    def of(cls, tiles: tuple[Tile, ...]) -> "PlacedTiles":
+        """Measure where tiles lie."""
+        footprints = np.array([tile.footprint for tile in tiles], dtype=object)
+        centres = shapely.get_coordinates(shapely.centroid(footprints)) if tiles else np.zeros((0, 2))
+        return cls(tiles, shapely.bounds(footprints).reshape(-1, 4), centres)
+
+    def near(self, box: tuple[float, float, float, float]) -> "PlacedTiles":
+        """Tiles that may touch a box; none that does is left out.
+
+        Args:
+            box: west, south, east and north in degrees; longitudes on any turn.
+        """
+        west, south, east, north = box
+        width, height = self.bounds[:, 2] - self.bounds[:, 0], self.bounds[:, 3] - self.bounds[:, 1]
+        # A footprint follows a bent edge in 16 pieces, and may miss this much of the ground beyond it.
+        across = (width + east - west) / 2 + width / 64 + 0.01
+        apart = unwrap_lon((self.bounds[:, 0] + self.bounds[:, 2]) / 2 - (west + east) / 2, 0.0)
+        margin = height / 64 + 0.01
+        close = (
+            (np.abs(apart) <= across) & (self.bounds[:, 1] - margin <= north) & (self.bounds[:, 3] + margin >= south)
+        )
+        chosen = np.flatnonzero(close)
+        return PlacedTiles(tuple(self.tiles[k] for k in chosen), self.bounds[chosen], self.centres[chosen])
 
 
 @dataclass(frozen=True)
@@ -83,6 +123,16 @@ class Product:
     def tiles_in(self, year: int) -> tuple[Tile, ...]:
         """Tiles of an edition; empty if there is no such edition."""
         return self._by_year.get(year, ())
+
+    def placed_in(self, year: int) -> PlacedTiles:
+        """`tiles_in` with where they lie; measured once a process."""
+        if year not in self._placed:
+            self._placed[year] = PlacedTiles.of(self.tiles_in(year))
+        return self._placed[year]
+
+    @cached_property
+    def _placed(self) -> dict[int, PlacedTiles]:
+        return {}
 
     def edition(self, acquired: str) -> int:
         """The edition for an image: the one whose epoch, the middle of its year, is nearest to the acquisition.

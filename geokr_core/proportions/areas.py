@@ -253,6 +253,24 @@ def polygon_areas(counts: RunningCounts, edges: Edges, row_weights: np.ndarray) 
     return areas
 
 
+def weighted_areas(edges: Edges, first_row: int, row_weights: np.ndarray) -> np.ndarray:
+    """Area of polygons, whatever raster they lie on or beside.
+
+    Args:
+        edges: outlines in pixel coordinates.
+        first_row: row that ``row_weights`` begins with.
+        row_weights: float64 (H,), area of a cell in each row that the polygons touch.
+
+    Returns:
+        float64 (N,), in units of ``row_weights``.
+    """
+    # Close to the origin: far from it the products would cancel and lose digits.
+    near = edges.moved(-np.array([np.floor(edges.start[:, 0].min(initial=0.0)), first_row]))
+    pieces = _split_at_grid_lines(near, len(row_weights), 0)
+    rows = np.floor(pieces.y).astype(np.int64).clip(0, len(row_weights) - 1)
+    return np.bincount(pieces.polygon, pieces.x * pieces.dy * row_weights[rows], near.num_polygons)
+
+
 @dataclass(frozen=True)
 class _Pieces:
     polygon: np.ndarray

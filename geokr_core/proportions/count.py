@@ -20,7 +20,9 @@ from geokr_core.chips.read import read_rows, shard_ids
 from geokr_core.errors import LandCoverError
 from geokr_core.land_cover.product import LandCover, Product, open_land_cover
 from geokr_core.proportions.config import ProportionsConfig
-from geokr_core.proportions.tiles import Windows, look_up
+from geokr_core.proportions.seams import TileCells
+from geokr_core.proportions.tiles import look_up
+from geokr_core.proportions.windows import Windows
 from geokr_core.scenes.scene_outputs import CELLS, PIXELS, TABLE, SceneOutputs
 from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json
@@ -206,8 +208,8 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
     # One scene, one acquisition: all its chips are described by the same edition.
     year = product.edition(str(rows["acquired"].iloc[0]))
     windows = Windows.of_rows(rows)
-    num_classes = len(index.legend.classes)
-    ground = look_up(windows, product, product.tiles_in(year), source, num_classes, config.edge_segments)
+    cells = TileCells(source, product, len(index.legend.classes))
+    ground = look_up(windows, product.placed_in(year), cells, config.edge_segments)
     known = ground.classes.sum(axis=1)
     fractions = np.divide(ground.classes, known[:, None], out=np.zeros_like(ground.classes), where=known[:, None] > 0)
     return pd.DataFrame(
@@ -246,14 +248,15 @@ def count_cells(config: ProportionsConfig, source: Path, index: LandCover, rows:
     """
     side = config.cells_per_side
     product = index.products[rows["land_cover"].iloc[0]]
-    tiles = product.tiles_in(product.edition(str(rows["acquired"].iloc[0])))
+    placed = product.placed_in(product.edition(str(rows["acquired"].iloc[0])))
+    cells = TileCells(source, product, len(index.legend.classes))
     windows, num_classes = Windows.of_rows(rows), len(index.legend.classes)
     # A square is small enough for straight edges wherever the chip's own are cut into as many pieces.
     segments = max(1, config.edge_segments // side)
     parts = []
     for first in range(0, len(rows), _CHIPS_PER_PART):
         squares = windows[first : first + _CHIPS_PER_PART].cells(side)
-        ground = look_up(squares, product, tiles, source, num_classes, segments)
+        ground = look_up(squares, placed, cells, segments)
         parts.append(_as_bytes(ground.classes).reshape(-1, side, side, num_classes))
     return np.concatenate(parts)
 

@@ -267,6 +267,37 @@ def test_squares_inside_a_chip_add_up_to_the_chip(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("crs", "cell"), [("EPSG:4326", 0.02), ("EPSG:3857", 4000.0)])
+def test_what_lies_outside_and_what_is_known_are_shares_of_the_true_ground(
+    tmp_path: Path, crs: str, cell: float
+) -> None:
+    # Two tiles one above the other, with a gap between them, under a chip that sticks out of both to the north and west.
+    equal_area, wkt = CRS.from_epsg(6933).to_wkt(), CRS.from_user_input(crs).to_wkt()
+    x, y = reproject(np.array([[15.0, 60.0]]), "EPSG:4326", wkt)[0]
+    tiles = [Grid(CRS.from_user_input(crs), Affine(cell, 0, x, 0, -cell, y + top * cell), 30, 100) for top in (30, -10)]
+    for name, lc, code in zip("ab", tiles, (20, 60), strict=True):
+        codes = np.full((30, 100), code, np.uint8)
+        codes[:, 20:40] = 0
+        write_raster(tmp_path / "lc" / f"{name}.tif", codes, crs, lc.transform)
+    index(tmp_path)
+    middle = reproject(np.array([[15.4, 60.0]]), "EPSG:4326", CRS.from_epsg(32633).to_wkt())[0]
+    scene = Grid(CRS.from_epsg(32633), Affine(1500, 0, middle[0] - 48000, 0, -1500, middle[1] + 72000), 64, 64)
+    row = count(tmp_path, chip_rows(scene, 64, [0], [0])).iloc[0]
+    chip = shapely.Polygon(reproject(scene.outline_xy(256), scene.wkt, equal_area))
+
+    def share(col: int, width: int) -> list[float]:
+        parts = [lc.window(0, col, 30, width).outline_xy(256) for lc in tiles]
+        return [chip.intersection(shapely.Polygon(reproject(part, wkt, equal_area))).area / chip.area for part in parts]
+
+    inside, unknown = share(0, 100), share(20, 20)
+    known = [a - b for a, b in zip(inside, unknown, strict=True)]
+    assert 0.05 < 1 - sum(inside) < 0.9, "the case must put ground outside"
+    assert row["outside_fraction"] == pytest.approx(1 - sum(inside), abs=2e-5)
+    assert row["unknown_fraction"] == pytest.approx(sum(unknown), abs=2e-5)
+    assert row["known_fraction"] == pytest.approx(sum(known), abs=2e-5)
+    assert row["fraction_forest"] == pytest.approx(known[0] / sum(known), abs=2e-5)
+
+
 def test_a_chip_over_more_cells_than_fit_in_memory_is_counted_in_strips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
