@@ -80,3 +80,49 @@ def test_a_threshold(project_copy: Any) -> None:
     copy.test("tests/levir_kr/test_freeze.py", "-k", "few_chips")
     assert "| `min_chips` | `1` | with fewer chips there is no data set |" in copy.read("docs/parameters.md")
     copy.only_touched("A threshold", step="levir_kr", module="freeze")
+
+
+SCENE_PRODUCT = '''"""Toysat: ``TOYSAT_20200701_….tif``; green before red."""
+
+from pathlib import Path, PurePosixPath
+
+from geokr_core.scenes.products.product import Description, SceneProduct, iso_date
+
+
+class Toysat(SceneProduct):
+    """One file a scene, three bands."""
+
+    def claims(self, path: str) -> bool:
+        """By the name's beginning."""
+        return PurePosixPath(path).name.startswith("TOYSAT_")
+
+    def describe(self, folder: Path, path: str, wanted: tuple[str, ...] | None) -> Description:
+        """Read the name."""
+        name = PurePosixPath(path).stem
+        acquired = iso_date(name.split("_")[1], f"its name {name}")
+        return Description((path,), wanted or ("green", "red", "nir"), name, "Toysat", acquired)
+
+
+PRODUCT = Toysat()
+'''
+
+
+def test_a_scene_product(project_copy: Any) -> None:
+    copy, tests = project_copy, "tests/scenes/test_products.py"
+    copy.add("geokr_core/scenes/products/toysat.py", SCENE_PRODUCT)
+    copy.insert(
+        "geokr_core/scenes/products/families.py",
+        "FAMILIES: Final[Mapping[str, str]] = {\n",
+        '    "toysat": "geokr_core.scenes.products.toysat",\n',
+    )
+    copy.append(
+        tests,
+        "\n\ndef test_toysat(tmp_path: Path) -> None:\n"
+        '    write_raster(tmp_path / "in/TOYSAT_20200701_a.tif", BGRN[:3], "EPSG:32648", UTM)\n'
+        "    (scene,) = inventory(tmp_path).values()\n"
+        '    assert (scene.product, scene.acquired, scene.bands) == ("toysat", "2020-07-01", ("green", "red", "nir"))\n',
+    )
+    copy.append("docs/scenes.md", "\n### Toysat (`toysat`)\n\nGreen, red, nir.\n")
+
+    copy.test(tests, "tests/project/test_documents.py", "-k", "toysat or scene_products")
+    copy.only_touched("A sensor (scene product)", name="toysat")

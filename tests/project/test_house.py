@@ -94,30 +94,3 @@ def _reference() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "docker").glob("*.md")])
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_what_a_document_links_to_and_names_is_there(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    missing = [link for link in links if link and not (document.parent / link).exists()]
-    named = re.findall(r"(?<![\w/.])(?:geokr_core|geokr_assets|tests|docs|params|docker)/[\w./<>*-]+", text)
-    named = [name.rstrip(".") for name in named if not re.search(r"[<>*]", name)]
-    made_by_users = {"docker/.env"}
-    missing += [name for name in named if not (PROJECT / name).exists() and name not in made_by_users]
-    modules = re.findall(r"\b(geokr_(?:core|assets)(?:\.[a-z_]\w*)+)", text)
-    missing += [name for name in modules if not _is_module(name)]
-    assert missing == []
-
-
-def _is_module(dotted: str) -> bool:
-    """Whether a dotted name is a module, or a name of one that is there."""
-    path = PROJECT.joinpath(*dotted.split("."))
-    if path.is_dir() or path.with_suffix(".py").is_file():
-        return True
-    home, name = path.parent, path.name
-    source = home / "__init__.py" if home.is_dir() else home.with_suffix(".py")
-    return source.is_file() and re.search(rf"\b{name}\b", source.read_text()) is not None
