@@ -138,7 +138,9 @@ def _write_scene(
     ).to_parquet(proportions / f"{scene_id}.parquet", index=False)
 
 
-def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, **profile: Any) -> Path:
+def write_raster(
+    path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, named: tuple[str, ...] = (), **profile: Any
+) -> Path:
     """Write a GeoTIFF, or a raster of another `driver`.
 
     Args:
@@ -146,6 +148,7 @@ def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Aff
         pixels: (C, H, W) or (H, W), any raster type.
         crs: authority code or WKT; None leaves it out.
         transform: from (col, row) to (x, y).
+        named: names of the bands, or none.
         profile: more creation options, e.g. ``nodata`` or ``driver``.
 
     Returns:
@@ -166,6 +169,8 @@ def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Aff
         **({"driver": "GTiff"} | profile),
     ) as target:
         target.write(pixels)
+        if named:
+            target.descriptions = named
     return path
 
 
@@ -366,7 +371,8 @@ def make_mask_set(
             bands = np.stack([light * gain for gain in (1.0, 0.9, 0.8, 0.7)]) + rng.normal(0, 0.02, (4, *image_size_px))
             names.append(f"patch_{number:03d}.tif")
             transform = Affine(30, 0, 500000, 0, -30, 5000000)
-            write_raster(folder / "images" / names[-1], bands.astype(np.float32), "EPSG:32632", transform)
+            named = ("blue", "green", "red", "nir")
+            write_raster(folder / "images" / names[-1], bands.astype(np.float32), "EPSG:32632", transform, named=named)
             write_raster(folder / "masks" / names[-1], classes, "EPSG:32632", transform)
             continue
         pixels = 255 * light[..., None] * np.array([1.0, 0.8, 0.6]) + rng.normal(0, 6, (*image_size_px, 3))

@@ -18,7 +18,14 @@ MAX_SHARE_OUTSIDE = 0.15
 TASKS = (
     {"name": "scene_classification", "kind": "scene_classification"},
     {"name": "segmentation", "kind": "segmentation", "crop_size_px": 96, "decoder_channels": 32, "batch_size": 8},
-    {"name": "cloud_snow", "kind": "cloud_snow", "crop_size_px": 96, "decoder_channels": 32, "batch_size": 8},
+    {
+        "name": "cloud_snow",
+        "kind": "cloud_snow",
+        "bands": ["blue", "green", "red", "nir"],
+        "crop_size_px": 96,
+        "decoder_channels": 32,
+        "batch_size": 8,
+    },
     {"name": "detection", "kind": "detection", "image_size_px": 160, "decoder_channels": 32, "batch_size": 4},
 )
 

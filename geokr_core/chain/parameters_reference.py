@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from geokr_core.chain.params import EXTENDS, Params, section_of
+from geokr_core.evaluation.task_kinds import TaskConfig
 
 
 def parameters_reference() -> str:
@@ -21,7 +22,8 @@ def parameters_reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section_reference(title: str, model: type[BaseModel]) -> list[str]:
+def _section_reference(title: str, model: type[BaseModel], besides: type[BaseModel] | None = None) -> list[str]:
+    """The table of a section, and of those within it; fields that ``besides`` has are left out."""
     lines = [
         f"## {title}",
         "",
@@ -31,7 +33,12 @@ def _section_reference(title: str, model: type[BaseModel]) -> list[str]:
         "|---|---|---|",
     ]
     nested: list[str] = []
+    if model is TaskConfig:
+        for kind, variant in TaskConfig.variants().items():
+            nested += _section_reference(f"{title}, kind {kind}", variant, besides=TaskConfig)
     for name, field in model.model_fields.items():
+        if besides is not None and name in besides.model_fields:
+            continue
         section = section_of(model, name)
         if section is not None:
             nested += _section_reference(f"{title}.{name}".removeprefix("top level."), section)

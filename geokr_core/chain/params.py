@@ -116,10 +116,11 @@ class Params(Section):
 
 def _require_criteria(champion: ChampionConfig, evaluation: EvaluationConfig) -> None:
     """Refuse criteria that the evaluation does not measure, or measures with different seeds."""
-    tasks = [task.name for task in evaluation.tasks]
     for criterion in champion.criteria:
-        if criterion.task not in tasks:
-            raise ValueError(f"champion: task {criterion.task!r} is none of evaluation.tasks {tasks}")
+        try:
+            evaluation.require_measured(criterion)
+        except ValueError as error:
+            raise ValueError(f"champion: {error}") from error
     seeds_of = {task.name: evaluation.seeds_of(task) for task in evaluation.tasks}
     primary = {criterion.task: seeds_of[criterion.task] for criterion in champion.primary}
     if len({frozenset(seeds) for seeds in primary.values()}) > 1:

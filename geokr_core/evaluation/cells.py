@@ -172,3 +172,12 @@ def fraction_of_labels(labels: Labels) -> float:
     if not isinstance(labels, str) or not labels.endswith("%"):
         raise ValueError(f"{labels!r} is no share of the training images")
     return float(labels[:-1]) / 100.0
+
+
+def labels_name(labels: str) -> str:
+    """How an amount of labels is written."""
+    if labels == "all":
+        return "all labels"
+    if labels.endswith("%"):
+        return f"{labels} of the labels"
+    return "1 label a class" if labels == "1" else f"{labels} labels a class"

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from geokr_core.evaluation.cells import labels_name
+from geokr_core.evaluation.metrics import TaskMetrics
 from geokr_core.evaluation.statistics import headline_rows, labels_order
+from geokr_core.evaluation.task_kinds import KNOWN_METRICS
 from geokr_core.pictures.charts import (
     WIDTH_INCHES,
     Format,
@@ -27,17 +30,6 @@ PROTOCOL_NAMES: Final[Mapping[str, str]] = {
     "knn": "nearest neighbours",
     "fine_tune": "fine-tuning",
 }
-METRIC_NAMES: Final[Mapping[str, str]] = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-averaged F1",
-    "miou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "map": "COCO mAP",
-    "ap50": "AP at IoU 0.5",
-    "cloud_precision": "precision of cloud",
-    "cloud_recall": "recall of cloud",
-}
-
 FEATURE_NAMES: Final[Mapping[str, str]] = {
     "last": "last stage",
     "multi": "all stages",
@@ -45,43 +37,40 @@ FEATURE_NAMES: Final[Mapping[str, str]] = {
 }
 
 MANY_INITIALISATIONS: Final = 7
-"""With more of them nobody finds a colour of the legend again: charts name each row, tables lay them one below another."""
+"""With more of them no one finds a colour of the legend again: charts name each row, tables lay them one below another."""
 
 _ROW_INCHES: Final = 0.115
 _LEAST_GROUP_INCHES: Final = 0.42
 _GROUP_SHARE: Final = 0.84
-"""What the rows of a group take of its height; the rest sets it apart from the next."""
+"""What the rows of a group take of its height; the rest separates it from the next."""
 
 
-def labels_name(labels: str) -> str:
-    """How an amount of labels is written."""
-    if labels == "all":
-        return "all labels"
-    if labels.endswith("%"):
-        return f"{labels} of the labels"
-    return "1 label a class" if labels == "1" else f"{labels} labels a class"
-
-
-def comparison_chart(summary: pd.DataFrame, form: Format, styles: Mapping[str, Style] | None = None) -> bytes:
+def comparison_chart(
+    summary: pd.DataFrame,
+    form: Format,
+    styles: Mapping[str, Style] | None = None,
+    metrics: TaskMetrics = KNOWN_METRICS,
+) -> bytes:
     """Mean of each task's first metric for every initialisation, a dot with its 95 % interval over seeds.
 
     Args:
         summary: rows of ``summary_table.csv``.
         form: picture format.
         styles: of all initialisations, where they are to look as they do elsewhere; None: in the summary's order.
+        metrics: of the tasks.
 
     Returns:
         The picture; one panel a task and protocol, as high as what was evaluated in it needs. The colour histogram
         stands beside both kinds of features.
     """
     styles = styles or initialisation_styles(summary["initialisation"])
-    accuracy = headline_rows(summary)
+    first = headline_rows(summary, metrics)
     panels = [
-        (task, protocol, _groups(rows)) for (task, protocol), rows in accuracy.groupby(["task", "protocol"], sort=True)
+        (task, protocol, _groups(rows)) for (task, protocol), rows in first.groupby(["task", "protocol"], sort=True)
     ]
     panels.sort(key=lambda panel: (panel[0], list(PROTOCOL_NAMES).index(str(panel[1]))))
     heights = [_panel_inches(groups) for _, _, groups in panels]
-    shown = [style for name, style in styles.items() if (accuracy["initialisation"] == name).any()]
+    shown = [style for name, style in styles.items() if (first["initialisation"] == name).any()]
     many = len(shown) > MANY_INITIALISATIONS
     with chart_style():
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.26), layout="constrained")
@@ -89,8 +78,9 @@ def comparison_chart(summary: pd.DataFrame, form: Format, styles: Mapping[str, S
         for ax, (task, protocol, groups) in zip(axes, panels, strict=True):
             _draw_panel(ax, groups, styles, named=many)
             ax.tick_params(axis="x", labelbottom=many or ax is axes[-1])
-            metric = str(accuracy[accuracy["task"] == task]["metric"].iloc[0])
-            ax.set_title(f"{task}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}, {METRIC_NAMES[metric]}")
+            metric = metrics.of(str(task), str(first[first["task"] == task]["metric"].iloc[0]))
+            less = "" if metric.higher_is_better else " (less is better)"
+            ax.set_title(f"{task}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}, {metric.words}{less}")
         axes[-1].set_xlabel("mean and 95 % interval over seeds")
         chart_legend(figure, [legend_handle(style, linestyle="") for style in shown])
         return encode_chart(figure, form)

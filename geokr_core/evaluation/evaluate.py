@@ -6,8 +6,8 @@ A cell is a task, an initialisation, a protocol, features, an amount of labels a
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,15 +15,23 @@ import pandas as pd
 
 from geokr_core.backbone.bundle import open_bundle
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.cells import Cell
+from geokr_core.evaluation.cells import (
+    Cell,
+    Choice,
+    DownstreamTask,
+    EvaluationProtocol,
+    Features,
+    labels_of_fraction,
+)
 from geokr_core.evaluation.charts import comparison_chart
-from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
-from geokr_core.evaluation.measuring import Measured, kept_or_measured, open_tasks
+from geokr_core.evaluation.config import EvaluationConfig, Initialisation
+from geokr_core.evaluation.measuring import Measured, kept_or_measured
+from geokr_core.evaluation.opening import open_task, require_measurable
 from geokr_core.evaluation.results import results_of, write_results
 from geokr_core.evaluation.starts import Starts
 from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summarise
-from geokr_core.evaluation.task_kinds import KINDS, open_task
-from geokr_core.pictures.charts import Style, initialisation_styles
+from geokr_core.evaluation.task_kinds import TaskConfig, kind_of
+from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.step.digests import text_digest
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
@@ -41,9 +49,7 @@ def evaluate(
         backbone: folder of the bundle, for architecture, bands and channel statistics.
         pretraining: folder of the pretraining runs, one network a variant and seed.
         out: folder to write into, replaced as a whole and only if every cell was measured: ``results.parquet``,
-            ``summary_table.csv``, ``differences.csv``, ``label_efficiency.csv``, ``per_class.csv``, ``confusion.json``,
-            ``details.json`` (budgets, notes, what was chosen or left out), ``gallery.json``, ``metrics.json``,
-            ``evaluation.json`` (settings).
+            ``summary_table.csv`` and the other files of ``evaluation.output``.
         cells: folder that keeps finished cells, outside ``out``.
         reporter: hears progress and every score.
 
@@ -66,10 +72,9 @@ def evaluate(
     plans = {task.name: _plan(config, task) for task in config.tasks}
     with reporter.progress("evaluation", sum(len(plan) for plan in plans.values())) as advance:
         for section in config.tasks:
-            task = open_tasks(open_task(section, config), bundle, plans[section.name], reporter)
-            tasks[task.name] = {
-                "data_version": task.data_version, "budget": dict(task.budget), "notes": list(task.notes),
-            }  # fmt: skip
+            task = open_task(section, config)
+            require_measurable(task, bundle, plans[section.name], reporter)
+            tasks[task.name] = _facts(task, section)
             for cell in plans[section.name]:
                 start = starts.of(cell.initialisation, cell.seed)
                 found, was_kept = kept_or_measured(task, cell, start, cells, reporter)
@@ -78,9 +83,24 @@ def evaluate(
                 advance(1)
     results = results_of(measured, tasks, bundle)
     summary = summarise(results)
-    write_results(out, config, results, summary, measured, tasks)
-    numbers = {"num_cells": len(measured), "num_cells_kept": num_kept}
-    return _summary(summary, numbers, warnings, initialisation_styles(config.initialisations))
+    write_results(out, config, results, measured, tasks)
+    # How long cells took is no part of the results: measured again, they are the same bytes.
+    seconds = round(math.fsum(done.seconds for done in measured), 1)
+    numbers = {"num_cells": len(measured), "num_cells_kept": num_kept, "cells_seconds": seconds}
+    return _summary(summary, numbers, warnings, config)
+
+
+def _facts(task: DownstreamTask, section: TaskConfig) -> dict[str, Any]:
+    """What the outputs tell of a task: whoever reads them needs neither its set nor the package that brings its kind."""
+    kind = kind_of(section.kind)
+    return {
+        "kind": section.kind,
+        "data_version": task.data_version,
+        "budget": dict(task.budget),
+        "notes": list(task.notes),
+        "metrics": [asdict(metric) for metric in kind.metrics],
+        "metrics_per_class": [asdict(metric) for metric in kind.metrics_per_class],
+    }
 
 
 def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
@@ -88,7 +108,7 @@ def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
     plan = []
     for initialisation in dict.fromkeys(config.initialisations):
         for seed in config.seeds_of(task):
-            for protocol, features, labels in KINDS[task.kind].choices(task, config, initialisation):
+            for protocol, features, labels in _choices(config, task, initialisation):
                 plan.append(Cell(task.name, initialisation, protocol, features, labels, seed))
     if not plan:
         raise EvaluationError(
@@ -99,16 +119,41 @@ def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
     return plan
 
 
+def _choices(config: EvaluationConfig, task: TaskConfig, initialisation: Initialisation) -> Iterator[Choice]:
+    """Protocols, features and labels that an initialisation is judged by."""
+    if kind_of(task.kind).judges_frozen_features:
+        yield from _frozen_choices(config, initialisation)
+        if "fine_tune" in config.protocols and config.is_fine_tuned(initialisation):
+            for labels in dict.fromkeys(config.fine_tune_labels_per_class or config.labels_per_class):
+                yield "fine_tune", "last", labels
+    elif config.is_fine_tuned(initialisation):
+        for fraction in dict.fromkeys(getattr(task, "label_fractions", None) or config.label_fractions):
+            yield "fine_tune", "last", labels_of_fraction(fraction)
+
+
+def _frozen_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
+    probed: Sequence[Features] = ("histogram",)
+    if initialisation != "colour_histogram":
+        # All stages first: the last one is part of them.
+        probed = sorted(set(config.features), key=("multi", "last").index)
+    frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn")
+    for features in probed:
+        for protocol in frozen:
+            for labels in dict.fromkeys(config.labels_per_class) if protocol in config.protocols else ():
+                yield protocol, features, labels
+
+
 def _summary(
-    summary: pd.DataFrame, counts: Mapping[str, int], warnings: Sequence[str], styles: Mapping[str, Style]
+    summary: pd.DataFrame, counts: Mapping[str, Number], warnings: Sequence[str], config: EvaluationConfig
 ) -> Summary:
-    first = headline_rows(summary)
+    styles = initialisation_styles(config.initialisations)
+    first = headline_rows(summary, config.metrics)
     numbers: dict[str, Number] = {**counts, **flat_metrics(first)}
     table: list[dict[str, Number]] = [
         {str(key): (_shown(value) if isinstance(value, float) else value) for key, value in row.items()}
         for row in first.head(_TABLE_ROWS).to_dict("records")
     ]
-    return Summary(numbers, table, comparison_chart(summary, "png", styles), list(warnings))
+    return Summary(numbers, table, comparison_chart(summary, "png", styles, config.metrics), list(warnings))
 
 
 def _shown(value: float) -> Number:

@@ -8,16 +8,15 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from geokr_core import __version__
-from geokr_core.backbone.bundle import Bundle
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.cells import Cell, DownstreamTask, Measurement, Score, Start
-from geokr_core.evaluation.charts import labels_name
+from geokr_core.evaluation.cells import Cell, DownstreamTask, Measurement, Score, Start, labels_name
 from geokr_core.networks.stopwatch import measuring
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import read_json, write_json
@@ -34,7 +33,7 @@ class Measured:
         seconds: that measuring it took.
         compute_seconds: of these, inside forward and backward passes.
         digest: of everything that the scores depend on.
-        code_version: of the code that measured it.
+        commit: of the code that measured it; empty where it does not run from a checkout.
         network: digest of the network that was judged.
     """
 
@@ -43,51 +42,40 @@ class Measured:
     seconds: float
     compute_seconds: float = math.nan
     digest: str = ""
-    code_version: str = __version__
+    commit: str = ""
     network: str = ""
 
 
 @cache
-def _code_version() -> str:
-    """The version, and the commit where the code runs from a checkout."""
+def _commit() -> str:
+    """The commit, where the code runs from a checkout."""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"],
             cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return __version__  # installed, or no git on this machine
-    return f"{__version__}+g{found.stdout.strip()}"
+        return ""  # installed, or no git on this machine
+    return found.stdout.strip()
 
 
 def kept_or_measured(
     task: DownstreamTask, cell: Cell, start: Start, cells: Path, reporter: Reporter
 ) -> tuple[Measured, bool]:
-    """A cell, and whether it was kept from before."""
+    """A cell, and whether it was kept from before.
+
+    Raises:
+        EvaluationError: the cell cannot be measured, or a score is not finite.
+        OSError: the weights cannot be read, or the cell cannot be kept.
+    """
     digest = _fingerprint(task, cell, start)
     path = cells / f"{digest}.json"
     kept = _read_cell(path, cell, reporter)
     if kept is not None:
         return kept, True
-    measured = replace(_measure(task, cell, start, reporter), digest=digest, code_version=_code_version())
+    measured = replace(_measure(task, cell, start, reporter), digest=digest, commit=_commit())
     _write_cell(path, measured)
     return measured, False
-
-
-def open_tasks(task: DownstreamTask, bundle: Bundle, plan: Sequence[Cell], reporter: Reporter) -> DownstreamTask:
-    """The task, once it is sure that all of its cells can be measured."""
-    lacking = [band for band in bundle.bands if band not in task.bands]
-    if lacking:
-        raise EvaluationError(
-            f"{task.name}: found images of the bands {', '.join(task.bands)}, but the backbone reads "
-            f"{', '.join(bundle.bands)}; expected every band of the backbone among those of the set. Pretrain with "
-            f"`chips.bands: [{', '.join(task.bands)}]`, or evaluate on sets with the backbone's bands."
-        )
-    for cell in plan:
-        task.require(cell)
-    for note in task.notes:
-        reporter.info(f"{task.name}: {note}")
-    return task
 
 
 def _fingerprint(task: DownstreamTask, cell: Cell, start: Start) -> str:
@@ -125,37 +113,53 @@ def _title(cell: Cell) -> str:
 
 
 def _write_cell(path: Path, measured: Measured) -> None:
-    content = asdict(measured)
+    content = json.loads(json.dumps(asdict(measured)))  # as it will be read back
     for score in content["measurement"]["scores"]:
         for bound in ("ci_low", "ci_high"):
             score[bound] = score[bound] if math.isfinite(score[bound]) else None
-    write_json(path, content)
+    write_json(path, content | {"checksum": text_digest(content)})
 
 
 def _read_cell(path: Path, cell: Cell, reporter: Reporter) -> Measured | None:
+    """A kept cell; None where there is none, or where it is not what was written."""
     if not path.is_file():
         return None
     try:
-        content = read_json(path)
-        found = content["measurement"]
-        scores = tuple(
-            Score(
-                score["metric"],
-                score["value"],
-                *(math.nan if score[b] is None else score[b] for b in ("ci_low", "ci_high")),
-            )
-            for score in found["scores"]
-        )
-        confusion = tuple(tuple(row) for row in found["confusion"])
-        measurement = Measurement(
-            scores, found["n"], found["label_fraction"], tuple(found["classes"]), confusion,
-            {metric: tuple(values) for metric, values in found.get("per_class", {}).items()},
-            tuple(found.get("replicates", ())), found.get("details", {}), tuple(found.get("gallery", ())),
-        )  # fmt: skip
-        return Measured(
-            cell, measurement, content["seconds"], content.get("compute_seconds", math.nan), path.stem,
-            content.get("code_version", __version__),
-        )  # fmt: skip
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return _measured_of(cell, _verified(read_json(path), path.stem, cell))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reporter.warning(f"{path}: a kept cell cannot be read ({error}); it is measured again.")
         return None
+
+
+def _verified(content: Mapping[str, Any], digest: str, cell: Cell) -> Mapping[str, Any]:
+    if text_digest({key: value for key, value in content.items() if key != "checksum"}) != content["checksum"]:
+        raise ValueError("its checksum does not fit")
+    if content["digest"] != digest or content["cell"] != asdict(cell):
+        raise ValueError("it is another cell's")
+    return content
+
+
+def _measured_of(cell: Cell, content: Mapping[str, Any]) -> Measured:
+    found = content["measurement"]
+    scores = tuple(
+        Score(
+            score["metric"],
+            score["value"],
+            *(math.nan if score[bound] is None else score[bound] for bound in ("ci_low", "ci_high")),
+        )
+        for score in found["scores"]
+    )
+    measurement = Measurement(
+        scores=scores,
+        n=found["n"],
+        label_fraction=found["label_fraction"],
+        classes=tuple(found["classes"]),
+        confusion=tuple(tuple(row) for row in found["confusion"]),
+        per_class={metric: tuple(values) for metric, values in found["per_class"].items()},
+        replicates=tuple(found["replicates"]),
+        details=found["details"],
+        gallery=tuple(found["gallery"]),
+    )
+    return Measured(
+        cell, measurement, content["seconds"], content["compute_seconds"], content["digest"], content["commit"]
+    )

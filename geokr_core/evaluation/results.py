@@ -8,34 +8,48 @@ from typing import Any, Final
 
 import pandas as pd
 
+from geokr_core import __version__
 from geokr_core.backbone.bundle import Bundle
+from geokr_core.evaluation import output
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.measuring import Measured
+from geokr_core.evaluation.metrics import TaskMetrics
 from geokr_core.evaluation.statistics import (
-    DIFFERENCE_COLUMNS,
-    EFFICIENCY_COLUMNS,
     differences,
     flat_metrics,
     label_efficiency,
     labels_order,
     repetitions,
     sort_rows,
+    summarise,
 )
 from geokr_core.step.files import whole_file, whole_folder, write_json
 from geokr_core.step.section import as_plain
 
 RESULT_COLUMNS: Final = (
-    "task", "dataset", "initialisation", "label_fraction", "labels_per_class", "protocol", "features", "seed",
-    "metric", "value", "n", "ci_low", "ci_high", "seconds", "backbone_version", "data_version", "architecture",
-    "network", "cell", "code_version",
-)  # fmt: skip
-PER_CLASS_COLUMNS: Final = (
-    "task", "initialisation", "protocol", "features", "labels_per_class", "metric", "class", "mean", "n_seeds",
-)  # fmt: skip
+    "task",
+    "dataset",
+    "initialisation",
+    "label_fraction",
+    "labels_per_class",
+    "protocol",
+    "features",
+    "seed",
+    "metric",
+    "value",
+    "n",
+    "ci_low",
+    "ci_high",
+    "backbone_version",
+    "data_version",
+    "architecture",
+    "network",
+    "cell",
+    "code_version",
+)
+"""Nothing here depends on when, how fast or at which commit a cell was measured: measured again, it is the same bytes."""
 
-SORTED_BY: Final = (
-    "task", "dataset", "initialisation", "protocol", "features", "labels_per_class", "seed", "metric",
-)  # fmt: skip
+SORTED_BY: Final = ("task", "dataset", "initialisation", "protocol", "features", "labels_per_class", "seed", "metric")
 
 
 def results_of(measured: Sequence[Measured], tasks: Mapping[str, Mapping[str, Any]], bundle: Bundle) -> pd.DataFrame:
@@ -56,13 +70,12 @@ def results_of(measured: Sequence[Measured], tasks: Mapping[str, Mapping[str, An
             "n": done.measurement.n,
             "ci_low": score.ci_low,
             "ci_high": score.ci_high,
-            "seconds": done.seconds,
             "backbone_version": backbone_version,
             "data_version": tasks[done.cell.task]["data_version"],
             "architecture": bundle.architecture,
             "network": done.network,
             "cell": done.digest,
-            "code_version": done.code_version,
+            "code_version": __version__,
         }
         for done in measured
         for score in done.measurement.scores
@@ -74,43 +87,63 @@ def write_results(
     out: Path,
     config: EvaluationConfig,
     results: pd.DataFrame,
-    summary: pd.DataFrame,
     measured: Sequence[Measured],
     tasks: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write results, their summary, differences, confusions and galleries; `out` appears whole."""
     compared = differences(results, _replicates(measured))
     with whole_folder(out) as folder:
-        with whole_file(folder / "results.parquet") as partial:
-            results.to_parquet(partial, index=False)
-        _write_csv(folder / "summary_table.csv", summary)
-        _write_csv(folder / "differences.csv", compared.reindex(columns=DIFFERENCE_COLUMNS))
-        _write_csv(folder / "label_efficiency.csv", label_efficiency(results).reindex(columns=EFFICIENCY_COLUMNS))
-        _write_csv(folder / "per_class.csv", _per_class(measured))
-        write_json(folder / "confusion.json", _confusion(measured))
-        write_json(folder / "details.json", {"tasks": tasks, "cells": _details(measured)})
-        write_json(folder / "gallery.json", _gallery(measured))
-        write_json(folder / "metrics.json", flat_metrics(summary))
+        write_tables(folder, results, compared, config.metrics)
+        _write_csv(folder / output.PER_CLASS, _per_class(measured))
+        write_json(folder / output.CONFUSION, _confusion(measured))
+        write_json(folder / output.DETAILS, {"tasks": tasks, "cells": _details(measured)})
+        write_json(folder / output.GALLERY, _gallery(measured))
         # Where the sets lie is no part of the result: the data versions in the results say what they were.
         elsewhere = {"folder", "imagenet_weights"}
-        write_json(folder / "evaluation.json", {k: v for k, v in as_plain(config).items() if k not in elsewhere})
+        write_json(folder / output.SETTINGS, {k: v for k, v in as_plain(config).items() if k not in elsewhere})
+
+
+def write_tables(folder: Path, results: pd.DataFrame, compared: pd.DataFrame, metrics: TaskMetrics) -> None:
+    """Write everything that follows from the results alone.
+
+    Args:
+        folder: to write into.
+        results: rows of `RESULT_COLUMNS`.
+        compared: their ``statistics.differences``.
+        metrics: of the tasks.
+
+    Raises:
+        OSError: the file system refused.
+        EvaluationError: a value is not finite.
+    """
+    summary = summarise(results)
+    with whole_file(folder / output.RESULTS) as partial:
+        results.to_parquet(partial, index=False)
+    _write_csv(folder / output.SUMMARY, summary)
+    _write_csv(folder / output.DIFFERENCES, compared)
+    _write_csv(folder / output.EFFICIENCY, label_efficiency(results, metrics))
+    write_json(folder / output.METRICS, flat_metrics(summary))
 
 
 def _replicates(measured: Sequence[Measured]) -> pd.DataFrame:
     """The first metric of every cell on resampled test items, one row a cell, for differences in pairs."""
     rows = [
-        {**asdict(done.cell), "labels_per_class": str(done.cell.labels_per_class),
-         "metric": done.measurement.scores[0].metric, "replicates": done.measurement.replicates}
+        {
+            **asdict(done.cell),
+            "labels_per_class": str(done.cell.labels_per_class),
+            "metric": done.measurement.scores[0].metric,
+            "replicates": done.measurement.replicates,
+        }
         for done in measured
         if done.measurement.replicates
-    ]  # fmt: skip
+    ]
     columns = ["task", "initialisation", "protocol", "features", "labels_per_class", "seed", "metric", "replicates"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _per_class(measured: Sequence[Measured]) -> pd.DataFrame:
     """Mean over `repetitions` of every metric that is known class by class."""
-    keys = list(PER_CLASS_COLUMNS[:7])
+    keys = list(output.PER_CLASS_COLUMNS[:7])
     parts = ["seed", "network"]
     rows = []
     for done in measured:
@@ -123,7 +156,7 @@ def _per_class(measured: Sequence[Measured]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*keys, *parts, "value"])
     once = table.groupby([*keys, repetitions(table)], sort=False)["value"].mean().rename("value").reset_index()
     means = once.groupby(keys, sort=False)["value"].agg(["mean", "count"]).reset_index()
-    return means.rename(columns={"count": "n_seeds"}).reindex(columns=list(PER_CLASS_COLUMNS))
+    return means.rename(columns={"count": "n_seeds"}).reindex(columns=list(output.PER_CLASS_COLUMNS))
 
 
 def _details(measured: Sequence[Measured]) -> list[dict[str, Any]]:

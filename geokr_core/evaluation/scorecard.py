@@ -14,9 +14,9 @@ from geokr_core.backbone.bundle import WEIGHTS, Bundle, open_bundle
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, Features
 from geokr_core.evaluation.config import Criterion, EvaluationConfig
-from geokr_core.evaluation.measuring import kept_or_measured, open_tasks
+from geokr_core.evaluation.measuring import kept_or_measured
+from geokr_core.evaluation.opening import open_task, require_measurable
 from geokr_core.evaluation.starts import start_of
-from geokr_core.evaluation.task_kinds import open_task
 from geokr_core.step.digests import text_digest
 from geokr_core.step.reporter import Reporter
 
@@ -31,17 +31,43 @@ class CriterionScore:
         settings: digest of every setting that the value depends on.
         replicates: mean over seeds of the value on resampled test items, the same resamples for every backbone; empty
             where the task gives none for this metric.
+        higher_is_better: False where less of the metric is better.
     """
 
     per_seed: Mapping[str, float]
     data_version: str
     settings: str
     replicates: tuple[float, ...] = ()
+    higher_is_better: bool = True
 
     @property
     def value(self) -> float:
         """Mean over seeds."""
         return math.fsum(self.per_seed.values()) / len(self.per_seed)
+
+    def gains_over(self, other: "CriterionScore") -> dict[int, float]:
+        """By how much this is better than ``other``, by seed.
+
+        Raises:
+            EvaluationError: the two were not measured with the same seeds.
+        """
+        if self.per_seed.keys() != other.per_seed.keys():
+            raise EvaluationError(
+                f"Found seeds {sorted(self.per_seed)} on one side and {sorted(other.per_seed)} on the other; a gain "
+                "needs the same seeds on both. Evaluate both again."
+            )
+        seeds = sorted(self.per_seed, key=int)
+        return {int(seed): self._sign * (self.per_seed[seed] - other.per_seed[seed]) for seed in seeds}
+
+    def resampled_gains_over(self, other: "CriterionScore") -> np.ndarray:
+        """The same on resampled test items, averaged over seeds; empty where one side has none."""
+        if not (self.replicates and other.replicates):
+            return np.zeros(0)
+        return self._sign * np.subtract(self.replicates, other.replicates)
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.higher_is_better else -1
 
     def comparable_with(self, other: "CriterionScore") -> bool:
         """Whether both were measured on the same data, by the same settings, with the same seeds."""
@@ -124,7 +150,8 @@ def _criterion_score(
         Cell(criterion.task, "geokr", criterion.protocol, features, criterion.labels_per_class, seed)
         for seed in config.seeds_of(section)
     ]
-    task = open_tasks(open_task(section, config), bundle, plan, reporter)
+    task = open_task(section, config)
+    require_measurable(task, bundle, plan, reporter)
     per_seed, replicates = {}, []
     for cell in plan:
         start = start_of(bundle, "geokr", cell.seed, bundle.folder / WEIGHTS)
@@ -138,8 +165,9 @@ def _criterion_score(
         per_seed[str(cell.seed)] = values[criterion.metric]
         if found.replicates and found.scores[0].metric == criterion.metric:
             replicates.append(found.replicates)
+    higher_is_better = config.metrics.of(criterion.task, criterion.metric).higher_is_better
     settings = text_digest(
         [criterion.model_dump(mode="json"), [dict(task.settings(cell)) for cell in plan], __version__]
     )
     resampled = np.mean(replicates, axis=0).round(6).tolist() if len(replicates) == len(plan) else ()
-    return CriterionScore(per_seed, task.data_version, settings, tuple(resampled))
+    return CriterionScore(per_seed, task.data_version, settings, tuple(resampled), higher_is_better)

@@ -6,6 +6,7 @@ random networks and other draws of labels. Neither contains the other.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from scipy import stats
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.config import UNTRAINED
+from geokr_core.evaluation.metrics import TaskMetrics
+from geokr_core.evaluation.task_kinds import KNOWN_METRICS
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 200
@@ -27,15 +30,12 @@ SUMMARY_COLUMNS = [
     "n_seeds",
 ]  # fmt: skip
 DIFFERENCE_COLUMNS = [
-    *CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds", "items_ci_low", "items_ci_high",
+    *CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds", "items_ci_low", "items_ci_high", "items_overlap",
 ]  # fmt: skip
 EFFICIENCY_COLUMNS = [
     "task", "protocol", "features", "metric", "ours", "initialisation", "target", "target_label_fraction",
     "needed_label_fraction",
 ]  # fmt: skip
-
-HEADLINE_METRICS = ("accuracy", "miou", "map")
-"""The one metric that a task is spoken of by: the first of these that it has."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,13 @@ def t_interval(values: Sequence[float]) -> Estimate:
             f"Found scores {list(values)}; expected finite numbers, one a seed. "
             "A score that could not be measured must not enter a mean: remove its cell and evaluate again."
         )
-    mean = float(array.mean())
     if array.size == 1:
-        return Estimate(mean, math.nan, math.nan, 1)
-    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, array.size - 1))
-    half = quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
-    return Estimate(mean, mean - half, mean + half, int(array.size))
+        return Estimate(float(array.mean()), math.nan, math.nan, 1)
+    with warnings.catch_warnings():
+        # scipy doubts its digits where values are nearly equal; that such an interval has no width is what is wanted.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = stats.ttest_1samp(array, 0.0).confidence_interval(CONFIDENCE)
+    return Estimate(float(array.mean()), float(interval.low), float(interval.high), int(array.size))
 
 
 def wilson_interval(num_correct: int, num_items: int) -> tuple[float, float]:
@@ -159,11 +160,16 @@ def labels_order(labels: str) -> tuple[int, float]:
     return (1, float(labels[:-1])) if labels.endswith("%") else (0, int(labels))
 
 
-def headline_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each task's first metric, see `HEADLINE_METRICS`."""
-    order = {name: place for place, name in enumerate(HEADLINE_METRICS)}
-    rank = table["metric"].map(order)
-    return table[rank.notna() & (rank == rank.groupby(table["task"]).transform("min"))]
+def headline_rows(table: pd.DataFrame, metrics: TaskMetrics = KNOWN_METRICS) -> pd.DataFrame:
+    """The rows of the metric that each task is judged by.
+
+    Args:
+        table: with the columns ``task`` and ``metric``.
+        metrics: of the tasks.
+    """
+    there = {str(task): list(dict.fromkeys(rows)) for task, rows in table.groupby("task")["metric"]}
+    first = {task: metrics.headline(task, names) for task, names in there.items()}
+    return table[table["metric"] == table["task"].map(first)]
 
 
 def sort_rows(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -179,7 +185,7 @@ def repetitions(results: pd.DataFrame) -> pd.Series:
     """What each row is a repetition of: rows of one cell that share a value here are no independent ones.
 
     A frozen network that is given all labels is the same measurement whatever the seed, up to how its classifier was
-    regularised. Counted as several, it would lend an interval a certainty that nobody has.
+    regularised. Counted as several, it would lend an interval a certainty that no one has.
 
     Args:
         results: rows of ``results.parquet``.
@@ -228,7 +234,7 @@ def paired_difference(
         first: score by seed.
         second: score by seed, of the same seeds (the same draws of labels).
         pair_of: by seed, what the pair is a repetition of: pairs of one value count once, by their mean; None: each seed
-            is one of its own.
+            is a separate one.
 
     Raises:
         EvaluationError: the seeds differ, so that the scores are not pairs.
@@ -272,11 +278,11 @@ def cell_of(cell: Sequence[str], initialisation: str) -> tuple[str, ...]:
     """Where an initialisation is found that stands in a cell.
 
     Args:
-        cell: task, protocol, features, and whatever else tells cells apart.
+        cell: task, protocol, features, and whatever else distinguishes cells.
         initialisation: its name.
 
     Returns:
-        The cell and the name. The colour histogram has features of its own and stands beside all others.
+        The cell and the name. The colour histogram has other features and stands beside all others.
     """
     task, protocol, features, *rest = cell
     return (task, protocol, "histogram" if initialisation == "colour_histogram" else features, *rest, initialisation)
@@ -289,7 +295,9 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
         results: rows of ``results.parquet``.
         replicates: one row a cell with its first metric on resampled test items. The same resamples of two
             initialisations are subtracted in pairs and averaged over seeds: the columns ``items_ci_*`` hold the 95 %
-            percentile interval of that, NaN where it is not known.
+            percentile interval of that, NaN where it is not known. ``items_overlap`` tells whether the two sides' own
+            intervals over test items, averaged over seeds, overlap: seeds alone may show no variation at all (all labels,
+            one pretraining), which is no certainty about other test items.
 
     Returns:
         One row a cell and contrast (``"geokr - random"`` …); columns `DIFFERENCE_COLUMNS`. A cell that only one side
@@ -301,6 +309,7 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
     scores = _by_cell(results, "value")
     repeated = _by_cell(results.assign(repetition=repetitions(results)), "repetition")
     resampled = {} if replicates is None else _by_cell(replicates, "replicates")
+    bounds = _item_bounds(results)
     pairs = contrasts(results["initialisation"])
     rows = []
     for cell in dict.fromkeys(key[:-1] for key in scores):
@@ -311,8 +320,9 @@ def differences(results: pd.DataFrame, replicates: pd.DataFrame | None = None) -
             pair_of = {seed: (mine, repeated[theirs].get(seed)) for seed, mine in repeated[ours].items()}
             estimate = paired_difference(scores[ours], scores[theirs], pair_of)
             items = _item_interval(resampled.get(ours, {}), resampled.get(theirs, {}))
-            bounds = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds, *items]
-            rows.append([*cell, f"{first} - {second}", *bounds])
+            overlap = _overlap(bounds.get(ours), bounds.get(theirs))
+            figures = [estimate.mean, estimate.ci_low, estimate.ci_high, estimate.n_seeds, *items, overlap]
+            rows.append([*cell, f"{first} - {second}", *figures])
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
     return table if table.empty else sort_rows(table, DIFFERENCE_COLUMNS[:6])
 
@@ -332,28 +342,20 @@ def _item_interval(ours: Mapping[int, Any], theirs: Mapping[int, Any]) -> tuple[
     return percentile_interval(np.mean(pairs, axis=0).tolist())
 
 
-def intervals_overlap(table: pd.DataFrame, results: pd.DataFrame) -> list[bool]:
-    """Whether the intervals over test items of the two sides of a difference overlap, averaged over seeds.
-
-    Seeds alone may show no spread at all (all labels, one pretraining): that is no certainty about other test items.
-
-    Args:
-        table: rows of `differences`.
-        results: rows of ``results.parquet`` that it was made of.
-
-    Returns:
-        One value a row; False where no interval is known.
-    """
+def _item_bounds(results: pd.DataFrame) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Each cell's interval over test items, averaged over seeds; empty where the table holds none."""
+    if not {"ci_low", "ci_high"} <= set(results.columns):
+        return {}
     means = results.groupby([*CELL_KEYS, "initialisation"])[["ci_low", "ci_high"]].mean()
-    bounds = {key: (low, high) for key, low, high in means.itertuples()}
-    found = []
-    for *cell, contrast in table[[*CELL_KEYS, "contrast"]].itertuples(index=False):
-        (low, high), (their_low, their_high) = (bounds[cell_of(cell, name)] for name in contrast_sides(contrast))
-        found.append(bool(low <= their_high and their_low <= high))
-    return found
+    return {tuple(map(str, key)): (float(low), float(high)) for key, low, high in means.itertuples()}
 
 
-def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
+def _overlap(ours: tuple[float, float] | None, theirs: tuple[float, float] | None) -> bool:
+    """Whether two intervals overlap; False where one is not known."""
+    return ours is not None and theirs is not None and ours[0] <= theirs[1] and theirs[0] <= ours[1]
+
+
+def label_efficiency(results: pd.DataFrame, metrics: TaskMetrics = KNOWN_METRICS) -> pd.DataFrame:
     """How many labels one initialisation needs to reach what another reaches with the most labels, for all `contrasts`.
 
     The score between two amounts of labels is interpolated linearly over the logarithm of the share of labelled
@@ -361,6 +363,7 @@ def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         results: rows of ``results.parquet``.
+        metrics: of the tasks.
 
     Returns:
         One row a task, protocol, features and contrast; columns `EFFICIENCY_COLUMNS`. ``target`` is the mean of
@@ -368,7 +371,7 @@ def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
         reaches it, NaN where it never does. The smallest share tried is an upper bound: fewer may do. What was
         evaluated with one amount of labels alone has no row as ``ours``.
     """
-    headline = headline_rows(results)
+    headline = headline_rows(results, metrics)
     keys = ["task", "protocol", "features", "metric", "initialisation"]
     means = headline.groupby([*keys, "label_fraction"], as_index=False)["value"].mean()
     curves = {
@@ -383,7 +386,8 @@ def label_efficiency(results: pd.DataFrame) -> pd.DataFrame:
             if ours is None or theirs is None or len(ours) < 2:
                 continue
             target, share = float(theirs["value"].iloc[-1]), float(theirs["label_fraction"].iloc[-1])
-            needed = _first_reaching(ours["label_fraction"].to_numpy(), ours["value"].to_numpy(), target)
+            sign = metrics.of(cell[0], cell[3]).sign
+            needed = _first_reaching(ours["label_fraction"].to_numpy(), sign * ours["value"].to_numpy(), sign * target)
             rows.append([*cell, first, second, target, share, needed])
     return pd.DataFrame(rows, columns=EFFICIENCY_COLUMNS)
 

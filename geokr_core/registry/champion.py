@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from geokr_core.backbone.bundle import open_bundle, verify_bundle
 from geokr_core.errors import MissingInputError, RegistryError
 from geokr_core.evaluation.config import Criterion, EvaluationConfig
+from geokr_core.evaluation.output import RESULTS
 from geokr_core.evaluation.scorecard import Scorecard
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
@@ -73,7 +74,7 @@ def promote(
     """
     bundle = open_bundle(inputs["backbone"])
     verify_bundle(bundle.folder)
-    results, report = inputs["evaluation"] / "results.parquet", inputs["report"] / "report.html"
+    results, report = inputs["evaluation"] / RESULTS, inputs["report"] / "report.html"
     require_evaluated(results, bundle.bundle_data_version)
     if not report.is_file():
         raise MissingInputError(f"{report}: no report of the evaluation; run `geokr report` first.")

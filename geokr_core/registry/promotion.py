@@ -15,8 +15,8 @@ import pandas as pd
 
 from geokr_core.errors import MissingInputError, RegistryError
 from geokr_core.evaluation.config import Criterion
-from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
-from geokr_core.evaluation.statistics import paired_difference, percentile_interval, t_interval
+from geokr_core.evaluation.scorecard import Scorecard
+from geokr_core.evaluation.statistics import percentile_interval, t_interval
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.step.files import write_json
 
@@ -36,7 +36,7 @@ class Margin:
         role: whether a gain counts, or only a loss.
         challenger: mean over seeds.
         champion: mean over seeds.
-        difference: mean of the differences seed by seed.
+        difference: by how much the challenger is better, the mean of the differences seed by seed.
         ci_low: lower bound of its 95 % t-interval over seeds; NaN for a single seed.
         ci_high: upper bound.
     """
@@ -119,7 +119,7 @@ def _margin(
             f"Champion and challenger were not measured alike on {criterion.name}: data {theirs.data_version} and "
             f"{ours.data_version}, settings {theirs.settings} and {ours.settings}. Evaluate both again."
         )
-    estimate = paired_difference(_by_seed(ours), _by_seed(theirs))
+    estimate = t_interval(list(ours.gains_over(theirs).values()))
     return Margin(
         criterion.name,
         role,
@@ -129,10 +129,6 @@ def _margin(
         estimate.ci_low,
         estimate.ci_high,
     )
-
-
-def _by_seed(score: CriterionScore) -> dict[int, float]:
-    return {int(seed): value for seed, value in score.per_seed.items()}
 
 
 def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | None) -> Verdict:
@@ -170,20 +166,16 @@ def decide(config: ChampionConfig, challenger: Scorecard, champion: Scorecard | 
 
 def _primary_gains(config: ChampionConfig, challenger: Scorecard, champion: Scorecard) -> dict[int, float]:
     """Mean difference over the primary criteria, by seed."""
-    pairs = [(_by_seed(challenger.scores[c.name]), _by_seed(champion.scores[c.name])) for c in config.primary]
-    return {
-        seed: math.fsum(ours[seed] - theirs[seed] for ours, theirs in pairs) / len(pairs)
-        for seed in sorted(pairs[0][0])
-    }
+    gains = [challenger.scores[c.name].gains_over(champion.scores[c.name]) for c in config.primary]
+    return {seed: math.fsum(each[seed] for each in gains) / len(gains) for seed in sorted(gains[0])}
 
 
 def _items_interval(config: ChampionConfig, challenger: Scorecard, champion: Scorecard) -> tuple[float, float]:
     """95 % interval of the same mean over resampled test items; NaN where a criterion has none."""
-    pairs = [(challenger.scores[c.name].replicates, champion.scores[c.name].replicates) for c in config.primary]
-    if not all(ours and theirs for ours, theirs in pairs):
+    gains = [challenger.scores[c.name].resampled_gains_over(champion.scores[c.name]) for c in config.primary]
+    if not all(map(len, gains)):
         return math.nan, math.nan
-    gains = np.mean([np.subtract(ours, theirs) for ours, theirs in pairs], axis=0)
-    low, high = percentile_interval(gains.tolist())
+    low, high = percentile_interval(np.mean(gains, axis=0).tolist())
     return round(low, _DECIMALS), round(high, _DECIMALS)
 
 

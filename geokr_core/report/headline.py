@@ -6,24 +6,18 @@ from typing import Any
 
 import pandas as pd
 
-from geokr_core.evaluation.charts import FEATURE_NAMES, METRIC_NAMES, PROTOCOL_NAMES, labels_name
-from geokr_core.evaluation.statistics import (
-    CELL_KEYS,
-    Estimate,
-    cell_of,
-    differences,
-    headline_rows,
-    intervals_overlap,
-    labels_order,
-    summarise,
-)
+from geokr_core.evaluation.cells import labels_name
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES
+from geokr_core.evaluation.metrics import Metric
+from geokr_core.evaluation.output import Judged
+from geokr_core.evaluation.statistics import CELL_KEYS, Estimate, cell_of, headline_rows, labels_order
 from geokr_core.pictures.charts import INITIALISATION_NAMES, initialisation_styles
 from geokr_core.report.tables import estimate_of, listed, score, signed, signed_interval
 
 
 @dataclass(frozen=True)
 class Primary:
-    """The one comparison a task is spoken of by: linear probe, last stage, most labels, first metric."""
+    """The one comparison that a task is judged by: linear probe, last stage, most labels, first metric."""
 
     task: str
     protocol: str
@@ -45,24 +39,19 @@ def _features(primary: Primary) -> str:
     return FEATURE_NAMES.get(primary.features, primary.features)
 
 
-def compared(results: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences, and whether the intervals over test items overlap all the same."""
-    table = differences(results)
-    return table.assign(overlap=intervals_overlap(table, results))
-
-
-def primaries(results: pd.DataFrame) -> list[Primary]:
+def primaries(judged: Judged) -> list[Primary]:
     """The primary comparison of each task: one protocol, features, amount of labels and metric."""
     found = []
-    metrics = headline_rows(results).groupby("task")["metric"].first()
-    for task in sorted(set(results["task"])):
-        rows = results[(results["task"] == task) & (results["initialisation"] != "colour_histogram")]
-        rows = results[results["task"] == task] if rows.empty else rows
+    summary = headline_rows(judged.summary, judged.metrics)
+    for task in sorted(set(summary["task"])):
+        of_task = summary[summary["task"] == task]
+        rows = of_task[of_task["initialisation"] != "colour_histogram"]
+        rows = of_task if rows.empty else rows
         protocol = "linear_probe" if (rows["protocol"] == "linear_probe").any() else str(rows["protocol"].iloc[0])
         rows = rows[rows["protocol"] == protocol]
         features = "last" if (rows["features"] == "last").any() else str(rows["features"].iloc[0])
         labels = max(set(rows[rows["features"] == features]["labels_per_class"]), key=labels_order)
-        found.append(Primary(task, protocol, features, labels, str(metrics[task])))
+        found.append(Primary(task, protocol, features, labels, str(of_task["metric"].iloc[0])))
     return found
 
 
@@ -74,19 +63,19 @@ def rows_of(table: pd.DataFrame, primary: Primary, initialisation: str | None = 
     return table[(table[keys] == list(wanted)).all(axis=1)]
 
 
-def headline(results: pd.DataFrame, primary: Primary) -> str:
+def headline(judged: Judged, primary: Primary) -> str:
     """What was compared and what came out, with intervals, in a few plain sentences.
 
     Args:
-        results: rows of ``results.parquet``.
+        judged: the evaluation.
         primary: the comparison.
 
     Returns:
         The sentences. Where intervals overlap, a difference includes zero or the colour histogram is not cleared, they
         say so.
     """
-    results = results[(results["task"] == primary.task) & (results["metric"] == primary.metric)]
-    summary, styles = summarise(results), initialisation_styles(results["initialisation"])
+    summary, metric = judged.summary, judged.metrics.of(primary.task, primary.metric)
+    styles = initialisation_styles(judged.results["initialisation"])
     means = {
         name: estimate_of(rows.iloc[0].to_dict())
         for name in styles
@@ -95,9 +84,14 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
     if "geokr" not in means:
         return f"{primary.words}: the pretrained backbone was not evaluated, so nothing can be said about it."
     ours = means["geokr"]
-    sentences = [f"{primary.words}: GeoKR reaches {_a_metric(primary.metric)} of {estimate_text(ours)}."]
-    table = rows_of(compared(results), primary).set_index("contrast")
-    found = {name: _Difference.of(table.loc[f"geokr - {name}"].to_dict()) for name in means if name != "geokr"}
+    sentences = [f"{primary.words}: GeoKR reaches {_a_metric(metric)} of {estimate_text(ours)}."]
+    table = rows_of(judged.differences, primary).set_index("contrast")
+    contrasts = {name: f"geokr - {name}" for name in means if name != "geokr"}
+    found = {
+        name: _Difference.of(table.loc[contrast].to_dict(), metric.sign)
+        for name, contrast in contrasts.items()
+        if contrast in table.index
+    }
     sentences += [
         _versus(INITIALISATION_NAMES[name], ours, means[name], found[name])
         for name in ("random", "imagenet", "shuffled")
@@ -110,7 +104,7 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
         sentences.append(_histogram_sentence(means["colour_histogram"], found["colour_histogram"]))
     elif primary.protocol == "linear_probe":
         sentences.append(
-            "No colour histogram was evaluated: without it nobody knows whether more than colour was learned."
+            "No colour histogram was evaluated: without it no one knows whether more than colour was learned."
         )
     if ours.n_seeds == 1:
         sentences.append(
@@ -122,14 +116,23 @@ def headline(results: pd.DataFrame, primary: Primary) -> str:
 
 @dataclass(frozen=True)
 class _Difference:
-    """A paired difference, and whether the intervals over test images overlap all the same."""
+    """A paired difference, whether the intervals over test images overlap all the same, and 1 if more is better or -1."""
 
     estimate: Estimate
     overlap: bool
+    sign: int
 
     @classmethod
-    def of(cls, row: Mapping[Any, Any]) -> "_Difference":
-        return cls(estimate_of(row), bool(row["overlap"]))
+    def of(cls, row: Mapping[Any, Any], sign: int) -> "_Difference":
+        return cls(estimate_of(row), bool(row["items_overlap"]), sign)
+
+    @property
+    def ahead(self) -> bool:
+        return self.sign * self.estimate.mean > 0
+
+    @property
+    def surely_ahead(self) -> bool:
+        return (self.estimate.ci_low if self.sign > 0 else -self.estimate.ci_high) > 0
 
     @property
     def shown(self) -> str:
@@ -145,9 +148,9 @@ class _Difference:
         return self.estimate.n_seeds > 1 and self.overlap and not self.includes_zero
 
 
-def _a_metric(metric: str) -> str:
-    name = METRIC_NAMES.get(metric, metric)
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+def _a_metric(metric: Metric) -> str:
+    words = metric.words if metric.higher_is_better else f"{metric.words} (less is better)"
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference) -> str:
@@ -162,7 +165,7 @@ def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference
         remark = ", but the intervals over test images overlap: other images could undo it"
     elif ours.ci_low <= theirs.ci_high and theirs.ci_low <= ours.ci_high:
         remark = ", although the two intervals overlap"
-    verdict = "ahead" if difference.estimate.mean > 0 else "behind"
+    verdict = "ahead" if difference.ahead else "behind"
     return f"{start} GeoKR is {verdict} by {difference.shown}, over {num_pairs} pairs{remark}."
 
 
@@ -170,28 +173,25 @@ def _versus_others(differences: Mapping[str, _Difference]) -> str:
     """The other variants in one sentence: there may be twenty of them."""
     groups: dict[str, list[str]] = {}
     for name, difference in differences.items():
-        standing, doubt = (
-            _standing(difference),
-            ", though other test images could undo it" if difference.in_doubt else "",
-        )
-        groups.setdefault(standing, []).append(f"{name} ({signed(difference.estimate.mean)}{doubt})")
+        doubt = ", though other test images could undo it" if difference.in_doubt else ""
+        groups.setdefault(_standing(difference), []).append(f"{name} ({signed(difference.estimate.mean)}{doubt})")
     said = "; ".join(f"{standing} {listed(names)}" for standing, names in sorted(groups.items()))
     return f"Among the other variants GeoKR is {said}."
 
 
 def _standing(difference: _Difference) -> str:
-    ahead = "ahead of" if difference.estimate.mean > 0 else "behind"
+    ahead = "ahead of" if difference.ahead else "behind"
     if difference.estimate.n_seeds == 1:
         return f"in a single measurement {ahead}"
-    return "not told apart from" if difference.includes_zero else ahead
+    return "not distinguishable from" if difference.includes_zero else ahead
 
 
 def _histogram_sentence(theirs: Estimate, difference: _Difference) -> str:
     start = f"The colour histogram, 54 numbers and no network, reaches {estimate_text(theirs)}:"
     if difference.estimate.n_seeds == 1:
-        verdict = "above it" if difference.estimate.mean > 0 else "not above it"
+        verdict = "better" if difference.ahead else "not better"
         return f"{start} GeoKR is {verdict} in a single measurement ({difference.shown})."
-    if difference.estimate.ci_low <= 0:
+    if not difference.surely_ahead:
         return f"{start} GeoKR does not clear it ({difference.shown})."
     if difference.overlap:
         return (

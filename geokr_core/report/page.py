@@ -19,12 +19,13 @@ from geokr_core.backbone.bundle import Bundle, open_bundle
 from geokr_core.errors import MissingInputError
 from geokr_core.evaluation.charts import comparison_chart
 from geokr_core.evaluation.config import UNTRAINED
-from geokr_core.evaluation.statistics import CELL_KEYS, contrast_sides, summarise
+from geokr_core.evaluation.output import Judged
+from geokr_core.evaluation.statistics import contrast_sides
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
 from geokr_core.report.config import ReportConfig
-from geokr_core.report.headline import compared, headline, primaries, rows_of
+from geokr_core.report.headline import headline, primaries, rows_of
 from geokr_core.report.sections import (
     calibration,
     confusions,
@@ -36,32 +37,14 @@ from geokr_core.report.sections import (
     spaced,
     svg,
 )
-from geokr_core.report.tables import (
-    Styles,
-    Table,
-    difference_tables,
-    estimate_of,
-    item_intervals,
-    laid_out,
-    listed,
-    losses,
-    metric_name,
-    score,
-    score_tables,
-    style_heads,
-    task_sections,
-)
+from geokr_core.report.tables import Styles, Table, estimate_of, laid_out, listed, score, style_heads
+from geokr_core.report.tasks import difference_tables, losses, score_tables, task_sections
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import read_json, whole_file, whole_folder
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 
-_COMMANDS: Final = {
-    "levir_kr": "geokr levir-kr",
-    "pretraining": "geokr pretrain",
-    "backbone": "geokr backbone",
-    "evaluation": "geokr evaluate",
-}
+_INPUTS: Final = ("levir_kr", "pretraining", "backbone", "evaluation")
 
 
 def write_report(
@@ -88,7 +71,7 @@ def write_report(
         DatasetError: a shard of Levir-KR is missing.
     """
     pieces = _Pieces.read(inputs)
-    sentences = [headline(pieces.results, primary) for primary in primaries(pieces.results)]
+    sentences = [headline(pieces.judged, primary) for primary in primaries(pieces.judged)]
     for sentence in sentences:
         reporter.info(sentence)
     content = _content(config, inputs, pieces, sentences)
@@ -116,41 +99,26 @@ class _Pieces:
     bundle: Bundle
     runs: Sequence[Mapping[str, Any]]
     history: pd.DataFrame
-    results: pd.DataFrame
-    summary: pd.DataFrame
-    differences: pd.DataFrame
-    confusion: Mapping[str, Mapping[str, Any]]
-    settings: Mapping[str, Any]
+    judged: Judged
     styles: Styles
 
     @classmethod
     def read(cls, inputs: Mapping[str, Path]) -> "_Pieces":
-        pretraining, evaluation = inputs["pretraining"], inputs["evaluation"]
-        needed = {
-            "pretraining": [pretraining / "runs.json", pretraining / "history.csv"],
-            "evaluation": [evaluation / name for name in ("results.parquet", "confusion.json", "evaluation.json")],
-        }
-        for step, files in needed.items():
-            for path in files:
-                if not path.is_file():
-                    raise MissingInputError(
-                        f"{path}: no such file; the report needs it. Run `{_COMMANDS[step]}` first."
-                    )
-        results = pd.read_parquet(evaluation / "results.parquet")
-        settings, runs = read_json(evaluation / "evaluation.json"), read_json(pretraining / "runs.json")
+        pretraining = inputs["pretraining"]
+        for path in (pretraining / "runs.json", pretraining / "history.csv"):
+            if not path.is_file():
+                raise MissingInputError(f"{path}: no such file; the report needs it. Run `geokr pretrain` first.")
+        judged, runs = Judged.read(inputs["evaluation"]), read_json(pretraining / "runs.json")
+        evaluated = judged.results["initialisation"]
         # As they were asked for, which an author does in an order that says something; then whatever else there is.
-        named = [*settings.get("initialisations", ()), *results["initialisation"], *(run["variant"] for run in runs)]
+        named = [*judged.settings.get("initialisations", ()), *evaluated, *(run["variant"] for run in runs)]
         history = pd.read_csv(pretraining / "history.csv")
         return cls(
             levir_kr=open_levir_kr(inputs["levir_kr"]),
             bundle=open_bundle(inputs["backbone"]),
             runs=runs,
             history=history,
-            results=results,
-            summary=summarise(results),
-            differences=_with_item_intervals(compared(results), evaluation),
-            confusion=read_json(evaluation / "confusion.json"),
-            settings=settings,
+            judged=judged,
             styles=initialisation_styles([*named, *history["variant"]]),
         )
 
@@ -164,13 +132,13 @@ def _content(
         "headlines": sentences,
         "generated_world": pieces.levir_kr.manifest.get("generated_world") is True,
         "remarks": _remarks(pieces),
-        "comparison_svg": svg(comparison_chart(pieces.summary, "svg", styles)),
+        "comparison_svg": svg(comparison_chart(pieces.judged.summary, "svg", styles, pieces.judged.metrics)),
         "headline_table": _headline_table(pieces),
-        **task_sections(inputs["evaluation"], styles),
-        "tables": score_tables(pieces.summary, styles),
+        **task_sections(pieces.judged, styles),
+        "tables": score_tables(pieces.judged, styles),
         "losses": _losses(pieces),
-        "differences": difference_tables(pieces.differences, styles),
-        "confusions": confusions(pieces.confusion),
+        "differences": difference_tables(pieces.judged, styles),
+        "confusions": confusions(pieces.judged.confusion),
         "pretraining_svg": svg(pretraining_chart(pieces.history, _constant_kl(first), "svg", styles)),
         "runs": [run_row(run, styles) for run in pieces.runs],
         "calibration": calibration(pretraining, pieces.runs),
@@ -188,15 +156,15 @@ def _content(
 
 def _remarks(pieces: _Pieces) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    evaluated = set(pieces.results["initialisation"])
-    seeds_of = {str(task): sorted(set(seeds)) for task, seeds in pieces.results.groupby("task")["seed"]}
+    evaluated = set(pieces.judged.results["initialisation"])
+    seeds_of = {str(task): sorted(set(seeds)) for task, seeds in pieces.judged.results.groupby("task")["seed"]}
     remarks = _shared_pretrainings(pieces, evaluated, max(seeds_of.values(), key=len))
     if "shuffled" not in evaluated:
         remarks.append(
             "No control with shuffled land cover was evaluated: how much of the gain the land cover itself carries is "
             "open."
         )
-    sizes = pieces.results.groupby("task")["n"].first()
+    sizes = pieces.judged.results.groupby("task")["n"].first()
     shown = ", ".join(f"{task} {int(n)}" for task, n in sizes.items())
     remarks.append(
         f"Intervals are 95 % t-intervals over seeds ({_counts(seeds_of)}): other draws of labels, networks and pretrainings; "
@@ -235,8 +203,8 @@ def _shared_pretrainings(pieces: _Pieces, evaluated: set[str], seeds: Sequence[i
 
 def _losses(pieces: _Pieces) -> list[str] | None:
     """Where `geokr` loses; None where no interval could show it."""
-    ours = pieces.differences[pieces.differences["contrast"].str.startswith("geokr - ")]
-    return losses(ours, pieces.styles) if (ours["n_seeds"] > 1).any() else None
+    ours = pieces.judged.differences[pieces.judged.differences["contrast"].str.startswith("geokr - ")]
+    return losses(pieces.judged, pieces.styles) if (ours["n_seeds"] > 1).any() else None
 
 
 def _constant_kl(run: Mapping[str, Any]) -> float | None:
@@ -244,26 +212,19 @@ def _constant_kl(run: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _with_item_intervals(table: pd.DataFrame, evaluation: Path) -> pd.DataFrame:
-    known = item_intervals(evaluation)
-    if known.empty or table.empty:
-        return table
-    keys = [*CELL_KEYS, "contrast"]
-    bounds = known[[*keys, "items_ci_low", "items_ci_high"]]
-    return table.drop(columns=["items_ci_low", "items_ci_high"]).merge(bounds, on=keys, how="left")
-
-
 def _headline_table(pieces: "_Pieces") -> Table:
     """The primary comparison of each task, with every initialisation."""
-    chosen = {primary.task: primary for primary in primaries(pieces.results)}
-    heads = style_heads(pieces.styles, pieces.results["initialisation"])
+    chosen = {primary.task: primary for primary in primaries(pieces.judged)}
+    heads = style_heads(pieces.styles, pieces.judged.results["initialisation"])
     entries = {
         (task, name): score(estimate_of(rows.iloc[0].to_dict()))
         for task, primary in chosen.items()
         for name in heads
-        if not (rows := rows_of(pieces.summary, primary, str(name))).empty
+        if not (rows := rows_of(pieces.judged.summary, primary, str(name))).empty
     }
-    settings = {task: (primary.words, metric_name(primary.metric)) for task, primary in chosen.items()}
+    settings = {
+        task: (primary.words, pieces.judged.metrics.of(task, primary.metric).words) for task, primary in chosen.items()
+    }
     return laid_out("Every task at a glance", settings, ("Task", "Metric"), heads, "Initialisation", entries)
 
 
@@ -275,9 +236,9 @@ def _provenance(inputs: Mapping[str, Path], pieces: _Pieces) -> list[tuple[str, 
         ("Ground sampling distance", gsd_text(bundle.gsd_m_min, bundle.gsd_m_max)),
         ("Chips", f"{manifest['num_chips']} of {manifest['num_scenes']} scene(s), {bundle.chip_size_px} px"),
         ("Legend", f"{manifest['legend']} ({bundle.legend_hash})"),
-        *((f"Data version of {step}", data_version(inputs[step])) for step in _COMMANDS),
+        *((f"Data version of {step}", data_version(inputs[step])) for step in _INPUTS),
     ]
-    versions = pieces.results.groupby("task")["data_version"].first()
+    versions = pieces.judged.results.groupby("task")["data_version"].first()
     facts += [(f"Data version of the set {task}", str(version)) for task, version in versions.items()]
     return [*facts, ("GeoKR", __version__)]
 
@@ -287,7 +248,7 @@ def _configurations(inputs: Mapping[str, Path], pieces: _Pieces) -> list[dict[st
     described = [
         ("Data set", pieces.levir_kr.manifest.get("config", {})),
         ("Pretraining", read_json(run).get("config", {}) if run.is_file() else {}),
-        ("Evaluation", pieces.settings),
+        ("Evaluation", pieces.judged.settings),
     ]
     return [{"name": name, "text": json.dumps(value, indent=2, sort_keys=True)} for name, value in described if value]
 
@@ -295,14 +256,15 @@ def _configurations(inputs: Mapping[str, Path], pieces: _Pieces) -> list[dict[st
 def _summary(pieces: _Pieces, sentences: Sequence[str]) -> Summary:
     numbers: dict[str, Number] = {}
     table: list[dict[str, Number]] = []
-    for primary, sentence in zip(primaries(pieces.results), sentences, strict=True):
+    for primary, sentence in zip(primaries(pieces.judged), sentences, strict=True):
         for name in pieces.styles:
-            rows = rows_of(pieces.summary, primary, name)
+            rows = rows_of(pieces.judged.summary, primary, name)
             if not rows.empty:
                 numbers[f"{primary.task}/{name}_{primary.metric}"] = round(float(rows["mean"].iloc[0]), 4)
-        for row in rows_of(pieces.differences, primary).to_dict("records"):
+        for row in rows_of(pieces.judged.differences, primary).to_dict("records"):
             first, second = contrast_sides(str(row["contrast"]))
             gain = f"gain_over_{second}" if first == "geokr" else f"{first}_gain_over_{second}"
-            numbers[f"{primary.task}/{gain}"] = round(float(row["mean"]), 4)
+            sign = pieces.judged.metrics.of(primary.task, primary.metric).sign
+            numbers[f"{primary.task}/{gain}"] = round(sign * float(row["mean"]), 4)
         table.append({"task": primary.task, "headline": sentence})
-    return Summary(numbers, table, comparison_chart(pieces.summary, "png", pieces.styles))
+    return Summary(numbers, table, comparison_chart(pieces.judged.summary, "png", pieces.styles, pieces.judged.metrics))

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, labels_name
+from geokr_core.evaluation.cells import labels_name
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.pictures.images import as_rgb, png
 from geokr_core.report.tables import Entry, Head, Styles, Table

@@ -12,12 +12,14 @@ from geokr_core.backbone.config import BackboneConfig
 from geokr_core.errors import BackboneError, EvaluationError
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.evaluate import evaluate
-from geokr_core.evaluation.tasks.mask_task import MaskTask
+from geokr_core.evaluation.learning.mask_task import MaskTask
+from geokr_core.evaluation.output import Judged
 from geokr_core.networks.network import build
+from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.report.config import ReportConfig
 from geokr_core.report.headline import Primary, headline
 from geokr_core.report.page import write_report
-from geokr_core.report.tables import task_sections
+from geokr_core.report.tasks import task_sections
 from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_box_set, make_image_set, make_levir_kr, make_mask_set, make_pretraining
@@ -107,7 +109,8 @@ def test_a_costly_task_may_have_fewer_seeds_and_label_fractions_than_the_others(
 
 
 def test_report_shows_budgets_notes_and_only_allowed_pictures(judged: Store) -> None:
-    sections = task_sections(judged.out)
+    found = Judged.read(judged.out)
+    sections = task_sections(found, initialisation_styles(found.results["initialisation"]))
 
     assert [page["task"] for page in sections["budgets"]] == ["boxes", "masks", "scenes", "sky"]
     assert any("2 steps of 2 crops" in str(fact) for page in sections["budgets"] for fact in page["facts"])
@@ -115,7 +118,7 @@ def test_report_shows_budgets_notes_and_only_allowed_pictures(judged: Store) -> 
     assert [page["task"] for page in sections["screening"]] == ["sky"]
     assert {page["task"] for page in sections["per_class"]} == {"boxes", "masks", "scenes", "sky"}
     primary = Primary("masks", "fine_tune", "last", "all", "miou")
-    assert "reaches a mean IoU of" in headline(pd.read_parquet(judged.out / "results.parquet"), primary)
+    assert "reaches a mean IoU of" in headline(found, primary)
 
 
 def test_the_page_holds_every_section_and_no_other_address(judged: Store, tmp_path: Path) -> None:

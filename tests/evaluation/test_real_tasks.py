@@ -8,7 +8,7 @@ import pytest
 
 from geokr_core.evaluation.cells import Cell, DownstreamTask, Measurement, Start
 from geokr_core.evaluation.config import EvaluationConfig
-from geokr_core.evaluation.task_kinds import open_task
+from geokr_core.evaluation.opening import open_task
 
 RGB = ("red", "green", "blue")
 

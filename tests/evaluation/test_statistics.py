@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.metrics import f1_score
 
 from geokr_core.errors import EvaluationError
@@ -16,7 +17,6 @@ from geokr_core.evaluation.statistics import (
     differences,
     flat_metrics,
     headline_rows,
-    intervals_overlap,
     label_efficiency,
     labels_order,
     macro_f1_interval,
@@ -41,6 +41,16 @@ def test_t_interval_of_three_values() -> None:
     assert (estimate.mean, estimate.n_seeds) == (pytest.approx(0.6), 3)
     assert estimate.ci_low == pytest.approx(0.6 - 0.248414, abs=1e-5)
     assert estimate.ci_high == pytest.approx(0.6 + 0.248414, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_values", [2, 3, 5, 10])
+def test_t_interval_has_the_digits_of_the_formula(num_values: int) -> None:
+    values = np.random.default_rng(num_values).random(num_values)
+    half = stats.t.ppf(0.975, num_values - 1) * values.std(ddof=1) / math.sqrt(num_values)
+    found = t_interval(values.tolist())
+
+    bounds = (found.mean, found.ci_low, found.ci_high)
+    assert bounds == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), rel=0, abs=1e-14)
 
 
 def test_t_interval_of_two_values() -> None:
@@ -218,7 +228,7 @@ def test_overlap_of_intervals_over_items_is_told_of_each_difference() -> None:
     table = table.assign(ci_low=table["value"] - 0.025, ci_high=table["value"] + 0.025)
     compared = differences(table)
 
-    assert dict(zip(compared["contrast"], intervals_overlap(compared, table), strict=True)) == {
+    assert dict(zip(compared["contrast"], compared["items_overlap"], strict=True)) == {
         "geokr - simclr": True, "geokr - imagenet": False, "geokr - colour_histogram": True, "simclr - imagenet": False,
     }  # fmt: skip
 

@@ -12,8 +12,10 @@ from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.config import BackboneConfig
 from geokr_core.errors import MissingInputError
 from geokr_core.evaluation.charts import comparison_chart
-from geokr_core.evaluation.results import RESULT_COLUMNS
-from geokr_core.evaluation.statistics import label_efficiency, summarise
+from geokr_core.evaluation.output import Judged
+from geokr_core.evaluation.results import RESULT_COLUMNS, write_tables
+from geokr_core.evaluation.statistics import differences, summarise
+from geokr_core.evaluation.task_kinds import KNOWN_METRICS
 from geokr_core.pictures.charts import chart_legend, initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
 from geokr_core.report.config import ReportConfig
@@ -36,7 +38,7 @@ def results_of(task: str = "fields", *, half_width: float = 0.02, **values: list
             "task": task, "dataset": task, "initialisation": name, "label_fraction": 1.0, "labels_per_class": "all",
             "protocol": "linear_probe", "features": "histogram" if name == "colour_histogram" else "last",
             "seed": seed, "metric": "accuracy", "value": value, "n": 100, "ci_low": value - half_width,
-            "ci_high": value + half_width, "seconds": 1.0, "backbone_version": "b.dir", "data_version": "d.dir",
+            "ci_high": value + half_width, "backbone_version": "b.dir", "data_version": "d.dir",
             "architecture": "squeezenet1_1",
         }
         for name, scores in values.items()
@@ -45,9 +47,19 @@ def results_of(task: str = "fields", *, half_width: float = 0.02, **values: list
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 
 
+def said_of(results: pd.DataFrame) -> str:
+    """The headline of results."""
+    nothing = pd.DataFrame()
+    judged = Judged(
+        results, summarise(results), differences(results), nothing, nothing, confusion={}, tasks={}, cells=(), gallery={},
+        settings={},
+    )  # fmt: skip
+    return headline(judged, PRIMARY)
+
+
 def write_evaluation(folder: Path, results: pd.DataFrame) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    results.to_parquet(folder / "results.parquet", index=False)
+    write_tables(folder, results, differences(results), KNOWN_METRICS)
     matrix = {
         "protocol": "linear_probe", "features": "last", "labels_per_class": "all", "seed": 0,
         "labels": ["Field", "<b>Bold</b>"], "matrix": [[41, 9], [13, 37]],
@@ -55,7 +67,6 @@ def write_evaluation(folder: Path, results: pd.DataFrame) -> Path:
     tasks = sorted(set(results["task"]))
     write_json(folder / "confusion.json", {task: {"geokr": matrix, "random": matrix} for task in tasks})
     write_json(folder / "evaluation.json", {"seeds": [0, 1, 2]})
-    label_efficiency(results).to_csv(folder / "label_efficiency.csv", index=False)
     return folder
 
 
@@ -177,7 +188,7 @@ def test_generated_data_are_said_to_be_generated_and_only_they(inputs: dict[str,
 
 
 def test_headline_tells_a_clear_gain() -> None:
-    text = headline(results_of(geokr=[0.70, 0.71, 0.72], random=[0.50, 0.51, 0.52], shuffled=[0.55] * 3), PRIMARY)
+    text = said_of(results_of(geokr=[0.70, 0.71, 0.72], random=[0.50, 0.51, 0.52], shuffled=[0.55] * 3))
 
     assert "accuracy of 0.710 [0.685, 0.735]" in text
     assert "GeoKR is ahead by +0.200 [+0.200, +0.200], over 3 pairs." in text
@@ -186,14 +197,14 @@ def test_headline_tells_a_clear_gain() -> None:
 
 
 def test_headline_tells_when_nothing_is_shown() -> None:
-    text = headline(results_of(geokr=[0.70, 0.60, 0.65], random=[0.60, 0.70, 0.64]), PRIMARY)
+    text = said_of(results_of(geokr=[0.70, 0.60, 0.65], random=[0.60, 0.70, 0.64]))
 
     assert "includes zero, so no difference is shown" in text
     assert "ahead" not in text
 
 
 def test_headline_tells_of_overlap_beside_a_paired_gain() -> None:
-    text = headline(results_of(geokr=[0.60, 0.70, 0.80], random=[0.55, 0.65, 0.75]), PRIMARY)
+    text = said_of(results_of(geokr=[0.60, 0.70, 0.80], random=[0.55, 0.65, 0.75]))
 
     assert "ahead by +0.050 [+0.050, +0.050], over 3 pairs, although the two intervals overlap." in text
 
@@ -201,21 +212,21 @@ def test_headline_tells_of_overlap_beside_a_paired_gain() -> None:
 def test_headline_trusts_no_gain_that_other_test_images_could_undo() -> None:
     # All labels and one pretraining: the seeds agree to the last digit, the 100 test images do not make it certain.
     results = results_of(half_width=0.08, geokr=[0.70] * 3, random=[0.66] * 3, colour_histogram=[0.65] * 3)
-    text = headline(results, PRIMARY)
+    text = said_of(results)
 
     assert "[+0.040, +0.040], over 3 pairs, but the intervals over test images overlap" in text
     assert "does not surely clear it" in text
 
 
 def test_intervals_never_leave_the_range_of_a_score() -> None:
-    text = headline(results_of(geokr=[0.90, 0.99], random=[0.02, 0.10]), PRIMARY)
+    text = said_of(results_of(geokr=[0.90, 0.99], random=[0.02, 0.10]))
 
     assert "0.945 [0.373, 1.000]" in text
     assert "0.060 [0.000, 0.568]" in text
 
 
 def test_headline_tells_a_loss() -> None:
-    text = headline(results_of(geokr=[0.50, 0.51, 0.52], random=[0.60, 0.61, 0.62]), PRIMARY)
+    text = said_of(results_of(geokr=[0.50, 0.51, 0.52], random=[0.60, 0.61, 0.62]))
 
     assert "GeoKR is behind by −0.100" in text
 
@@ -229,11 +240,11 @@ def test_headline_tells_a_loss() -> None:
     ],
 )
 def test_headline_holds_the_result_against_the_colour_histogram(histogram: list[float], said: str) -> None:
-    assert said in headline(results_of(geokr=[0.70, 0.71, 0.72], colour_histogram=histogram), PRIMARY)
+    assert said in said_of(results_of(geokr=[0.70, 0.71, 0.72], colour_histogram=histogram))
 
 
 def test_headline_claims_nothing_from_one_seed() -> None:
-    text = headline(results_of(geokr=[0.9], random=[0.5], colour_histogram=[0.6]), PRIMARY)
+    text = said_of(results_of(geokr=[0.9], random=[0.5], colour_histogram=[0.6]))
 
     assert "no interval, and no claim" in text
     assert "ahead" not in text
@@ -241,7 +252,7 @@ def test_headline_claims_nothing_from_one_seed() -> None:
 
 
 def test_headline_without_the_backbone_says_so() -> None:
-    assert "was not evaluated" in headline(results_of(random=[0.5, 0.6]), PRIMARY)
+    assert "was not evaluated" in said_of(results_of(random=[0.5, 0.6]))
 
 
 def test_shared_pretrainings_are_said(page: Path) -> None:
@@ -358,7 +369,7 @@ def test_a_chart_of_twelve_shows_every_one_apart_and_names_it(monkeypatch: pytes
 def test_the_pretraining_chart_names_a_variant_once(monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[str] = []
     monkeypatch.setattr(
-        "geokr_core.evaluation.charts.chart_legend", lambda _, handles: named.extend(h.get_label() for h in handles)
+        "geokr_core.pretraining.charts.chart_legend", lambda _, handles: named.extend(h.get_label() for h in handles)
     )
     points = {"step": [10, 20], "validation_kl": [np.nan, 0.5], "learning_rate": [1e-3, 1e-4]}
     history = [
@@ -439,15 +450,14 @@ def test_a_correction_and_a_calibration_are_shown_for_what_they_are(many: dict[s
 
 
 def test_headline_names_the_other_variants_in_one_sentence() -> None:
-    text = headline(
+    text = said_of(
         results_of(geokr=[0.70, 0.71, 0.72], simclr=[0.50, 0.51, 0.52], moco=[0.69, 0.70, 0.71], dense=[0.8] * 3,
-                   no_teacher=[0.71, 0.72, 0.70]),
-        PRIMARY,
+                   no_teacher=[0.71, 0.72, 0.70])
     )  # fmt: skip
 
     assert (
         "Among the other variants GeoKR is ahead of simclr (+0.200) and moco (+0.010, though other test images could "
-        "undo it); behind dense (−0.090); not told apart from no teacher (+0.000)."
+        "undo it); behind dense (−0.090); not distinguishable from no teacher (+0.000)."
     ) in text
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from geokr_core.evaluation.cells import Cell, Start
 from geokr_core.evaluation.config import EvaluationConfig
-from geokr_core.evaluation.task_kinds import open_task
+from geokr_core.evaluation.opening import open_task
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.world.config import WorldConfig
 from geokr_core.world.tasks import write_tasks
+
+BANDS = ["blue", "green", "red", "nir"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Chance: one of eight classes; a ninth or a fifth of the pixels in every class; no box at all.
         ({"name": "scene_classification"}, "accuracy", 1 / 8),
         ({"name": "segmentation", "kind": "segmentation", "steps": 25, "batch_size": 8}, "miou", 1 / 17),
-        ({"name": "cloud_snow", "kind": "cloud_snow", "steps": 25, "batch_size": 8}, "miou", 1 / 9),
+        ({"name": "cloud_snow", "kind": "cloud_snow", "bands": BANDS, "steps": 25, "batch_size": 8}, "miou", 1 / 9),
         ({"name": "detection", "kind": "detection", "steps": 60, "batch_size": 4, "image_size_px": 160}, "ap50", 0.05),
     ],
 )

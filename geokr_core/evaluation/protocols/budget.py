@@ -7,13 +7,14 @@ import numpy as np
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell
-from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.protocols.fine_tuning import (
     HEAD_LEARNING_RATE_FACTOR,
     SCHEDULE,
     WARMUP_FRACTION,
     WEIGHT_DECAY,
 )
+from geokr_core.evaluation.task_kinds import FineTunedConfig
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Budget:
         }
 
 
-def budget_of(task: TaskConfig, evaluation: EvaluationConfig, *, frozen_by_default: bool) -> Budget:
+def budget_of(task: FineTunedConfig, evaluation: EvaluationConfig, *, frozen_by_default: bool) -> Budget:
     """The budget of a task."""
     rates = task.learning_rates or evaluation.fine_tune_learning_rates or (evaluation.fine_tune_learning_rate,)
     return Budget(
@@ -100,19 +101,18 @@ def held_out(rows: np.ndarray, validation: np.ndarray, fraction: float, seed: in
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def require_fine_tuned(name: str, cell: Cell, what_is: str) -> None:
+def require_fine_tuned(name: str, cell: Cell) -> None:
     """Check that a cell asks for fine-tuning on a share of the training images.
 
     Args:
         name: of the set, for the message.
         cell: the cell.
-        what_is: what is judged and its verb, for the message, e.g. ``masks are``.
 
     Raises:
         EvaluationError: it asks for labels by number, or for frozen features.
     """
     if cell.protocol != "fine_tune" or not isinstance(cell.labels_per_class, str):
         raise EvaluationError(
-            f"{name}: asked for {cell.protocol} with {cell.labels_per_class} labels; {what_is} judged by "
-            "fine-tuning on a share of the training images, such as `10%` or `all`."
+            f"{name}: asked for {cell.protocol} with {cell.labels_per_class} labels; this kind of task is judged "
+            "by fine-tuning on a share of the training images, such as `10%` or `all`."
         )

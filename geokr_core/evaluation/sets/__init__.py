@@ -1,4 +1,5 @@
-"""Labelled sets as they lie on disk: images with classes, masks or boxes.
+"""Labelled sets as they lie on disk: images with a class (``classes``), a mask (``masks``) or boxes (``boxes``).
 
-Not here: learning from them (``evaluation.tasks``).
+These know nothing of each other. Not here: reading a single file, and splits (``evaluation.labelled``); learning from a
+set (``evaluation.tasks``).
 """

@@ -1,32 +1,40 @@
 """Cloud and snow detection: masks of {clear, cloud, thin cloud, shadow, snow}, and how far a cloud mask can be trusted.
 
-Thick and thin cloud count as cloud where precision, recall and screening are spoken of. A scene is over-screened by the
+Thick and thin cloud count as cloud in precision, recall and screening. A scene is over-screened by the
 share of its pixels that are called cloud and are none, and under-screened by the share of cloud that was missed.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
+from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Score
-from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
-from geokr_core.evaluation.sets.mask_sets import SKY_CLASSES, SKY_LAYOUTS
+from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.learning.mask_task import MaskTask
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
-from geokr_core.evaluation.tasks.mask_task import MaskTask
+from geokr_core.evaluation.task_kinds import MaskConfig
 
-_CLOUDY = [SKY_CLASSES.index(name) for name in ("cloud", "thin_cloud")]
+SKY_CLASSES: Final = ("clear", "cloud", "thin_cloud", "shadow", "snow")
+_CLOUDY: Final = [SKY_CLASSES.index(name) for name in ("cloud", "thin_cloud")]
 
 
 class CloudSnowDetection(MaskTask):
     """A cloud and snow set that scores networks by mean IoU, precision and recall of cloud, and screening by scene."""
 
-    def __init__(self, task: TaskConfig, evaluation: EvaluationConfig) -> None:
+    def __init__(self, task: MaskConfig, evaluation: EvaluationConfig) -> None:
         """Read the set.
 
         Raises:
-            EvaluationError: see ``read_mask_set``.
+            EvaluationError: see ``read_mask_set``; its classes are not those of a sky.
         """
-        super().__init__(task, evaluation, SKY_LAYOUTS)
+        super().__init__(task, evaluation, "cloud_snow")
+        if self.set.classes != SKY_CLASSES:
+            raise EvaluationError(
+                f"{task.name}: its layout names the classes {', '.join(self.set.classes)}; expected {', '.join(SKY_CLASSES)}, "
+                "in this order, so that cloud and snow can be screened."
+            )
 
     def further(self, confusions: np.ndarray, names: Sequence[str]) -> tuple[tuple[Score, ...], Mapping[str, object]]:
         """Precision and recall of cloud over all pixels, and over- and under-screening averaged over scenes."""

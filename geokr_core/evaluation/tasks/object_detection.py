@@ -1,7 +1,7 @@
 """Object detection: boxes with classes, scored by COCO's mean average precision.
 
 torchvision's Faster R-CNN or RetinaNet on a feature pyramid network over our backbone, built small enough for few labels
-and few steps. Reading files is in ``box_layouts``, average precision in ``box_metrics``.
+and few steps. Reading files is in ``sets``, average precision in ``learning.box_metrics``.
 
 BatchNorm of the backbone is frozen by default (statistics and scales): batches of a few images give no usable statistics.
 A random backbone's statistics are first taken from the training images; frozen at the constants it is built with, it
@@ -11,7 +11,6 @@ would be judged at a scale that no training ever gave it.
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +19,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.cells import RGB, Cell, Measurement, Score, Start, fraction_of_labels
-from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
-from geokr_core.evaluation.protocols.budget import Budget, budget_of, drawn, held_out, require_fine_tuned
-from geokr_core.evaluation.protocols.fine_tuning import HEAD_LEARNING_RATE_FACTOR, choose, learn
-from geokr_core.evaluation.sets.box_sets import BoxSet, read_box_set
-from geokr_core.evaluation.starts import initial_network, running
-from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
-from geokr_core.evaluation.tasks.box_metrics import Boxes, Matched
-from geokr_core.evaluation.tasks.detector import (
+from geokr_core.evaluation.cells import RGB, Cell, Measurement, Score, Start
+from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.learning.box_metrics import Boxes, Matched
+from geokr_core.evaluation.learning.detector import (
     ANCHOR_CELLS,
     ASPECT_RATIOS,
     HIDDEN,
@@ -38,13 +32,18 @@ from geokr_core.evaluation.tasks.detector import (
     DetectionBackbone,
     build_detector,
 )
+from geokr_core.evaluation.learning.fine_tuned_task import FineTunedTask
+from geokr_core.evaluation.protocols.fine_tuning import HEAD_LEARNING_RATE_FACTOR, learn
+from geokr_core.evaluation.sets.boxes.read import BoxSet, read_box_set
+from geokr_core.evaluation.starts import initial_network
+from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
+from geokr_core.evaluation.task_kinds import DetectionConfig
 from geokr_core.networks.batch_order import batch_rows
 from geokr_core.networks.batchnorm import freeze_batchnorm, recalibrate_on
 from geokr_core.networks.normalisation import Normalisation, channel_statistics, placed
 from geokr_core.networks.pyramid import Pyramid
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.stopwatch import computing
-from geokr_core.step.digests import data_version
 
 DEFAULT_SIZE_PX: Final = 512
 
@@ -53,45 +52,24 @@ _GALLERY_IMAGES: Final = 3
 _GALLERY_PX: Final = 240
 
 
-class ObjectDetection:
+class ObjectDetection(FineTunedTask):
     """A detection set that scores networks by COCO mAP and AP at IoU 0.5."""
 
-    def __init__(self, task: TaskConfig, evaluation: EvaluationConfig) -> None:
+    _task: DetectionConfig
+
+    def __init__(self, task: DetectionConfig, evaluation: EvaluationConfig) -> None:
         """Read the set.
 
         Raises:
             EvaluationError: see ``read_box_set``; a class without a test box where these are to fail.
         """
-        folder: Path = evaluation.folder / task.name
         self.size_px = task.image_size_px or DEFAULT_SIZE_PX
-        self.set: BoxSet = read_box_set(folder, task, self.size_px, evaluation.threads)
-        self.plan: Budget = budget_of(task, evaluation, frozen_by_default=True)
-        self._data_version = data_version(folder)
-        self._task = task
-        self._evaluation = evaluation
-        pixels = np.concatenate([self.set.images[k].reshape(-1, 1, 3) for k in self.set.rows["train"]])
-        self._statistics = channel_statistics(pixels)
-        self._notes = [*self.set.notes, *self._class_notes()]
-
-    @property
-    def name(self) -> str:
-        """Name of the set."""
-        return self._task.name
-
-    @property
-    def data_version(self) -> str:
-        """DVC's hash of the set's folder."""
-        return self._data_version
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Red, green, blue."""
-        return RGB
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """The layout, what was left out and why, classes that cannot be scored."""
-        return self._notes
+        self.set: BoxSet = read_box_set(evaluation.folder / task.name, task, self.size_px, evaluation.threads)
+        super().__init__(task, evaluation, frozen_by_default=True)
+        self.bands, self.rows = RGB, self.set.rows
+        pixels = np.concatenate([self.set.images[k].reshape(-1, 1, 3) for k in self.rows["train"]])
+        self.statistics = channel_statistics(pixels)
+        self.notes = [*self.set.notes, *self._class_notes()]
 
     @property
     def budget(self) -> Mapping[str, object]:
@@ -105,58 +83,16 @@ class ObjectDetection:
 
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
-        task, config = self._task, self._evaluation
-        kept = {
-            "kind",
-            "layout",
-            "detector",
-            "decoder_channels",
-            "bad_items",
-            "absent_classes",
-            "test_groups",
-            "show_images",
-        }
-        return {
-            **task.model_dump(mode="json", include=kept),
-            **self.plan.settings(),
-            "image_size_px": self.size_px,
-            "match_statistics": config.match_statistics,
-            "precision": config.precision,
-            "device": config.device,
-            "threads": config.threads,
-            "detector_constants": [
-                ANCHOR_CELLS,
-                ASPECT_RATIOS,
-                SAMPLES_AN_IMAGE,
-                PROPOSALS,
-                HIDDEN,
-                MIN_SCORE,
-                "kaiming towers",
-            ],
-        }
+        constants = [ANCHOR_CELLS, ASPECT_RATIOS, SAMPLES_AN_IMAGE, PROPOSALS, HIDDEN, MIN_SCORE, "kaiming towers"]
+        return {**super().settings(cell), "image_size_px": self.size_px, "detector_constants": constants}
 
-    def require(self, cell: Cell) -> None:
-        """Check that ``cell`` is one that this task knows.
+    def worth(self, found: Sequence[Boxes], rows: np.ndarray) -> float:
+        """COCO mAP."""
+        return Matched([self._truth(k) for k in rows], found, len(self.set.classes)).precision().map
 
-        Raises:
-            EvaluationError: it asks for labels by number, or for frozen features.
-        """
-        require_fine_tuned(self.name, cell, "detection is")
-
-    def measure(self, cell: Cell, start: Start) -> Measurement:
-        """Learn from the drawn training images and score on all test images.
-
-        Raises:
-            EvaluationError: a loss or a prediction is not finite.
-            BackboneError: weights and architecture, or bands, do not fit together.
-        """
-        self.require(cell)
-        train, test = self.set.rows["train"], self.set.rows["test"]
-        labelled = drawn(train, fraction_of_labels(cell.labels_per_class), cell.seed)
-        with running(self._evaluation) as runtime:
-            rate = self._learning_rate(cell, start, labelled, runtime)
-            detector = self._learnt(cell, start, labelled, rate, runtime)
-            found = [self._predicted(detector, k, start, runtime) for k in test]
+    def scored(self, found: Sequence[Boxes], labelled: np.ndarray, details: Mapping[str, object]) -> Measurement:
+        """COCO mAP and AP at IoU 0.5 over all test images."""
+        test = self.rows["test"]
         matched = Matched([self._truth(k) for k in test], found, len(self.set.classes))
         overall = matched.precision()
         resampled = [matched.precision(rows) for rows in bootstrap_rows(len(test))]
@@ -169,12 +105,12 @@ class ObjectDetection:
                 Score("ap50", overall.ap50, *percentile_interval([each.ap50 for each in resampled])),
             ),
             n=len(test),
-            label_fraction=len(labelled) / len(train),
+            label_fraction=len(labelled) / len(self.rows["train"]),
             classes=self.set.classes,
             confusion=(),
             per_class={"ap": _listed(overall.coco), "ap50": _listed(overall.at_50)},
             replicates=replicates,
-            details={"learning_rate": rate, "labelled_images": len(labelled), "classes_without_labels": unseen},
+            details={**details, "classes_without_labels": unseen},
             gallery=self._gallery(found),
         )
 
@@ -183,41 +119,14 @@ class ObjectDetection:
             there = {int(v) for k in rows for v in self.set.labels[k][~self.set.ignored[k]]}
             return [name for place, name in enumerate(self.set.classes, start=1) if place not in there]
 
-        untested, untaught = missing(self.set.rows["test"]), missing(self.set.rows["train"])
-        if untested and self._task.absent_classes == "fail":
-            raise EvaluationError(
-                f"{self.name}: class {untested[0]!r} has no box in the test split (so have {len(untested)}); expected "
-                "every class. Choose other split files, or set `absent_classes: leave_out`."
-            )
-        notes = [f"no test box, left out of the means: {', '.join(untested)}"] if untested else []
-        untaught = [name for name in untaught if name not in untested]
-        return [*notes, *([f"no training box, cannot be learnt: {', '.join(untaught)}"] if untaught else [])]
+        return self.absences(missing(self.rows["test"]), missing(self.rows["train"]), "box")
 
     def _truth(self, row: int) -> Boxes:
         return Boxes(self.set.boxes[row], self.set.labels[row], None, self.set.ignored[row])
 
-    def _order(self, start: Start) -> list[int]:
-        return [RGB.index(band) for band in start.bands]
-
-    def _normalisation(self, start: Start) -> Normalisation:
-        if not self._evaluation.match_statistics:
-            return Normalisation(torch.tensor(start.mean), torch.tensor(start.std))
-        order = self._order(start)
-        return Normalisation(self._statistics.mean[order], self._statistics.std[order])
-
-    def _learning_rate(self, cell: Cell, start: Start, labelled: np.ndarray, runtime: Runtime) -> float:
-        fitting, spared = held_out(labelled, self.set.rows["val"], self.plan.validation_fraction, cell.seed)
-        candidates = self.plan.learning_rates if len(spared) else self.plan.learning_rates[:1]
-
-        def score(rate: float) -> float:
-            detector = self._learnt(cell, start, fitting, rate, runtime)
-            found = [self._predicted(detector, k, start, runtime) for k in spared]
-            return Matched([self._truth(k) for k in spared], found, len(self.set.classes)).precision().map
-
-        return choose(candidates, score)
-
-    def _learnt(self, cell: Cell, start: Start, rows: np.ndarray, rate: float, runtime: Runtime) -> nn.Module:
-        order, normalisation = self._order(start), self._normalisation(start)
+    def learnt(self, cell: Cell, start: Start, rows: np.ndarray, rate: float, runtime: Runtime) -> nn.Module:
+        """A detector that learned from the images ``rows``."""
+        order, normalisation = self.order_of(start), self.normalisation_of(start)
         network = initial_network(start, runtime)
         if start.weights is None:
             recalibrate_on(network, self._unlabelled(order, normalisation, runtime), runtime)
@@ -251,7 +160,7 @@ class ObjectDetection:
         on_device = placed(normalisation, runtime.device)
         rng = np.random.default_rng(0)
         for _ in range(_RECALIBRATION_BATCHES):
-            chosen = self.set.images[int(rng.choice(self.set.rows["train"]))]
+            chosen = self.set.images[int(rng.choice(self.rows["train"]))]
             yield on_device(torch.from_numpy(np.ascontiguousarray(chosen[None][..., order])).to(runtime.device))
 
     def _batch(
@@ -268,8 +177,9 @@ class ObjectDetection:
             targets.append({"boxes": torch.from_numpy(boxes).to(runtime.device), "labels": labels})
         return images, targets
 
-    def _predicted(self, detector: nn.Module, row: int, start: Start, runtime: Runtime) -> Boxes:
-        planes = _planes(self.set.images[row], self._order(start)).to(runtime.device)
+    def predicted(self, detector: nn.Module, row: int, start: Start, runtime: Runtime) -> Boxes:
+        """Boxes found in one image, with scores."""
+        planes = _planes(self.set.images[row], self.order_of(start)).to(runtime.device)
         with torch.inference_mode(), computing():
             found = {name: values.cpu().numpy() for name, values in detector([planes])[0].items()}
         if not (np.isfinite(found["boxes"]).all() and np.isfinite(found["scores"]).all()):
@@ -284,7 +194,7 @@ class ObjectDetection:
         if not (self._task.show_images and self.set.may_be_shown):
             return ()
         pictures = []
-        for boxes, row in list(zip(found, self.set.rows["test"], strict=True))[:_GALLERY_IMAGES]:
+        for boxes, row in list(zip(found, self.rows["test"], strict=True))[:_GALLERY_IMAGES]:
             picture = Image.fromarray(self.set.images[row])
             factor = _GALLERY_PX / max(picture.size)
             picture = picture.resize((round(picture.width * factor), round(picture.height * factor)))

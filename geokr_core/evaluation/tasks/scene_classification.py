@@ -18,7 +18,7 @@ from torch import nn
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import RGB, Cell, Features, Labels, Measurement, Score, Start, fraction_of_labels
-from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.protocols.fine_tuning import (
     HEAD_LEARNING_RATE_FACTOR,
     LABEL_SMOOTHING,
@@ -41,9 +41,10 @@ from geokr_core.evaluation.protocols.probe import (
     nearest_neighbours,
     stratified_holdout,
 )
-from geokr_core.evaluation.sets.image_sets import read_image_set
+from geokr_core.evaluation.sets.classes import read_image_set
 from geokr_core.evaluation.starts import running, start_network
 from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
+from geokr_core.evaluation.task_kinds import SceneClassificationConfig
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.normalisation import Normalisation, channel_statistics, placed
 from geokr_core.networks.runtime import Runtime
@@ -65,7 +66,7 @@ class _Extracted:
 class SceneClassification:
     """A scene-classification set that scores networks."""
 
-    def __init__(self, task: TaskConfig, evaluation: EvaluationConfig) -> None:
+    def __init__(self, task: SceneClassificationConfig, evaluation: EvaluationConfig) -> None:
         """Read the set.
 
         Raises:
@@ -73,7 +74,7 @@ class SceneClassification:
         """
         folder = evaluation.folder / task.name
         self.size_px = task.image_size_px or DEFAULT_SIZE_PX
-        self.set = read_image_set(folder, self.size_px, evaluation.threads)
+        self.set = read_image_set(folder, self.size_px, evaluation.threads, task.bad_items)
         self._data_version = data_version(folder)
         self._task = task
         self._evaluation = evaluation

@@ -14,8 +14,8 @@ from torch import nn
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, Start
 from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
-from geokr_core.evaluation.sets.box_sets import BoxSet, read_box_set
-from geokr_core.evaluation.task_kinds import open_task
+from geokr_core.evaluation.opening import open_task
+from geokr_core.evaluation.sets.boxes.read import BoxSet, read_box_set
 from geokr_core.evaluation.tasks.object_detection import ObjectDetection, oriented
 from geokr_core.networks.runtime import Runtime
 from geokr_core.testing import make_box_set
@@ -174,16 +174,23 @@ def unknown_category(content: dict[str, Any]) -> None:
     content["annotations"][0]["category_id"] = 99
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"), [(escaping, "outside of the set"), (unknown_category, "broken COCO labels")]
-)
-def test_labels_that_do_not_agree_are_refused(
-    tmp_path: Path, damage: Callable[[dict[str, Any]], None], said: str
-) -> None:
+def test_an_image_outside_of_the_set_is_refused_whatever_the_policy(tmp_path: Path) -> None:
     folder = make_box_set(tmp_path / "set")
-    marks(folder, damage)
-    with pytest.raises(EvaluationError, match=said):
-        read(folder, bad_items="skip")
+    marks(folder, escaping)
+    for policy in ("fail", "skip"):
+        with pytest.raises(EvaluationError, match="outside of the set"):
+            read(folder, bad_items=policy)
+
+
+def test_labels_that_do_not_agree_are_refused_or_counted(tmp_path: Path) -> None:
+    folder = make_box_set(tmp_path / "set")
+    marks(folder, unknown_category)
+    with pytest.raises(EvaluationError, match="annotation 1: broken COCO labels"):
+        read(folder)
+    found = read(folder, bad_items="skip")
+
+    assert len(found.boxes[0]) == 1
+    assert "boxes left out: not readable: 1 (annotations.json)" in found.notes
 
 
 def test_missing_and_broken_images_are_named_or_counted(tmp_path: Path) -> None:
@@ -241,8 +248,8 @@ def test_a_detector_learns_and_is_the_same_for_the_same_seed(tmp_path: Path, det
 def test_batchnorm_stays_as_it_is_and_a_random_one_has_seen_the_task(tmp_path: Path, detector: str) -> None:
     make_box_set(tmp_path / "set")
     task = opened(tmp_path, steps=1, detector=detector)
-    first = task._learnt(cell(), start("resnet18"), task.set.rows["train"], 1e-3, CPU)
-    second = task._learnt(cell(), start("resnet18"), task.set.rows["train"][:1], 1e-3, CPU)
+    first = task.learnt(cell(), start("resnet18"), task.set.rows["train"], 1e-3, CPU)
+    second = task.learnt(cell(), start("resnet18"), task.set.rows["train"][:1], 1e-3, CPU)
     layers, others = (
         [m for m in model.backbone.pyramid.modules() if isinstance(m, nn.BatchNorm2d)]  # type: ignore[union-attr]
         for model in (first, second)
@@ -252,7 +259,7 @@ def test_batchnorm_stays_as_it_is_and_a_random_one_has_seen_the_task(tmp_path: P
     assert all(torch.equal(a.weight, torch.ones_like(a.weight)) for a in layers)
     assert not torch.allclose(layers[0].running_var, torch.ones_like(layers[0].running_var))  # type: ignore[arg-type]
     assert "as pretrained" in str(task.budget)
-    task._predicted(first, 0, start("resnet18"), CPU)
+    task.predicted(first, 0, start("resnet18"), CPU)
 
 
 def test_images_under_research_terms_are_never_shown(tmp_path: Path) -> None:

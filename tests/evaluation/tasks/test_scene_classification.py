@@ -11,10 +11,10 @@ from PIL import Image
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, Start
 from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.opening import open_task
 from geokr_core.evaluation.protocols.probe import extract_features
-from geokr_core.evaluation.sets.image_sets import read_image_set
+from geokr_core.evaluation.sets.classes import read_image_set
 from geokr_core.evaluation.starts import running
-from geokr_core.evaluation.task_kinds import open_task
 from geokr_core.evaluation.tasks.scene_classification import SceneClassification
 from geokr_core.testing import make_image_set
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.config import TaskConfig
+from geokr_core.evaluation.task_kinds import MaskConfig
 from geokr_core.networks.pyramid import Pyramid
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.stopwatch import computing
@@ -23,7 +23,7 @@ _ATROUS_RATES: Final = (12, 24, 36)
 class MaskNetwork(nn.Module):
     """A backbone, a decoder of segmentation-models-pytorch, and a convolution to the classes."""
 
-    def __init__(self, network: nn.Module, task: TaskConfig, num_classes: int, seed: int) -> None:
+    def __init__(self, network: nn.Module, task: MaskConfig, num_classes: int, seed: int) -> None:
         """Put a decoder drawn from ``seed`` on ``network``."""
         super().__init__()
         self.pyramid = Pyramid(network, dilated=task.decoder == "deeplabv3plus")

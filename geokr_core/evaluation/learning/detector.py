@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from geokr_core.evaluation.config import TaskConfig
+from geokr_core.evaluation.task_kinds import DetectionConfig
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.pyramid import Pyramid
 from geokr_core.networks.runtime import Runtime
@@ -54,7 +54,7 @@ class DetectionBackbone(nn.Module):
 
 
 def build_detector(
-    backbone: DetectionBackbone, task: TaskConfig, num_classes: int, size_px: int, normalisation: Normalisation
+    backbone: DetectionBackbone, task: DetectionConfig, num_classes: int, size_px: int, normalisation: Normalisation
 ) -> nn.Module:
     """A detector of torchvision on our levels. Its input are images in 0–1, which it normalises and pads, never resizes.
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
-from geokr_core.evaluation.tasks.box_metrics import Boxes, Matched
+from geokr_core.evaluation.learning.box_metrics import Boxes, Matched
 
 
 def boxes(*rows: tuple[float, ...], labels: list[int], scores: list[float] | None = None) -> Boxes:

@@ -13,8 +13,11 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, Start
 from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
-from geokr_core.evaluation.sets.mask_sets import IGNORED
-from geokr_core.evaluation.task_kinds import open_task
+from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou
+from geokr_core.evaluation.learning.mask_network import MaskNetwork, predict_mask, window_starts, window_weight
+from geokr_core.evaluation.learning.mask_task import MaskTask, _crop, _statistics
+from geokr_core.evaluation.opening import open_task
+from geokr_core.evaluation.sets.masks.layout import IGNORED
 from geokr_core.evaluation.tasks.cloud_snow import (
     CloudSnowDetection,
     cloud_precision,
@@ -22,9 +25,6 @@ from geokr_core.evaluation.tasks.cloud_snow import (
     cloud_tables,
     screening,
 )
-from geokr_core.evaluation.tasks.mask_metrics import iou_of, mean_iou
-from geokr_core.evaluation.tasks.mask_network import MaskNetwork, predict_mask, window_starts, window_weight
-from geokr_core.evaluation.tasks.mask_task import MaskTask, _crop, _statistics
 from geokr_core.networks.network import build
 from geokr_core.networks.runtime import Runtime
 from geokr_core.testing import make_mask_set
@@ -159,9 +159,9 @@ def test_crops_keep_image_and_mask_together_and_teach_nothing_beyond_the_image()
 
 def test_statistics_of_known_pixels() -> None:
     bright, dark = np.full((4, 4, 1), 255, np.uint8), np.zeros((4, 4, 1), np.uint8)
-    mean, deviation = _statistics([bright, dark])
+    found = _statistics([bright, dark])
 
-    assert (mean, deviation) == (pytest.approx([0.5]), pytest.approx([0.5]))
+    assert (found.mean.tolist(), found.std.tolist()) == ([0.5], [0.5])
 
 
 def test_segmentation_learns_and_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
@@ -210,13 +210,13 @@ def test_a_learning_rate_is_chosen_on_training_items_only(tmp_path: Path, monkey
     make_mask_set(tmp_path / "set")
     task = opened(tmp_path, steps=12, learning_rates=[1e-6, 3e-3])
     asked: list[int] = []
-    predicted = MaskTask._predicted
+    predicted = MaskTask.predicted
 
-    def noted(self: MaskTask, model: Any, normalisation: Any, row: int, *rest: Any) -> np.ndarray:
+    def noted(self: MaskTask, model: Any, row: int, *rest: Any) -> np.ndarray:
         asked.append(int(row))
-        return predicted(self, model, normalisation, row, *rest)
+        return predicted(self, model, row, *rest)
 
-    monkeypatch.setattr(MaskTask, "_predicted", noted)
+    monkeypatch.setattr(MaskTask, "predicted", noted)
     found = task.measure(cell(), start())
     test = set(task.set.rows["test"].tolist())
 
@@ -228,12 +228,12 @@ def test_a_learning_rate_is_chosen_on_training_items_only(tmp_path: Path, monkey
 def test_frozen_batchnorm_stays_and_a_random_one_has_seen_the_task(tmp_path: Path) -> None:
     make_mask_set(tmp_path / "set")
     task = opened(tmp_path, steps=2, batchnorm="frozen")
-    model, normalisation = task._learnt(cell(), start("resnet18"), task.set.rows["train"], 1e-3, CPU)
-    other, _ = task._learnt(cell(), start("resnet18"), task.set.rows["train"][:1], 1e-3, CPU)
+    model = task.learnt(cell(), start("resnet18"), task.set.rows["train"], 1e-3, CPU)
+    other = task.learnt(cell(), start("resnet18"), task.set.rows["train"][:1], 1e-3, CPU)
     layers = [m for m in model.pyramid.modules() if isinstance(m, nn.BatchNorm2d)]
     others = [m for m in other.pyramid.modules() if isinstance(m, nn.BatchNorm2d)]
 
-    assert normalisation.mean.shape == (3,)
+    assert task.normalisation_of(start("resnet18")).mean.shape == (3,)
     assert all(torch.equal(a.weight, torch.ones_like(a.weight)) for a in layers)
     assert all(torch.equal(a.running_mean, b.running_mean) for a, b in zip(layers, others, strict=True))  # type: ignore[arg-type]
     assert not torch.allclose(layers[0].running_var, torch.ones_like(layers[0].running_var))  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from PIL import Image
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.config import TaskConfig
-from geokr_core.evaluation.sets.mask_sets import IGNORED, MASK_LAYOUTS, SKY_LAYOUTS, MaskSet, read_mask_set
+from geokr_core.evaluation.sets.masks.layout import IGNORED
+from geokr_core.evaluation.sets.masks.read import MaskSet, read_mask_set
 from geokr_core.testing import make_mask_set, write_raster
 
 PLACE = Affine(30, 0, 500000, 0, -30, 5000000)
@@ -87,8 +88,8 @@ def test_published_layouts_are_recognised(
 
 
 def read(folder: Path, *, sky: bool = False, **fields: object) -> MaskSet:
-    section = {"name": folder.name, "kind": "cloud_snow" if sky else "segmentation", **fields}
-    return read_mask_set(folder, TaskConfig.model_validate(section), SKY_LAYOUTS if sky else MASK_LAYOUTS, 1)
+    kind = "cloud_snow" if sky else "segmentation"
+    return read_mask_set(folder, TaskConfig.model_validate({"name": folder.name, "kind": kind, **fields}), kind, 1)
 
 
 def test_colours_become_classes_and_unlabelled_ones_nothing(tmp_path: Path) -> None:

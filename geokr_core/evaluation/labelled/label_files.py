@@ -1,0 +1,135 @@
+"""The one door through which label files are read: texts, tables, JSON and XML, in the encodings that people save them in.
+
+Files that operating systems and archives leave behind are no labels and no images: they are passed over everywhere
+(``step.found_files``).
+"""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree  # entities are refused below
+
+from geokr_core.errors import EvaluationError
+from geokr_core.evaluation.labelled.images import IMAGE_SUFFIXES
+from geokr_core.step.found_files import is_leftover
+
+MAX_LABEL_BYTES: Final = 2 << 30
+"""Largest label file: one is held in memory as a whole."""
+
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_XML_DECLARATION: Final = re.compile(r"^\s*<\?xml[^>]*?\?>")
+_XML_ENCODING: Final = re.compile(rb"^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in order of names; nothing where there is no such folder."""
+    return sorted(path for path in folder.iterdir() if not is_leftover(path.name)) if folder.is_dir() else []
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder in order of names."""
+    return [path for path in entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """The text of a label file: UTF-8, or what its byte-order mark or ``encoding`` says.
+
+    Raises:
+        EvaluationError: it cannot be read, is too large, or is in none of these encodings.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_LABEL_BYTES:
+            raise EvaluationError(f"{path}: {size} bytes, expected at most {MAX_LABEL_BYTES}. Split the file.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read ({error.strerror or error}). Fetch the file again.") from error
+    marked = next((name for mark, name in _MARKS if content.startswith(mark)), None)
+    wanted = marked or encoding or "utf-8"
+    try:
+        return content.decode(wanted)
+    except (UnicodeError, LookupError) as error:
+        raise EvaluationError(
+            f"{path}: not {wanted.upper().removesuffix('-SIG')} ({error}). Save the file as UTF-8 text."
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text that are not blank, without blanks at their ends.
+
+    Raises:
+        EvaluationError: see `read_text`.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a table with a line of headings, parted by commas, semicolons or tabs; headings in lower case.
+
+    Raises:
+        EvaluationError: see `read_text`; or a row has more cells than there are headings.
+    """
+    text = read_text(path)
+    first = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    rows = []
+    try:
+        for row in reader:
+            if None in row:
+                raise EvaluationError(
+                    f"{path}, line {reader.line_num}: has more cells than the headings. Put names that hold "
+                    f"{delimiter!r} between double quotes."
+                )
+            cells = {str(name).strip().lower(): (value or "").strip() for name, value in row.items()}
+            if any(cells.values()):
+                rows.append(cells)
+    except csv.Error as error:
+        raise EvaluationError(f"{path}: not a table ({error}). Save it as CSV in UTF-8.") from error
+    return rows
+
+
+def read_json_labels(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        EvaluationError: see `read_text`; or it is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise EvaluationError(f"{path}: not JSON ({error}); expected labels. Fetch the file again.") from error
+
+
+def read_xml_labels(path: Path) -> ElementTree.Element:
+    """The root of an XML file, in whatever encoding it declares.
+
+    Raises:
+        EvaluationError: see `read_text`; it is not XML, or declares entities.
+    """
+    with path.open("rb") as stream:
+        declared = _XML_ENCODING.match(stream.read(200))
+    text = _XML_DECLARATION.sub("", read_text(path, declared[1].decode("ascii") if declared else None), count=1)
+    if "<!ENTITY" in text:
+        raise EvaluationError(f"{path}: declares XML entities, which labels have no use for; refused.")
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314  entities are refused above
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: not XML ({error}); expected labels. Fetch the file again.") from error
+
+
+def named(names: Iterable[str], limit: int = 10) -> str:
+    """Some names for a message."""
+    listed = list(names)
+    return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "")
