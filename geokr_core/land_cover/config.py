@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from geokr_core.step.found_files import glob_fault
 from geokr_core.step.section import Section
 
 
@@ -14,7 +15,7 @@ class ProductConfig(Section):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     files: str = Field(description="glob relative to `land_cover.folder`; one product may hold tiles of several years")
     legend: str = Field(
-        description="a built-in legend (docs/land-cover.md lists them) or the path of a legend file, YAML or CSV"
+        description="a built-in legend (docs/land-cover.md lists them), one that an installed package brings, or the path of a legend file, YAML or CSV"
     )
     year: int | None = Field(
         None,
@@ -30,10 +31,8 @@ class ProductConfig(Section):
     @field_validator("files")
     @classmethod
     def _below_the_folder(cls, value: str) -> str:
-        if not value or value.startswith("/") or ".." in value.split("/"):
-            raise ValueError(
-                "`files` must be a pattern of paths below `land_cover.folder`, without a leading / or `..`"
-            )
+        if fault := glob_fault(value):
+            raise ValueError(fault)
         return value
 
 

@@ -3,7 +3,7 @@
 A product is data, one small YAML file under ``legends/`` (or a YAML or CSV file of the user's own): codes, names,
 colours, which codes are sea or no data, how its tiles are named, which editions there are, who may use it. Every code is
 mapped to a common class, excluded on purpose, or named as sea or no data; a code that is not listed at all is an error
-where it is met. No raster is opened here; tiles are the business of ``landcover``.
+where it is met. No raster is opened here: tiles are the business of ``product``, what a cell becomes of ``slots``.
 """
 
 import colorsys
@@ -21,22 +21,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geokr_core.errors import ConfigError
+from geokr_core.land_cover.slots import EXCLUDED, MAX_CLASSES, SEA, UNKNOWN, UNLISTED
 from geokr_core.step.digests import text_digest
+from geokr_core.step.plugins import load_plugin, plugins
+from geokr_core.step.section import explain, unknown_name
 
-UNLISTED = 252
-"""Slot of codes that the legend does not list. Slots 0 … K−1 are the classes, in their order."""
-
-UNKNOWN = 253
-"""Slot of cells without information: no data."""
-
-SEA = 254
-"""Slot of the open sea, where a product has a code of its own for it: neither a class nor no data."""
-
-EXCLUDED = 255
-"""Slot of classes that the common legend leaves out."""
-
-MAX_CLASSES = UNLISTED
-"""Classes a legend may have: what the slots of one byte leave over."""
+GROUP = "geokr.legends"
 
 
 @dataclass(frozen=True)
@@ -321,8 +311,16 @@ def builtin_legends() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
+def legend_names() -> tuple[str, ...]:
+    """Names of all legends: those that come with the package, then those of other installed packages."""
+    return tuple(dict.fromkeys((*builtin_legends(), *plugins(GROUP))))
+
+
 def load_legend(reference: str) -> ProductLegend:
-    """A built-in legend by name, or a legend file by path: YAML in the form of the built-in ones, or CSV.
+    """A legend by name, or a legend file by path: YAML in the form of the built-in ones, or CSV.
+
+    A name is that of a built-in legend or of an entry point of the group ``geokr.legends``, which names the path of a legend
+    file (text, or a resource of its package) or a function that returns it.
 
     A CSV file has a header and the columns ``code`` and ``name``, and if wanted ``colour`` and ``common``; in ``common``
     the words ``nodata`` and ``sea`` mark such codes, and an empty cell leaves the class out of the presets. Columns are
@@ -333,18 +331,36 @@ def load_legend(reference: str) -> ProductLegend:
     """
     if reference in builtin_legends():
         return _builtin_legend(reference)
+    if reference in plugins(GROUP):
+        return _legend_file(reference, _plugin_file(reference))
     if not Path(reference).is_file():
         raise ConfigError(
-            f"legend {reference!r}: neither a built-in legend ({', '.join(builtin_legends())}) nor a file. "
-            "Write a legend file, YAML or CSV; see docs/land-cover.md."
+            f"{unknown_name('legend', reference, legend_names())}; nor is there such a file. Write a legend file, YAML or "
+            "CSV; see docs/land-cover.md."
         )
+    return _legend_file(reference, Path(reference))
+
+
+def _plugin_file(name: str) -> Any:
+    """The legend file that an entry point names, as a path or a package resource."""
+    named = load_plugin(GROUP, name)
+    found = named() if callable(named) else named
+    file = Path(found) if isinstance(found, str) else found
+    if not (hasattr(file, "read_bytes") and file.is_file()):
+        raise ConfigError(
+            f"{GROUP}: {name!r} names {found!r}, expected the path of a legend file, or a function that returns it."
+        )
+    return file
+
+
+def _legend_file(reference: str, file: Any) -> ProductLegend:
     try:
         # Spreadsheets put a byte-order mark in front.
-        text = Path(reference).read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"legend {reference}: not UTF-8: {error}. Save the file as UTF-8 text.") from error
-    is_csv = reference.lower().endswith(".csv")
-    return _legend(reference, _csv_content(reference, text) if is_csv else _yaml_content(reference, text))
+    is_csv = file.name.lower().endswith(".csv")
+    return _legend(reference, _csv_content(file.name, text) if is_csv else _yaml_content(reference, text))
 
 
 @cache
@@ -357,11 +373,9 @@ def _legend(reference: str, content: Any) -> ProductLegend:
     try:
         return ProductLegend.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        )
-        raise ConfigError(f"legend {reference}: {problems}. See docs/land-cover.md for the form.") from error
+        raise ConfigError(
+            f"legend {reference}: {explain(error, 'the whole')}\nSee docs/land-cover.md for the form."
+        ) from error
 
 
 def _yaml_content(reference: str, text: str) -> Any:

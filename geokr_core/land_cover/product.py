@@ -8,6 +8,7 @@ are the same, the first by name speaks first, and the index says so.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -16,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import shapely
-from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, UnknownLegendCodeError
 from geokr_core.land_cover.config import ProductConfig
-from geokr_core.land_cover.legend import SEA, UNKNOWN, UNLISTED, CommonLegend, ProductLegend, load_legend
-from geokr_core.land_cover.tile_index import CODE_TYPES
+from geokr_core.land_cover.legend import CommonLegend, ProductLegend, load_legend
+from geokr_core.land_cover.slots import CODE_TYPES, SEA, UNKNOWN, UNLISTED, translated
 from geokr_core.rasters.grid import Grid, unwrap_lon
-from geokr_core.rasters.open_raster import RASTER_ERRORS, cause_of, open_raster
+from geokr_core.rasters.masks import DeclaredMask, open_with_mask
+from geokr_core.rasters.open_raster import FILE_ERRORS, cause_of
 from geokr_core.step.files import read_json
 
 
@@ -195,21 +196,18 @@ def open_land_cover(folder: Path) -> LandCover:
 def _tiles(table: pd.DataFrame) -> list[Tile]:
     crs = {wkt: CRS.from_wkt(wkt) for wkt in table["crs_wkt"].unique()}
     footprints = shapely.from_wkb(table["geometry"].to_numpy())
-    columns = ("product", "file", "band", "year", "crs_wkt", "transform", "height", "width", "nodata", "masked")
     return [
         Tile(
-            product=product,
-            file=file,
-            band=int(band),
-            year=int(year),
-            grid=Grid(crs[wkt], Affine(*transform), int(height), int(width)),
+            product=row["product"],
+            file=row["file"],
+            band=int(row["band"]),
+            year=int(row["year"]),
+            grid=Grid.of_columns(row, crs[row["crs_wkt"]]),
             footprint=footprint,
-            nodata=None if pd.isna(nodata) else int(nodata),
-            masked=bool(masked),
+            nodata=None if pd.isna(row["nodata"]) else int(row["nodata"]),
+            masked=bool(row["masked"]),
         )
-        for footprint, (product, file, band, year, wkt, transform, height, width, nodata, masked) in zip(
-            footprints, zip(*(table[name] for name in columns), strict=True), strict=True
-        )
+        for footprint, row in zip(footprints, table.to_dict("records"), strict=True)
     ]
 
 
@@ -230,10 +228,11 @@ def read_slots(folder: Path, tile: Tile, product: Product, window: Window) -> np
         LandCoverError: the file cannot be read there.
     """
     try:
-        with open_raster(folder / tile.file) as source:
-            codes = source.read(tile.band, window=window)
-            valid = source.read_masks(tile.band, window=window) > 0 if tile.masked else None
-    except RASTER_ERRORS as error:
+        with ExitStack() as stack:
+            opened = open_with_mask(folder / tile.file, stack)
+            codes = opened.dataset.read(tile.band, window=window)
+            valid = DeclaredMask(opened, [tile.band]).read(window, codes.shape) if tile.masked else None
+    except FILE_ERRORS as error:
         first = int(window.row_off)
         raise LandCoverError(
             f"{folder / tile.file}: unreadable at lines {first}–{first + int(window.height) - 1}: {cause_of(error)}. Fetch the tile again."
@@ -263,7 +262,7 @@ def slots_of(codes: np.ndarray, tile: Tile, product: Product, valid: np.ndarray 
     # The file may declare a filler that no legend knows, or one that hides a class: no label is better than a wrong one.
     if tile.nodata is not None and listed.get(tile.nodata) != SEA:
         listed[tile.nodata] = UNKNOWN
-    slots = _by_table(codes, listed) if codes.dtype.itemsize <= 2 else _by_search(codes, listed)
+    slots = translated(codes, listed)
     if valid is not None:
         slots[~valid] = UNKNOWN
     if (unlisted := slots == UNLISTED).any():
@@ -276,23 +275,3 @@ def slots_of(codes: np.ndarray, tile: Tile, product: Product, valid: np.ndarray 
             "them out, or under `nodata` or `sea`."
         )
     return slots
-
-
-def _by_table(codes: np.ndarray, listed: Mapping[int, int]) -> np.ndarray:
-    """Codes of 8 or 16 bits: one look-up by the code's bit pattern, so that signed codes need no case of their own."""
-    bits = np.dtype(f"u{codes.dtype.itemsize}")
-    limits = np.iinfo(codes.dtype)
-    table = np.full(np.iinfo(bits).max + 1, UNLISTED, dtype=np.uint8)
-    for code, slot in listed.items():
-        if limits.min <= code <= limits.max:
-            table[code & int(np.iinfo(bits).max)] = slot
-    return np.asarray(table[codes.view(bits)])
-
-
-def _by_search(codes: np.ndarray, listed: Mapping[int, int]) -> np.ndarray:
-    """Wider codes: search among the few that are listed."""
-    keys = np.array(sorted(listed), dtype=np.int64)
-    values = np.array([listed[int(key)] for key in keys], dtype=np.uint8)
-    wide = codes.astype(np.int64)
-    places = np.searchsorted(keys, wide).clip(max=len(keys) - 1)
-    return np.where(keys[places] == wide, values[places], np.uint8(UNLISTED))

@@ -1,10 +1,11 @@
-"""Making the index of land-cover tiles: where each really lies, of which year it is, and what a person must know of it.
+"""Making the index of land-cover tiles: where each really lies, of which year it is, and what should be known of it.
 
 Only headers and checksums are read. Footprints place tiles; a name serves to read the year, and a name that contradicts
-its file is a warning. Reading the index back, and what codes mean, is the business of ``landcover``.
+its file is a warning. Reading the index back, and what codes mean, is the business of ``product``.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,23 +16,23 @@ import shapely
 from affine import Affine
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 
-from geokr_core.errors import ConfigError, LandCoverError, MissingInputError
+from geokr_core.errors import ConfigError, GeoKRError, LandCoverError, MissingInputError
 from geokr_core.land_cover.config import LandCoverConfig, ProductConfig
 from geokr_core.land_cover.legend import ProductLegend, common_legend, load_legend
+from geokr_core.land_cover.slots import CODE_TYPES
 from geokr_core.rasters.checksums import Checksums
 from geokr_core.rasters.grid import Grid
-from geokr_core.rasters.open_raster import RASTER_ERRORS, open_raster, unopened
+from geokr_core.rasters.masks import SIDE_FILES, DeclaredMask, Opened, open_with_mask
+from geokr_core.rasters.open_raster import FILE_ERRORS, RASTER_ERRORS, cause_of, unopened
 from geokr_core.step.files import whole_folder, write_json
+from geokr_core.step.found_files import find_files
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Number, Summary
-
-CODE_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
-"""Raster types that codes may be stored in."""
 
 
 def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG) -> Summary:
@@ -46,8 +47,8 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG)
         reporter: shows progress, and hears the warnings.
 
     Returns:
-        Counts, a table of the products with editions and licence, and what a person must know of the tiles: a datum
-        that was assumed, names that contradict the file, copies that were left out.
+        Counts, a table of the products with editions and licence, and warnings: a datum that was assumed, names
+        that contradict the file, copies that were left out.
 
     Raises:
         MissingInputError: no folder, or a product without files.
@@ -63,7 +64,7 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG)
     rows: list[dict[str, Any]] = []
     remarks = _Remarks()
     for product in config.products:
-        files = _files(config.folder, product)
+        files = _files(config.folder, product, remarks)
         with reporter.progress(f"land cover {product.name}", len(files)) as advance:
             for file in files:
                 found = _tile_rows(config.folder, product, legends[product.name], file, remarks)
@@ -129,7 +130,7 @@ def _index_summary(
 
 
 class _Remarks:
-    """What a person must know of the tiles, said once for all tiles that it is true of."""
+    """Warnings about tiles, each given once for all the files that it is true of."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], list[str]] = {}
@@ -144,8 +145,19 @@ class _Remarks:
         )
 
 
-def _files(folder: Path, product: ProductConfig) -> list[str]:
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.glob(product.files) if p.is_file())
+def _files(folder: Path, product: ProductConfig, remarks: _Remarks) -> list[str]:
+    found = find_files(folder, product.files)
+    if found.unreachable:
+        # Ground under a tile that is not there would look like ground beyond the map.
+        path, reason = next(iter(found.unreachable.items()))
+        raise LandCoverError(
+            f"{path}: {reason}. {len(found.unreachable)} such tile(s) or folder(s) of product {product.name!r}."
+        )
+    for file in found.leftovers:
+        remarks.add(product.name, "left by an operating system or archive, passed over", file)
+    for file in found.repeated:
+        remarks.add(product.name, "linked folder that is read elsewhere already, passed over", file)
+    files = [file for file in found.files if not file.casefold().endswith(SIDE_FILES)]
     if not files:
         raise MissingInputError(
             f"{folder}: no file matches `{product.files}` of product {product.name!r}; mend `land_cover.products`."
@@ -158,17 +170,29 @@ def _tile_rows(
 ) -> list[dict[str, Any]]:
     """One row of the index for each year that a file holds."""
     try:
-        with open_raster(folder / file) as source:
-            crs = _crs(product, legend, source.crs, file, remarks)
-            if source.transform.is_degenerate or source.transform == Affine.identity():
-                raise LandCoverError(
-                    f"{file}: no usable geotransform {tuple(source.transform)[:6]}; georeference the tile."
-                )
-            grid = Grid.of(source, crs)
-            editions = _editions(product, legend, file, _num_bands(source), remarks)
-            bands = {band: _band(source, band, file) for band in sorted({band for band, _ in editions})}
+        return _rows(folder, product, legend, file, remarks)
+    except GeoKRError:
+        raise
     except RASTER_ERRORS as error:
         raise LandCoverError(unopened(file, error)) from error
+    except FILE_ERRORS as error:
+        raise LandCoverError(f"{file}: cannot be read: {cause_of(error)}") from error
+
+
+def _rows(
+    folder: Path, product: ProductConfig, legend: ProductLegend, file: str, remarks: _Remarks
+) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        opened = open_with_mask(folder / file, stack)
+        source = opened.dataset
+        crs = _crs(product, legend, source.crs, file, remarks)
+        if source.transform.is_degenerate or source.transform == Affine.identity():
+            raise LandCoverError(
+                f"{file}: no usable geotransform {tuple(source.transform)[:6]}; georeference the tile."
+            )
+        grid = Grid.of(source, crs)
+        editions = _editions(product, legend, file, _num_bands(source), remarks)
+        bands = {band: _band(opened, band, file) for band in sorted({band for band, _ in editions})}
     if grid.crs.is_geographic and (grid.transform.b or grid.transform.d):
         raise LandCoverError(f"{file}: a rotated grid in degrees; warp it to a north-up grid first.")
     _compare_with_name(product, legend, file, grid, remarks)
@@ -186,7 +210,8 @@ def _num_bands(source: DatasetReader) -> int:
     return sum(kind != ColorInterp.alpha for kind in source.colorinterp)
 
 
-def _band(source: DatasetReader, band: int, file: str) -> dict[str, Any]:
+def _band(opened: Opened, band: int, file: str) -> dict[str, Any]:
+    source = opened.dataset
     dtype = source.dtypes[band - 1]
     if dtype not in CODE_TYPES:
         raise LandCoverError(
@@ -194,8 +219,7 @@ def _band(source: DatasetReader, band: int, file: str) -> dict[str, Any]:
             f"convert the file, e.g. `gdal_translate -ot Int16 {PurePosixPath(file).name} codes.tif`; shares or "
             "probabilities a class are not a land-cover map."
         )
-    # An alpha band and an internal mask are both "per dataset"; a declared nodata code is not.
-    masked = MaskFlags.per_dataset in source.mask_flag_enums[band - 1]
+    masked = bool(DeclaredMask(opened, [band]))
     nodata, limits = source.nodatavals[band - 1], np.iinfo(dtype)
     # A declared value that the type cannot hold occurs nowhere.
     holds = nodata is not None and limits.min <= nodata <= limits.max and float(nodata).is_integer()
@@ -342,7 +366,7 @@ def _without_copies(rows: list[dict[str, Any]], remarks: _Remarks) -> list[dict[
     """Rows in the order of product, year and file; of files with the same bytes on one grid in one year, the first.
 
     Different files on one grid may be tiles that were cut to the same window, each filled beyond its own border, or
-    two versions of one map: nothing in a header tells which, so both stay and a person is told.
+    two versions of one map: nothing in a header tells which, so both stay, with a warning.
     """
     kept: list[dict[str, Any]] = []
     first: dict[tuple[Any, ...], dict[str, Any]] = {}

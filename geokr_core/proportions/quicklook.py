@@ -14,8 +14,8 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from geokr_core.errors import LandCoverError
-from geokr_core.land_cover.legend import UNKNOWN
 from geokr_core.land_cover.product import LandCover, Product, Tile, open_land_cover, slots_of
+from geokr_core.land_cover.slots import UNKNOWN
 from geokr_core.pictures.images import as_rgb, beside_legend, paint
 from geokr_core.rasters.grid import Grid
 from geokr_core.rasters.open_raster import RASTER_ERRORS, cause_of, open_raster

@@ -10,8 +10,8 @@ import numpy as np
 import shapely
 from rasterio.windows import Window
 
-from geokr_core.land_cover.legend import EXCLUDED, SEA, UNKNOWN
 from geokr_core.land_cover.product import Product, Tile, read_slots
+from geokr_core.land_cover.slots import EXCLUDED, SEA, UNKNOWN
 from geokr_core.proportions.frames import boxes_of, cells_of, ground_areas, rings_in, to_pixels, touching, turns
 from geokr_core.proportions.windows import Windows
 

@@ -17,6 +17,9 @@ from rasterio.windows import Window
 
 from geokr_core.rasters.open_raster import open_raster
 
+SIDE_FILES = (".msk", ".aux.xml", ".ovr")
+"""Endings of files that belong to the raster beside them: its mask, what a viewer noted, its overviews."""
+
 
 @dataclass(frozen=True)
 class Opened:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geokr_core.errors import ConfigError, MissingInputError
+from geokr_core.rasters.masks import SIDE_FILES
 from geokr_core.scenes.config import SceneCollection, ScenesConfig
 from geokr_core.scenes.listing import Listing
 from geokr_core.scenes.products.families import family, recognise, scene_heads
 from geokr_core.step.found_files import FoundFiles, find_files, readable_id
-
-_SIDE_FILES = (".msk", ".aux.xml", ".ovr")
-"""Endings of files that belong to the raster beside them: its mask, what a viewer noted, its overviews."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _unreachable(collection: SceneCollection, unreachable: Mapping[str, str]) ->
 def _candidates(folder: Path, collection: SceneCollection, found: FoundFiles) -> list[Candidate]:
     if collection.band_files is not None:
         return _by_band(collection, collection.band_files, found)
-    paths = [path for path in found.files if not path.casefold().endswith(_SIDE_FILES)]
+    paths = [path for path in found.files if not path.casefold().endswith(SIDE_FILES)]
     paths += [path for path in found.folders if path.upper().endswith(".SAFE")]
     return [
         Candidate(

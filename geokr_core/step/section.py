@@ -7,10 +7,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as lines a person can act on."""
+def explain(error: ValidationError, whole: str = "catalogue") -> str:
+    """A validation error as lines a person can act on.
+
+    Args:
+        error: what pydantic found.
+        whole: what a fault of no single key is said to be in.
+    """
     lines = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'catalogue'}: {problem['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(str(part) for part in problem['loc']) or whole}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_input=False)
     ]
     return "\n  ".join([f"{error.error_count()} wrong value(s):", *lines])

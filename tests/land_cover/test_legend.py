@@ -10,16 +10,13 @@ from hypothesis import strategies as st
 from geokr_core.errors import ConfigError
 from geokr_core.land_cover.legend import (
     COMMON_LEGENDS,
-    EXCLUDED,
-    MAX_CLASSES,
-    SEA,
-    UNKNOWN,
-    UNLISTED,
     CommonLegend,
     builtin_legends,
     common_legend,
     load_legend,
 )
+from geokr_core.land_cover.slots import EXCLUDED, MAX_CLASSES, SEA, UNKNOWN, UNLISTED
+from geokr_core.step.plugins import plugins
 
 GLOBELAND30, GEOKR8 = COMMON_LEGENDS["globeland30"], COMMON_LEGENDS["geokr8"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,7 +203,9 @@ def test_own_classes_must_be_distinct_columns_and_fit_in_a_byte(tmp_path: Path, 
 
 
 def test_what_is_no_legend_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a built-in legend .*globeland30.* nor a file"):
+    with pytest.raises(
+        ConfigError, match="no legend 'globeland'; did you mean 'globeland30'.*nor is there such a file"
+    ):
         load_legend("globeland")
     (tmp_path / "x.csv").write_bytes("code,name\n1,Grünland\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"x\.csv: not UTF-8"):
@@ -215,3 +214,33 @@ def test_what_is_no_legend_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_digest_tells_sets_of_classes_apart() -> None:
     assert CommonLegend("own: a", ("x", "y"), ("", "")).digest != CommonLegend("own: a", ("y", "x"), ("", "")).digest
+
+
+def test_a_package_brings_a_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an entry point of an installed package does; the toy package is found on the path like any other."""
+    (tmp_path / "toy_package.py").write_text(
+        "from pathlib import Path\n"
+        "FILE = Path(__file__).with_name('crops.csv')\n"
+        "def file():\n    return str(FILE)\n"
+        "NOTHING = 3\n"
+    )
+    (tmp_path / "crops.csv").write_text("code,name,common\n1,maize,cultivated_land\n2,teak,forest\n")
+    info = tmp_path / "toy_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[geokr.legends]\ncrops = toy_package:FILE\nlater = toy_package:file\nwrong = toy_package:NOTHING\n"
+        "worldcover = toy_package:FILE\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.cache_clear()
+    try:
+        assert load_legend("crops").slots(GLOBELAND30) == {1: 0, 2: 1}
+        assert load_legend("later").classes == load_legend("crops").classes
+        assert load_legend("worldcover").name == "ESA WorldCover", "a name of our own always wins"
+        with pytest.raises(ConfigError, match="'wrong' names 3, expected the path of a legend file"):
+            load_legend("wrong")
+        with pytest.raises(ConfigError, match="did you mean 'crops'"):
+            load_legend("crop")
+    finally:
+        plugins.cache_clear()

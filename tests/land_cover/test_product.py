@@ -15,9 +15,9 @@ from rasterio.windows import Window
 
 from geokr_core.errors import ConfigError, LandCoverError, UnknownLegendCodeError
 from geokr_core.land_cover.config import LandCoverConfig
-from geokr_core.land_cover.legend import EXCLUDED, SEA, UNKNOWN
 from geokr_core.land_cover.product import LandCover, Product, Tile, open_land_cover, read_slots, slots_of
-from geokr_core.land_cover.tile_index import CODE_TYPES, index_products
+from geokr_core.land_cover.slots import CODE_TYPES, EXCLUDED, SEA, UNKNOWN
+from geokr_core.land_cover.tile_index import index_products
 from geokr_core.rasters.checksums import Checksums
 from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
@@ -308,9 +308,18 @@ def test_what_may_be_shares_is_not_taken_for_codes(tmp_path: Path, dtype: str) -
         index(tmp_path, year=2020)
 
 
-@pytest.mark.parametrize("files", ["/etc/*.tif", "../*.tif", "a/../../*.tif", ""])
-def test_tiles_lie_below_the_folder(tmp_path: Path, files: str) -> None:
-    with pytest.raises(ValidationError, match="below `land_cover.folder`"):
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ("/etc/*.tif", "is absolute"),
+        ("../*.tif", "leaves the folder"),
+        ("a/../../*.tif", "leaves the folder"),
+        ("", "is empty"),
+        ("**.tif", "stands alone"),
+    ],
+)
+def test_tiles_lie_below_the_folder(tmp_path: Path, files: str, fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
         index(tmp_path, files=files)
 
 

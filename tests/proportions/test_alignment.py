@@ -11,8 +11,8 @@ from geokr_core.chain.checks import land_cover_lies_on_image
 from geokr_core.chain.params import Params, load_params
 from geokr_core.chain.run import run_step
 from geokr_core.chain.steps import Folders
-from geokr_core.land_cover.legend import UNKNOWN
 from geokr_core.land_cover.product import open_land_cover
+from geokr_core.land_cover.slots import UNKNOWN
 from geokr_core.proportions.alignment import align_scene, mutual_information_shifts
 from geokr_core.proportions.config import AlignmentConfig
 from geokr_core.proportions.quicklook import QuickLook, land_cover_on, picture_of
