@@ -8,7 +8,11 @@ from geokr_core.step.section import Section
 
 
 class FixedStretch(Section):
-    """Values of the scene that become 0 and 255: one for all bands, or one a band."""
+    """Physical values that become 0 and 255: one for all bands, or one a band.
+
+    A scene that states scale and offset (Sentinel-2, Landsat Collection 2, tagged GeoTIFFs) is stretched by
+    ``stored * scale + offset``; of any other scene the stored values are the physical ones.
+    """
 
     low: tuple[float, ...] = Field(min_length=1, description="values that become 0")
     high: tuple[float, ...] = Field(min_length=1, description="values that become 255")
@@ -37,7 +41,9 @@ class ChipsConfig(Section):
     stretch_low: float = Field(2.0, ge=0, lt=50, description="lower percentile")
     stretch_high: float = Field(98.0, gt=50, le=100, description="upper percentile")
     stretch_fixed: FixedStretch | None = Field(
-        None, description="`{low: [...], high: [...]}` in the scene's units, one value for all bands or one a band"
+        None,
+        description="`{low: [...], high: [...]}` in physical values (reflectance, where scenes state scale and offset; else as stored), "
+        "one for all bands or one a band",
     )
     min_valid_fraction: float = Field(0.98, ge=0, le=1, description="chips with fewer valid pixels are not cut")
     max_saturated_fraction: float = Field(

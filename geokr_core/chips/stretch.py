@@ -3,7 +3,7 @@
 One stretch a scene, never one a chip: neighbouring chips keep their difference in brightness.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geokr_core.chips.config import ChipsConfig
+from geokr_core.chips.config import ChipsConfig, FixedStretch
 from geokr_core.errors import ConfigError, SceneRefusedError
 from geokr_core.scenes.reader import SceneReader
 from geokr_core.scenes.scene import Scene
@@ -119,12 +119,12 @@ def choose_stretch(config: ChipsConfig, scene: Scene, reader: SceneReader) -> St
 
     Raises:
         ConfigError: ``stretch: none`` for data that are not uint8.
-        SceneRefusedError: no pixel of the sample holds data, or a band has no contrast.
+        SceneRefusedError: no pixel of the sample holds data, a band has no contrast, or a fixed scale is far beyond what the
+            scene's pixels can stand for.
     """
     num_bands = len(config.bands)
     if config.stretch == "fixed" and config.stretch_fixed is not None:
-        low, high = config.stretch_fixed.low, config.stretch_fixed.high
-        return Stretch(low * (num_bands // len(low)), high * (num_bands // len(high)))
+        return _fixed(config.stretch_fixed, scene, reader, config.bands)
     if config.stretch == "none":
         pixels, _ = reader.read(0, 1)
         if pixels.dtype != np.uint8:
@@ -144,6 +144,32 @@ def choose_stretch(config: ChipsConfig, scene: Scene, reader: SceneReader) -> St
                 f"band {name} has no contrast: percentiles {config.stretch_low} and {config.stretch_high} are both {low_value:g}"
             )
     return Stretch(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+
+
+def _fixed(fixed: FixedStretch, scene: Scene, reader: SceneReader, bands: Sequence[str]) -> Stretch:
+    """Limits in physical values as the scene stores them, so that one reflectance gets one grey whatever a file's scale."""
+    low, high = fixed.low * (len(bands) // len(fixed.low)), fixed.high * (len(bands) // len(fixed.high))
+    if not scene.scales:
+        return Stretch(low, high)
+    places = [scene.bands.index(name) for name in bands]
+    factors = [(scene.scales[place], scene.offsets[place]) for place in places]
+    dtype = reader.read(0, 1)[0].dtype
+    for name, low_value, high_value, (scale, offset) in zip(bands, low, high, factors, strict=True):
+        if dtype.kind not in "iu":
+            break
+        ends = sorted(float(end) * scale + offset for end in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+        step = (high_value - low_value) / 255.0
+        # What the pixels can hold would all become one grey, or two.
+        if ends[1] < low_value + step or ends[0] > high_value - step:
+            raise SceneRefusedError(
+                f"`stretch_fixed` {low_value:g} … {high_value:g} leaves nothing of band {name}: it is in physical values, and "
+                f"this band's (stored x {scale:g} + {offset:g}) lie within {ends[0]:g} … {ends[1]:g}. Give the limits as "
+                "physical values, e.g. reflectances 0 … 0.3"
+            )
+    return Stretch(
+        tuple((value - offset) / scale for value, (scale, offset) in zip(low, factors, strict=True)),
+        tuple((value - offset) / scale for value, (scale, offset) in zip(high, factors, strict=True)),
+    )
 
 
 def _sample(scene: Scene, reader: SceneReader, num_bands: int) -> list[np.ndarray]:

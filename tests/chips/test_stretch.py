@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from pydantic import ValidationError
 
@@ -24,7 +25,11 @@ BANDS = ("red", "green", "blue")
 
 def opened(tmp_path: Path, pixels: np.ndarray, config: ChipsConfig, **profile: object) -> Stretch:
     write_raster(tmp_path / "in" / "s.tif", pixels, "EPSG:32648", GRID, **profile)
-    collection = {"name": "c", "files": "*.tif", "bands": BANDS[: len(pixels)], "land_cover": "gl"}
+    return chosen(tmp_path, config, BANDS[: len(pixels)])
+
+
+def chosen(tmp_path: Path, config: ChipsConfig, bands: tuple[str, ...] = BANDS) -> Stretch:
+    collection = {"name": "c", "files": "*.tif", "bands": bands, "land_cover": "gl"}
     scenes = ScenesConfig.model_validate({"folder": tmp_path / "in", "collections": [collection]})
     take_inventory(scenes, tmp_path / "scenes", RecordingReporter())
     (scene,) = usable_scenes(tmp_path / "scenes").values()
@@ -118,6 +123,33 @@ def test_a_fixed_scale_is_recorded_with_every_chip(tmp_path: Path) -> None:
     undone = Stretch(tuple(rows["stretch_low"][3]), tuple(rows["stretch_high"][3])).undo(image)
     original = np.moveaxis(pixels[:, 16:, 16:], 0, -1).clip(0, 4000)
     assert np.abs(undone - original).max() <= 4000 / 255 / 2 + 1e-2
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-4, 0.0), (1e-4, -0.1), (2.75e-5, -0.2), (0.5, 3.0)])
+def test_a_fixed_scale_gives_one_reflectance_one_grey(tmp_path: Path, scale: float, offset: float) -> None:
+    """Stored values differ with the processing baseline; what is on the ground does not."""
+    reflectance = np.linspace(0.01, 0.34, 3 * 32 * 32).reshape(3, 32, 32)
+    unit = 1.0 if scale < 0.1 else 1e4  # a coarse scale stands for a coarser quantity
+    stored = np.rint((reflectance * unit - offset) / scale).astype(np.uint16)
+    limits = {"low": [0.0, 0.1 * unit, 0.0], "high": [0.3 * unit] * 3}
+    config = ChipsConfig(stretch="fixed", stretch_fixed=limits)
+    path = write_raster(tmp_path / "in" / "s.tif", stored, "EPSG:32648", GRID)
+    with rasterio.open(path, "r+") as target:
+        target.scales, target.offsets = (scale,) * 3, (offset,) * 3
+    stretch = chosen(tmp_path, config)
+    low = np.array([0.0, 0.1, 0.0])[:, None, None]
+    expected = np.rint(((reflectance - low) / (0.3 - low)).clip(0, 1) * 255)
+    grey = np.moveaxis(stretch.apply(stored, np.ones((32, 32), bool)), -1, 0)
+    # The stored numbers are whole: half a stored step, in greys, and the rounding.
+    assert np.abs(grey - expected).max() <= 1 + 255 * scale / unit / 0.2 / 2
+
+
+def test_a_fixed_scale_beyond_all_pixels_is_refused_and_says_the_units(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "in" / "s.tif", np.full((3, 32, 32), 1500, np.uint16), "EPSG:32648", GRID)
+    with rasterio.open(path, "r+") as target:
+        target.scales, target.offsets = (1e-4,) * 3, (-0.1,) * 3
+    with pytest.raises(SceneRefusedError, match=r"physical values.*stored x 0.0001 \+ -0.1.*-0.1 … 6.4535"):
+        chosen(tmp_path, ChipsConfig(stretch="fixed", stretch_fixed={"low": [0], "high": [3000]}))
 
 
 @pytest.mark.parametrize(
