@@ -24,11 +24,11 @@ from geokr_assets.partitions import PARTITIONED, SCENES, SCENES_NAME
 from geokr_assets.resources import ParamsFile
 from geokr_core.chain import versioning
 from geokr_core.chain.params import Params
+from geokr_core.chain.record import read_record
 from geokr_core.chain.run import Outcome
 from geokr_core.chain.scene_by_scene import scene_ids, scene_outcome
 from geokr_core.chain.steps import Folders, steps_of
 from geokr_core.step.digests import data_version, listing_digest
-from geokr_core.step.files import read_json
 from geokr_core.step.summary import Summary, read_summary
 
 SETTLING_S = 5.0
@@ -230,11 +230,10 @@ def _news(
 def _outcome(params: Params, step: str, version: str) -> Outcome:
     """What is known of a step's present output: its summary too, unless that describes another version."""
     folders = Folders(params)
-    record = folders.state(step) / "state.json"
-    state = read_json(record) if record.exists() else {}
-    if state.get("data_version") != version:
+    record = read_record(folders.state(step))
+    if record is None or record.data_version != version:
         return Outcome(step, folders[step], version, Summary({}), was_current=False)
-    return Outcome(step, folders[step], version, read_summary(folders.state(step)), False, state.get("mlflow_url"))
+    return Outcome(step, folders[step], version, read_summary(folders.state(step)), False, record.mlflow_url)
 
 
 def _last_version(instance: dg.DagsterInstance, step: str, scene_id: str) -> str | None:

@@ -6,6 +6,7 @@ Only argument handling lives here, and it imports nothing heavy before a command
 import errno
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ ParamsFile = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Override a value: section.key=value (repeatable).")
 ]
+Deep = Annotated[bool, typer.Option("--deep", help="Read every byte, also of files that have not been touched.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Run even if the output is up to date.")]
 
 
@@ -83,18 +86,66 @@ def run(params: ParamsFile = None, overrides: Overrides = None, force: Force = F
 
 
 @app.command()
-def status(params: ParamsFile = None, overrides: Overrides = None) -> None:
-    """Show which steps are up to date and where their outputs lie."""
-    from rich.console import Console
-    from rich.table import Table
-
+def status(params: ParamsFile = None, overrides: Overrides = None, deep: Deep = False, as_json: AsJson = False) -> None:
+    """Show what the next run will do, and why; nothing is run."""
     from geokr_core.chain import status as chain_status
     from geokr_core.chain.params import load_params
 
-    table = Table("step", "state", "output")
-    for found in chain_status.status(load_params(params, overrides or ())):
-        table.add_row(found.step, found.state, str(found.output))
-    Console().print(table)
+    found = chain_status.status(load_params(params, overrides or ()), deep=deep)
+    rows = [
+        {
+            "step": one.step,
+            "state": one.state,
+            "why": "\n".join(one.reasons if as_json else _shortened(one.reasons)),
+            "output": str(one.output),
+        }
+        for one in found
+    ]
+    _show_rows(rows, ("step", "state", "why", "output"), as_json=as_json)
+
+
+def _shortened(reasons: Sequence[str]) -> Sequence[str]:
+    return reasons if len(reasons) <= 3 else (*reasons[:2], f"… and {len(reasons) - 2} more reasons")
+
+
+@app.command()
+def verify(params: ParamsFile = None, overrides: Overrides = None, deep: Deep = False, as_json: AsJson = False) -> None:
+    """Compare every file of the store with what was recorded of it, and name each that is damaged. Exit code 1 if any is."""
+    from geokr_core.chain import status as chain_status
+    from geokr_core.chain.params import load_params
+
+    found = chain_status.verify(load_params(params, overrides or ()), deep=deep)
+    rows = [{"file": str(one.path), "fault": one.fault, "remedy": one.remedy} for one in found]
+    if rows or as_json:
+        _show_rows(rows, ("file", "fault", "remedy"), as_json=as_json)
+    if not as_json:
+        typer.echo(
+            f"{len(rows)} file(s) are not what was written." if rows else "Every file is what was written.", err=True
+        )
+    if rows:
+        raise typer.Exit(1)
+
+
+def _show_rows(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, as_json: bool = False) -> None:
+    """A table at a terminal, CSV where the output goes to a file or a program, or JSON: nothing is ever cut off there."""
+    import csv
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(list(rows), indent=2, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*(Text(row[column], overflow="fold") for column in columns))
+        Console().print(table)
+    else:
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @app.command(help=STEPS["world"].purpose)
@@ -139,20 +190,15 @@ for _step in STEPS.values():
 
 
 @app.command()
-def quarantine(params: ParamsFile = None, overrides: Overrides = None) -> None:
-    """List every scene that was set aside, with the step and the reason."""
-    from rich.console import Console
-    from rich.table import Table
-
+def quarantine(params: ParamsFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """List every quarantined scene with the step and the reason."""
     from geokr_core.chain.params import load_params
     from geokr_core.chain.steps import Folders
     from geokr_core.scenes.quarantine import COLUMNS, quarantined
 
     folders = Folders(load_params(params, overrides or ()))
-    table = Table(*COLUMNS)
-    for row in quarantined(folders["scenes"], folders["chips"], folders["proportions"]):
-        table.add_row(*(row[column] for column in COLUMNS))
-    Console().print(table)
+    later = [folders[step.name] for step in STEPS.values() if step.scenes is not None]
+    _show_rows(quarantined(folders["scenes"], *later), COLUMNS, as_json=as_json)
 
 
 @app.command()

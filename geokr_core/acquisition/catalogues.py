@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from geokr_core.errors import ConfigError
-from geokr_core.step.section import Section, explain
+from geokr_core.step.explain import explain
+from geokr_core.step.section import Section
+from geokr_core.step.strict_yaml import read_yaml
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -181,11 +182,9 @@ def load_catalogues(path: Path) -> tuple[Catalogue, ...]:
         ConfigError: the file is missing, not YAML, or holds a wrong key or value.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file of catalogues; docs/acquisition.md shows one.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("catalogues"), list):
         raise ConfigError(f"{path}: expected a list under `catalogues`; docs/acquisition.md shows one.")
     try:

@@ -6,7 +6,8 @@ Packages are imported when a step runs, so that reading the table costs nothing.
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from geokr_core.errors import ConfigError
+from geokr_core.errors import ConfigError, MissingInputError, RegistryError
+from geokr_core.step.files import read_json
 from geokr_core.step.reporter import Reporter
 from geokr_core.step.summary import Summary
 
@@ -221,3 +222,37 @@ def champion(params: "Params", folders: "Folders", out: Path, reporter: Reporter
     sections = need(params.champion, "champion"), need(params.evaluation, "evaluation")
     inputs = {name: folders[name] for name in ("backbone", "evaluation", "report")}
     return promote(*sections, inputs, folders.checkpoints / "evaluation", out, reporter)
+
+
+def champion_outdated(params: "Params", folders: "Folders") -> str | None:
+    """What the registry says otherwise than the recorded decision."""
+    from geokr_core.registry.standing import changed_since
+
+    try:
+        return changed_since(read_json(folders["champion"] / "decision.json"))
+    except RegistryError as error:
+        return f"the registry cannot be asked whether it still holds: {error}"
+
+
+def refuse_legends(params: "Params") -> None:
+    """Refuse legends that cannot be read."""
+    from geokr_core.land_cover.legend import common_legend, load_legend
+
+    common_legend(params.land_cover.legend, [load_legend(product.legend) for product in params.land_cover.products])
+
+
+def refuse_weights(params: "Params") -> None:
+    """Refuse initial weights that are not there."""
+    for variant in params.pretraining.named_variants:
+        weights = params.pretraining.of_variant(variant).initial_weights
+        if weights not in (None, "imagenet") and not Path(weights).is_file():
+            raise MissingInputError(f"{weights}: no such file; `pretraining.initial_weights` names it.")
+
+
+def refuse_tasks(params: "Params") -> None:
+    """Refuse labelled sets that are not there or cannot be read."""
+    from geokr_core.evaluation.opening import open_task
+
+    evaluation = need(params.evaluation, "evaluation")
+    for task in evaluation.tasks:
+        open_task(task, evaluation)

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from geokr_core.chain.params import EXTENDS, Params, section_of
+from geokr_core.chain.params import EXTENDS, Params
 from geokr_core.evaluation.task_kinds import TaskConfig
+from geokr_core.step.explain import section_of
 
 
 def parameters_reference() -> str:

@@ -5,14 +5,12 @@ errors: a typo never passes silently. Paths are relative to the working director
 imports torch.
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from geokr_core.backbone.config import BackboneConfig
 from geokr_core.chips.config import ChipsConfig
@@ -25,7 +23,9 @@ from geokr_core.proportions.config import AlignmentConfig, ProportionsConfig
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.report.config import ReportConfig
 from geokr_core.scenes.config import ScenesConfig
+from geokr_core.step.explain import Problem, problems
 from geokr_core.step.section import Section
+from geokr_core.step.strict_yaml import parse_yaml, read_yaml
 from geokr_core.world.config import WorldConfig
 
 PARAMS_VARIABLE = "GEOKR_PARAMS"
@@ -151,21 +151,20 @@ def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Para
             each.
     """
     path = params_path(path)
-    content = _read(path)
-    for override in overrides:
-        _apply(content, override)
+    content, bases = _read(path)
+    given = {_apply(content, override): override for override in overrides}
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_explain(path, error)) from error
+        raise ConfigError(_refusal(path, bases, given, problems(error, Params, content))) from error
     params._file, params._overridden = path, bool(overrides)
     return params
 
 
-def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of a parameter file, laid over that of the file it `EXTENDS`, which lies beside it."""
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The content of a parameter file, laid over that of the file it `EXTENDS`, which lies beside it; names of the latter."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError as error:
         remedy = (
             f"{extending[-1]} extends it; names are relative to that file's folder."
@@ -173,15 +172,14 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
             else f"Run from the project's folder, or name a file with --params or ${PARAMS_VARIABLE}."
         )
         raise ConfigError(f"{path}: no such parameter file. {remedy}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: a folder, expected a parameter file such as {path / DEFAULT_PARAMS}.") from error
     if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of sections (scenes, land_cover, …), found {type(content).__name__}."
-        )
+        found = "nothing" if content is None else type(content).__name__
+        raise ConfigError(f"{path}: expected a mapping of sections (scenes, land_cover, …), found {found}.")
     base = content.pop(EXTENDS, None)
     if base is None:
-        return content
+        return content, ()
     if path.resolve() == DEFAULT_PARAMS.resolve():
         raise ConfigError(
             f"{path}: `{EXTENDS}` is for other parameter files. DVC reads this one itself, and would not see what "
@@ -192,7 +190,8 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: `{EXTENDS}: {base}` must name another parameter file of the same folder, and none that extends this one."
         )
-    return _laid_over(_read(path.parent / base, (*extending, path)), content)
+    below, bases = _read(path.parent / base, (*extending, path))
+    return _laid_over(below, content), (base, *bases)
 
 
 def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,57 +203,41 @@ def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Set a value over those of the file, and return its keys.
+
+    Raises:
+        ConfigError: it is not of the form ``section.key=value``.
+    """
     key, separator, value = override.partition("=")
-    if not separator:
+    keys = tuple(key.strip().split("."))
+    if not separator or not all(keys):
         raise ConfigError(f"--set {override}: expected section.key=value, e.g. pretraining.steps=400.")
-    *parents, last = key.split(".")
     node: Any = content
-    for parent in parents:
-        node = node.setdefault(parent, {})
+    for number, parent in enumerate(keys[:-1]):
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {parent!r} is not a section.")
-    node[last] = yaml.safe_load(value)
+            place = ".".join(keys[: number + 1])
+            raise ConfigError(
+                f"--set {override}: `{place}` is not a section but a value; set it as a whole: {place}=…."
+            )
+    node[keys[-1]] = parse_yaml(value, f"--set {override}")
+    return keys
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    below = yaml.safe_load(path.read_text(encoding="utf-8")).get(EXTENDS)
-    also = f", or what it extends ({below})" if below else ""
-    lines = [f"{path}{also}: {error.error_count()} wrong value(s):"]
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"  {place}: unknown key.{_suggest(problem['loc'])}")
-        elif problem["type"] == "missing":
-            lines.append(f"  {place}: missing; it must be given.")
-        else:
-            # A rule over a whole section names what it found itself; the section need not be shown.
-            found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}{found}")
-    return "\n".join(lines)
-
-
-def _suggest(location: tuple[int | str, ...]) -> str:
-    model: Any = Params
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        model = section_of(model, part)
-        if model is None:
-            return ""
-    known = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f" Did you mean `{close[0]}`?" if close else f" Known here: {', '.join(known)}."
-
-
-def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The section's model below a union, a list or a mapping of the field `name`; None where the field is no section."""
-    if name not in model.model_fields:
-        return None
-    pending: list[Any] = [model.model_fields[name].annotation]
-    while pending:
-        annotation = pending.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return annotation
-        pending.extend(getattr(annotation, "__args__", ()))
-    return None
+def _refusal(path: Path, bases: Sequence[str], given: Mapping[tuple[str, ...], str], found: Sequence[Problem]) -> str:
+    """Wrong values, each under the file or the option that it comes from."""
+    options: dict[str, list[Problem]] = {}
+    in_files: list[Problem] = []
+    for problem in found:
+        keys = tuple(map(str, problem.path))
+        origins = [text for place, text in given.items() if keys[: len(place)] == place]
+        (options.setdefault(f"--set {origins[-1]}", []) if origins else in_files).append(problem)
+    also = f", or what it extends ({', '.join(bases)})" if bases else ""
+    files = {f"{path}{also}": in_files} if in_files else {}
+    return "\n".join(
+        f"{origin}: {len(wrong)} wrong value(s):" + "".join(f"\n  {problem}" for problem in wrong)
+        for origin, wrong in {**options, **files}.items()
+    )

@@ -1,23 +1,30 @@
 """Running a step: skipped when current, tracked where it is worth a run, its outcome recorded beside its output."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from geokr_core.chain import versioning
-from geokr_core.chain.freshness import fingerprint, recorded
+from geokr_core.chain.contents import Contents
+from geokr_core.chain.freshness import Judgement, judge, require_undamaged_inputs
 from geokr_core.chain.params import Params
-from geokr_core.chain.steps import STEPS, Folders, Step, steps_of
-from geokr_core.errors import ConfigError
-from geokr_core.step.digests import data_version
-from geokr_core.step.files import write_json
+from geokr_core.chain.record import Record, write_record
+from geokr_core.chain.refusals import refuse_early
+from geokr_core.chain.steps import STEPS, Folders, Step, source_folder, steps_of
+from geokr_core.errors import ConfigError, DamagedOutputError, VersioningError
+from geokr_core.step.digests import data_version, file_md5, folder_version
+from geokr_core.step.files import sweep
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary, read_summary, write_summary
+
+FOREIGN: Final = "foreign-files"
+"""Folder of the store that gets what somebody put among the outputs, out of the way of the steps."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,41 @@ def run(
     wanted = [step.name for step in steps_of(params)] if steps is None else list(steps)
     if unknown := [name for name in wanted if name not in STEPS]:
         raise ConfigError(f"{unknown[0]!r} is no step of the chain; the steps are {', '.join(STEPS)}.")
+    if steps is None:
+        refuse_early(params)
+    in_dvc = _recorded_in_dvc(params, reporter)
     outcomes = []
     for name in wanted:
         outcomes.append(run_step(name, params, reporter, force=force))
-        # A value that differs from the file's makes an output that DVC must not take for the file's.
-        if not outcomes[-1].was_current and not params.is_overridden:
-            versioning.commit(name, params.path, reporter)
+        if in_dvc and not outcomes[-1].was_current:
+            _record_in_dvc([name], params, reporter)
+    if in_dvc:
+        known = versioning.recorded_versions()
+        unknown = [
+            found.step for found in outcomes if found.was_current and known.get(found.step) != found.data_version
+        ]
+        if unknown:  # the lock file was damaged, or is of another run
+            reporter.info(f"dvc.lock does not know the present output of {', '.join(unknown)}; recording it")
+            _record_in_dvc(unknown, params, reporter)
     return outcomes
+
+
+def _recorded_in_dvc(params: Params, reporter: Reporter) -> bool:
+    """Whether outputs are to be recorded in ``dvc.lock``; says once why not, where a user would expect it."""
+    # A value that differs from the file's makes an output that DVC must not take for the file's.
+    if params.is_overridden or "DVC_STAGE" in os.environ or not versioning.is_versioned(params.path):
+        return False
+    if lack := versioning.why_not_recorded():
+        reporter.warning(f"Outputs are not recorded in dvc.lock: {lack}. The outputs themselves are complete.")
+    return not lack
+
+
+def _record_in_dvc(steps: Sequence[str], params: Params, reporter: Reporter) -> None:
+    """Record outputs in ``dvc.lock``. Where DVC refuses they are none the worse: a warning says why."""
+    try:
+        versioning.commit(steps, params.path, reporter)
+    except VersioningError as error:
+        reporter.warning(str(error))
 
 
 def run_step(
@@ -91,30 +126,77 @@ def run_step(
         MissingInputError: an input or a source folder is missing.
         GeoKRError: whatever the step itself refuses.
     """
-    step = STEPS[name]
-    folders = Folders(params)
+    step, folders = STEPS[name], Folders(params)
     out, state = folders[name], folders.state(name)
-    mark = fingerprint(params, step)
-    if not force and (current := recorded(folders, name, mark)) is not None:
+    sweep(out.parent)
+    sweep(state)
+    contents = Contents(params.store)
+    found = judge(params, step, contents)
+    if found.foreign and step.folder is None:
+        _move_away(params, step, found.foreign, reporter)
+        contents.forget(out)
+        found = judge(params, step, contents)
+    if found.record is not None and found.is_current and not force:
         reporter.info(f"{name}: up to date ({out})")
-        return Outcome(name, out, current["data_version"], read_summary(state), True, current["mlflow_url"])
+        return Outcome(name, out, found.record.data_version, read_summary(state), True, found.record.mlflow_url)
+    require_undamaged_inputs(params, step, contents)
     if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
         return _assist(step, params, folders, out)
+    if step.scenes is None:  # the others say it scene by scene
+        for file, fault in found.damaged.items():
+            reporter.warning(f"{out / file}: {fault}; it is made again.")
     if force and step.scenes is not None:
         step.scenes.outputs(folders).forget_all()
     if force and step.forget is not None:
         step.forget(params, folders)
     started = time.monotonic()
-    with _tracked(step, params, reporter, mark, tags or {}) as run:
+    with _tracked(step, params, reporter, found.fingerprint, tags or {}) as run:
         summary = step.run(params, folders, out, run.reporter)
         seconds = round(time.monotonic() - started, 1)
         summary = replace(summary, numbers={**summary.numbers, "seconds": seconds})
-        version = data_version(out)
-        run.finish(summary, version)
+        contents.forget(out)
+        record = _record(params, step, found, contents)
+        run.finish(summary, record.data_version)
+    shutil.rmtree(state, ignore_errors=True)
     write_summary(state, summary)
-    write_json(state / "state.json", {"fingerprint": mark, "data_version": version, "mlflow_url": run.url})
+    kept = {path.name: file_md5(path) for path in sorted(state.iterdir())}
+    sources = {source: contents.of_source(source_folder(params, source)) for source in step.sources}
+    write_record(state, replace(record, summary=kept, mlflow_url=run.url), sources)
     reporter.info(f"{name}: done in {seconds} s → {out}")
-    return Outcome(name, out, version, summary, False, run.url)
+    return Outcome(name, out, record.data_version, summary, False, run.url)
+
+
+def _move_away(params: Params, step: Step, names: Sequence[str], reporter: Reporter) -> None:
+    """Move what a step did not write out of its way: nothing of it is deleted."""
+    out = Folders(params)[step.name]
+    for name in names:
+        place = params.store / FOREIGN / step.name / name
+        while place.exists():
+            place = place.with_name(f"{place.name}~")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (out / name).rename(place)
+        reporter.warning(f"{out / name}: not written by `geokr {step.command}`; moved to {place}.")
+
+
+def _record(params: Params, step: Step, found: Judgement, contents: Contents) -> Record:
+    """What there is to record of the output just made.
+
+    Raises:
+        DamagedOutputError: a damaged file is there as it was; it is not recorded as if it were right.
+    """
+    out = Folders(params)[step.name]
+    files = contents.of_output(out)
+    if found.record is not None and found.record.fingerprint == found.fingerprint:
+        for name in found.damaged:
+            before = found.damaged_md5s.get(name)
+            if before is not None and files.get(name) == before and before != found.record.files.get(name):
+                raise DamagedOutputError(
+                    f"{out / name}: not the bytes that were written, and the step did not make it again. "
+                    f"Run `geokr {step.command} --force`, which makes all of it anew."
+                )
+    if step.folder is not None:
+        files = {name: md5 for name, md5 in files.items() if name not in found.foreign}
+    return Record(found.inputs, found.fingerprint, folder_version(contents.of_output(out)), files)
 
 
 def _assist(step: Step, params: Params, folders: Folders, out: Path) -> Outcome:

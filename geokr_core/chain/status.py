@@ -1,12 +1,18 @@
-"""What the next run of a chain will do."""
+"""What the next run of a chain will do and why, and whether the files of a store are what was written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from geokr_core.chain.freshness import is_current
+from geokr_core.chain.contents import Contents
+from geokr_core.chain.freshness import changes, differences, judge, own_inputs
 from geokr_core.chain.params import Params
-from geokr_core.chain.steps import Folders, steps_of
+from geokr_core.chain.record import STATE_FILE, Record, read_record
+from geokr_core.chain.steps import Folders, Step, steps_of, upstream_of
 from geokr_core.errors import MissingInputError
+
+State = Literal["up to date", "to do", "follows", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -15,23 +21,115 @@ class StepStatus:
 
     Attributes:
         step: its name.
-        state: ``up to date``, ``to do`` or ``waits: …``.
+        command: what the command line calls it.
+        state: ``up to date``; ``to do``; ``follows``: it runs if a step that it reads comes out otherwise than before;
+            ``blocked``: raw data that it needs are missing.
+        reasons: why, the most telling first.
         output: where its output lies.
     """
 
     step: str
-    state: str
+    command: str
+    state: State
+    reasons: tuple[str, ...]
     output: Path
 
 
-def status(params: Params) -> list[StepStatus]:
-    """Where every step of a parameter file stands, in order."""
+def status(params: Params, *, deep: bool = False) -> list[StepStatus]:
+    """What the next run will do, step by step.
+
+    Args:
+        params: the parameter file.
+        deep: read every byte of sources and outputs, instead of believing files whose size, inode and times have not
+            changed since they were read.
+    """
+    contents, folders = Contents(params.store, deep=deep), Folders(params)
+    found: dict[str, StepStatus] = {}
+    for step in steps_of(params):
+        state, reasons = _standing(params, step, contents, found)
+        found[step.name] = StepStatus(step.name, step.command, state, reasons, folders[step.name])
+    return list(found.values())
+
+
+def _standing(
+    params: Params, step: Step, contents: Contents, before: Mapping[str, StepStatus]
+) -> tuple[State, tuple[str, ...]]:
+    waits = [name for name in upstream_of(params, step) if before[name].state != "up to date"]
+    blocked = [name for name in waits if before[name].state == "blocked"]
+    if blocked:
+        return "blocked", (f"by {', '.join(blocked)}",)
+    if waits:
+        return _standing_behind(params, step, contents, waits)
+    try:
+        reasons = judge(params, step, contents).reasons
+    except MissingInputError as error:
+        return "blocked", (str(error),)
+    return ("to do", reasons) if reasons else ("up to date", ())
+
+
+def _standing_behind(params: Params, step: Step, contents: Contents, waits: list[str]) -> tuple[State, tuple[str, ...]]:
+    """A step below one that will run: what it reads is not known yet, what else it depends on is."""
     folders = Folders(params)
+    record = read_record(folders.state(step.name))
+    behind = f"after {', '.join(waits)}"
+    if record is None or not folders[step.name].is_dir():
+        return "to do", (behind,)
+    own = own_inputs(params, step)
+    known = {name: value for name, value in record.inputs.items() if name in own or not name.startswith(_READ)}
+    told = [*changes(params, step, own, _about(record, known), contents)]
+    told += [f"{name}: {fault}" for name, fault in differences(params, step, record, contents).damaged.items()]
+    return ("to do", (*told, behind)) if told else ("follows", (behind,))
+
+
+_READ = ("output of ", "files below ")
+
+
+def _about(record: Record, inputs: Mapping[str, str]) -> Record:
+    return Record(inputs, record.fingerprint, record.data_version, record.files)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what was written.
+
+    Attributes:
+        step: the step that wrote it.
+        path: the file.
+        fault: what is wrong with it.
+        remedy: what to do about it.
+    """
+
+    step: str
+    path: Path
+    fault: str
+    remedy: str
+
+
+def verify(params: Params, *, deep: bool = False) -> list[Damage]:
+    """Compare every file of a store with what was recorded of it; nothing is changed.
+
+    Args:
+        params: the parameter file.
+        deep: read every byte, instead of believing files whose size, inode and times have not changed since they were
+            read.
+
+    Returns:
+        Each damaged file, and each that no step wrote; steps that have not run have none.
+    """
+    contents, folders = Contents(params.store, deep=deep), Folders(params)
     found = []
     for step in steps_of(params):
-        try:
-            state = "up to date" if is_current(params, step) else "to do"
-        except MissingInputError as error:
-            state = f"waits: {error}"
-        found.append(StepStatus(step.name, state, folders[step.name]))
+        remedy = f"`geokr {step.command}` makes it again"
+        state, out = folders.state(step.name), folders[step.name]
+        record = read_record(state)
+        if record is None and (state / STATE_FILE).exists():
+            found.append(Damage(step.name, state / STATE_FILE, "no record that can be read", remedy))
+        seen = differences(params, step, record, contents)
+        found += [Damage(step.name, out / name, fault, remedy) for name, fault in seen.damaged.items()]
+        if step.folder is None:
+            elsewhere = f"`geokr {step.command}` moves it out of the way"
+            found += [Damage(step.name, out / name, "not written by this step", elsewhere) for name in seen.foreign]
+        if step.kept is not None:
+            kept = step.kept(params, folders)
+            found += [Damage(step.name, path, fault, remedy) for path, fault in kept.items()]
     return found

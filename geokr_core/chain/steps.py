@@ -81,7 +81,11 @@ class Step:
         distributed: whether the processes of ``torchrun`` work on it together.
         scenes: how it is run a scene at a time; None where it is run for the whole archive only.
         forget: drops what is remembered or finished outside the output, so that it is read and made again.
-        folder: where its output lies, if not in the store.
+        folder: where its output lies, if not in the store; others may put files there, too.
+        data_files: folders of built-in data files that it reads, below the package.
+        outdated: says why an output is not true any more although nothing that it was made from has changed; or nothing.
+        kept: damaged files among the finished work that is kept outside the output, and what is wrong with each.
+        refuse: refuses, before anything runs, what can be known to be refused later.
         is_wanted: whether a parameter file asks for the step.
     """
 
@@ -98,6 +102,10 @@ class Step:
     scenes: SceneStep | None = None
     forget: Callable[["Params", Folders], None] | None = None
     folder: Callable[["Params"], Path] | None = None
+    data_files: tuple[str, ...] = ()
+    outdated: Callable[["Params", Folders], str | None] | None = None
+    refuse: Callable[["Params"], None] | None = None
+    kept: Callable[["Params", Folders], Mapping[Path, str]] | None = None
     is_wanted: Callable[["Params"], bool] = _always
 
 
@@ -132,6 +140,8 @@ _TABLE = (
         run=calls.land_cover,
         forget=calls.forget_land_cover,
         purpose="Index the tiles of the land-cover products by their real footprint and check their legends.",
+        data_files=("land_cover/legends",),
+        refuse=calls.refuse_legends,
     ),
     Step(
         name="chips",
@@ -174,6 +184,7 @@ _TABLE = (
         tracked=True,
         distributed=True,
         forget=calls.forget_pretraining,
+        refuse=calls.refuse_weights,
     ),
     Step(
         name="backbone",
@@ -184,6 +195,7 @@ _TABLE = (
         run=calls.backbone,
         purpose="Bundle the pretrained backbone: weights, preprocessing, golden features, model card, loader.",
         tracked=True,
+        data_files=("backbone/templates", "backbone/loader"),
     ),
     Step(
         name="evaluation",
@@ -195,6 +207,7 @@ _TABLE = (
         purpose="Judge the backbone on labelled downstream sets against other initialisations.",
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None,
+        refuse=calls.refuse_tasks,
     ),
     Step(
         name="report",
@@ -206,6 +219,7 @@ _TABLE = (
         purpose="Write one self-contained page: tables, curves, example chips, confusion matrices.",
         tracked=True,
         names_file=True,
+        data_files=("report/templates",),
         is_wanted=lambda params: params.evaluation is not None,
     ),
     Step(
@@ -218,6 +232,7 @@ _TABLE = (
         purpose="Register the backbone as challenger and promote it if it beats the champion on the same data.",
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None and params.champion is not None,
+        outdated=calls.champion_outdated,
     ),
 )
 

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -26,6 +27,7 @@ _BUSY = ("is busy", "Unable to acquire lock")
 
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
+DAMAGED_LOCK = Path("dvc.lock.damaged")
 
 
 def is_versioned(params_file: Path) -> bool:
@@ -34,44 +36,67 @@ def is_versioned(params_file: Path) -> bool:
     return same and PIPELINE.is_file() and Path(".dvc").is_dir()
 
 
-def commit(step: str, params_file: Path, reporter: Reporter) -> bool:
+def why_not_recorded() -> str:
+    """What this folder lacks for DVC to record anything; empty where it lacks nothing."""
+    if _without_git():
+        return ""
+    if shutil.which("git") is None:
+        return "git is not installed"
+    if not any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents)):
+        return "the folder is no git repository (`git init` makes it one; `dvc config core.no_scm true` does without)"
+    return ""
+
+
+def _without_git() -> bool:
+    """Whether DVC is told to do without git."""
+    texts = [
+        path.read_text(encoding="utf-8") for path in (Path(".dvc/config"), Path(".dvc/config.local")) if path.is_file()
+    ]
+    return any(line.replace(" ", "").lower() == "no_scm=true" for text in texts for line in text.splitlines())
+
+
+def commit(step: str | Sequence[str], params_file: Path, reporter: Reporter) -> bool:
     """Record the present output of ``step`` in ``dvc.lock``, so that ``dvc status`` finds it up to date.
 
     Args:
-        step: stage name.
+        step: stage name, or several.
         params_file: the parameter file the step ran with.
         reporter: hears why nothing was recorded.
 
     Returns:
-        Whether it was recorded: False inside a DVC run, outside a DVC repository, or with another parameter file.
+        Whether it was recorded: False inside a DVC run, outside a DVC or git repository, or with another parameter file.
 
     Raises:
-        VersioningError: DVC refused, e.g. since another DVC process holds the lock.
+        VersioningError: DVC refused, e.g. since another DVC process holds the lock; the message holds its own words.
     """
+    steps = [step] if isinstance(step, str) else list(step)
     if "DVC_STAGE" in os.environ or not is_versioned(params_file):
         return False
-    if shutil.which("git") is None:
-        reporter.warning("git is not installed: the output is not recorded in dvc.lock.")
+    if lack := why_not_recorded():
+        reporter.warning(f"Outputs are not recorded in dvc.lock: {lack}. The outputs themselves are complete.")
         return False
+    _put_damaged_lock_away(reporter)
     # DVC does not wait for its own lock, it fails: our processes take turns, a DVC of the user's is given time to end.
     with FileLock(".dvc/tmp/geokr.lock"):
-        done = _dvc_commit(step)
+        done = _dvc_commit(steps)
         for _ in range(_PATIENCE):
             if not done.returncode or not any(word in done.stderr for word in _BUSY):
                 break
             time.sleep(1.0)
-            done = _dvc_commit(step)
+            done = _dvc_commit(steps)
     if done.returncode:
+        names = " ".join(steps)
         raise VersioningError(
-            f"DVC could not record step {step!r}: {done.stderr.strip() or done.stdout.strip()}. "
-            f"The output itself is complete; run `dvc commit --force {step}` once the cause is gone."
+            f"DVC could not record {names}: {_words_of(done)} The output itself is complete; run "
+            f"`dvc commit --force {names}` once the cause is gone."
         )
     return True
 
 
-def _dvc_commit(step: str) -> subprocess.CompletedProcess[str]:
+def _dvc_commit(steps: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # Without --quiet, which silences the reason of a failure, too.
     return subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", step],
+        [sys.executable, "-m", "dvc", "commit", "--force", *steps],
         capture_output=True,
         text=True,
         check=False,
@@ -79,9 +104,36 @@ def _dvc_commit(step: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def _words_of(done: subprocess.CompletedProcess[str]) -> str:
+    """What DVC said, in one line."""
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines
+    words = " ".join(told) or f"it ended with exit code {done.returncode} and said nothing"
+    return words if words.endswith((".", "!")) else f"{words}."
+
+
+def _put_damaged_lock_away(reporter: Reporter) -> None:
+    """Move a lock file that is not one out of DVC's way: outputs are recorded anew."""
+    if LOCK.is_file() and _stages(LOCK) is None:
+        LOCK.replace(DAMAGED_LOCK)
+        reporter.warning(f"{LOCK} could not be read; it is now {DAMAGED_LOCK}, and outputs are recorded anew.")
+
+
 def recorded_versions(lock: Path = LOCK) -> Mapping[str, str]:
-    """Data version of each stage's output in ``dvc.lock``; empty where there is no lock file."""
-    if not lock.is_file():
-        return {}
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
-    return {name: "+".join(out["md5"] for out in stage["outs"]) for name, stage in stages.items() if stage.get("outs")}
+    """Data version of each stage's output in ``dvc.lock``; empty where there is no lock file or a damaged one."""
+    stages = _stages(lock) if lock.is_file() else {}
+    return {
+        name: "+".join(out["md5"] for out in stage["outs"])
+        for name, stage in (stages or {}).items()
+        if isinstance(stage, dict) and stage.get("outs") and all("md5" in out for out in stage["outs"])
+    }
+
+
+def _stages(lock: Path) -> Mapping[str, Any] | None:
+    """Stages of a lock file; None where it cannot be read as one."""
+    try:
+        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    stages = content.get("stages", {}) if isinstance(content, dict) else None
+    return stages if isinstance(stages, dict) else None

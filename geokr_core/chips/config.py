@@ -1,6 +1,6 @@
 """The section `chips` of the parameter file: how scenes are cut."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ class FixedStretch(Section):
 
 class ChipsConfig(Section):
     """How chips are cut from scenes."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     size_px: int = Field(64, ge=8, le=2048)
     stride_px: int = Field(64, ge=1, le=2048)

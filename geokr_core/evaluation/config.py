@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -22,6 +22,8 @@ UNTRAINED = ("random", "imagenet", "colour_histogram")
 
 class EvaluationConfig(Section):
     """Which cells of the comparison are run: task x initialisation x protocol x labels x seed."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"threads", "device"})
 
     folder: Path
     tasks: tuple[SerializeAsAny[TaskConfig], ...] = Field(min_length=1)

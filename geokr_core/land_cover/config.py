@@ -1,7 +1,7 @@
 """The section `land_cover` of the parameter file: which products give land cover."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -38,6 +38,8 @@ class ProductConfig(Section):
 
 class LandCoverConfig(Section):
     """The land-cover products and the common legend that chips are described in."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"folder"})
 
     folder: Path
     products: tuple[ProductConfig, ...] = Field(min_length=1)

@@ -17,14 +17,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geokr_core.errors import ConfigError
 from geokr_core.land_cover.slots import EXCLUDED, MAX_CLASSES, SEA, UNKNOWN, UNLISTED
 from geokr_core.step.digests import text_digest
+from geokr_core.step.explain import explain
 from geokr_core.step.plugins import load_plugin, plugins
-from geokr_core.step.section import explain, unknown_name
+from geokr_core.step.section import unknown_name
+from geokr_core.step.strict_yaml import parse_yaml
 
 GROUP = "geokr.legends"
 
@@ -360,29 +361,20 @@ def _legend_file(reference: str, file: Any) -> ProductLegend:
     except UnicodeDecodeError as error:
         raise ConfigError(f"legend {reference}: not UTF-8: {error}. Save the file as UTF-8 text.") from error
     is_csv = file.name.lower().endswith(".csv")
-    return _legend(reference, _csv_content(file.name, text) if is_csv else _yaml_content(reference, text))
+    return _legend(reference, _csv_content(file.name, text) if is_csv else parse_yaml(text, f"legend {reference}"))
 
 
 @cache
 def _builtin_legend(name: str) -> ProductLegend:
     text = (resources.files("geokr_core.land_cover") / "legends" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _legend(name, _yaml_content(name, text))
+    return _legend(name, parse_yaml(text, f"legend {name}"))
 
 
 def _legend(reference: str, content: Any) -> ProductLegend:
     try:
         return ProductLegend.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(
-            f"legend {reference}: {explain(error, 'the whole')}\nSee docs/land-cover.md for the form."
-        ) from error
-
-
-def _yaml_content(reference: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"legend {reference}: not YAML: {error}") from error
+        raise ConfigError(f"legend {reference}: {explain(error)}\nSee docs/land-cover.md for the form.") from error
 
 
 def _csv_content(reference: str, text: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The section `pretraining` of the parameter file: how a backbone is trained."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -32,6 +32,10 @@ class VariantConfig(Section):
 
 class PretrainingConfig(Section):
     """How backbones are trained. A field left out takes the value of the preset and the method."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {"threads", "device", "checkpoint_every", "keep_checkpoints", "examples_every"}
+    )
 
     preset: Literal["geokr", "continued", "enlarged", "paper"] = Field(
         "geokr",

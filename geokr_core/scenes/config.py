@@ -2,7 +2,7 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -79,6 +79,8 @@ class SceneCollection(Section):
 
 class ScenesConfig(Section):
     """Where the raw scenes lie and how their files are to be read."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"folder"})
 
     folder: Path
     collections: tuple[SceneCollection, ...] = Field(min_length=1)

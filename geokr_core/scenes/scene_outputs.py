@@ -304,6 +304,10 @@ class SceneOutputs:
         """Keep the checksums that were compared, so that the next process need not read the files again."""
         self._checksums.save()
 
+    def owns(self, name: str) -> bool:
+        """Whether a file of this name is, or could be, one of the step's own."""
+        return name == self.shared or name.endswith((*self.endings, RECORD, QUARANTINE))
+
     def _scene_ids(self) -> list[str]:
         """Scenes of which there is any file, in order."""
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,13 @@ def data_version(path: Path) -> str:
         return file_md5(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: nothing there to give a data version")
-    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).parts)
-    listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+    return folder_version({p.relative_to(path).as_posix(): file_md5(p) for p in path.rglob("*") if p.is_file()})
+
+
+def folder_version(files: Mapping[str, str]) -> str:
+    """The data version of a folder, see `data_version`, from the md5 of each file by its relative path."""
+    names = sorted(files, key=lambda name: name.split("/"))
+    listing = [{"md5": files[name], "relpath": name} for name in names]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

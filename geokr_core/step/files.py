@@ -1,17 +1,21 @@
-"""Files that appear whole or not at all, and the data version of a file or folder.
+"""Files and folders that appear whole or not at all, and the leftovers of processes that were killed.
 
-The data version is the very md5 that DVC writes into ``dvc.lock``, computed without importing DVC, so that the
-command line, Dagster, DVC and MLflow name the same bytes by the same string.
+Digests are in ``digests``.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 @contextmanager
@@ -41,8 +45,62 @@ def whole_file(path: Path, staging: Path | None = None) -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    # Threads of one process may write the same file, as processes may.
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    # Threads of one process may write the same file, as processes may, and processes of several machines.
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{threading.get_ident()}.partial")
+
+
+_LEFTOVER: Final = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.(?P<kind>partial|replaced)")
+_FOREIGN_PATIENCE_S: Final = 7 * 86_400
+"""Age from which unfinished files of another machine count as left over: nobody here can ask whether their owner lives."""
+
+
+@cache
+def _machine() -> str:
+    """A name for the space of process ids that this process lives in: machine and container."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116  (no file, and not on every system)
+    except OSError:
+        space = 0
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what killed processes left unfinished directly in a folder; what they had just replaced comes back.
+
+    Processes that still run keep their files. Those of other machines are left alone for a week.
+
+    Args:
+        folder: looked at without what is below; need not exist.
+
+    Returns:
+        Names of what was removed or brought back.
+    """
+    done = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or _is_used(path, found["machine"], int(found["pid"])):
+            continue
+        final = path.with_name(found["name"])
+        if found["kind"] == "replaced" and not final.exists():
+            path.rename(final)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        done.append(path.name)
+    return done
+
+
+def _is_used(path: Path, machine: str, pid: int) -> bool:
+    if machine != _machine():
+        return time.time() - path.stat().st_mtime < _FOREIGN_PATIENCE_S
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync(path: Path) -> None:

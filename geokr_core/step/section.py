@@ -1,24 +1,10 @@
-"""The base of every section of the parameter file, and how a refused one is explained."""
+"""The base of every section of the parameter file. How a refused one is explained is in ``explain``."""
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-
-def explain(error: ValidationError, whole: str = "catalogue") -> str:
-    """A validation error as lines a person can act on.
-
-    Args:
-        error: what pydantic found.
-        whole: what a fault of no single key is said to be in.
-    """
-    lines = [
-        f"{'.'.join(str(part) for part in problem['loc']) or whole}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors(include_input=False)
-    ]
-    return "\n  ".join([f"{error.error_count()} wrong value(s):", *lines])
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def unknown_name(what: str, found: str, known: Iterable[str]) -> str:
@@ -39,9 +25,36 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error."""
+    """Base of all sections: frozen, and an unknown key is an error.
+
+    Attributes:
+        code_version: of the step that the section belongs to. Raised by hand whenever the step's code gives another output
+            for the same inputs; every output made by the earlier code is then made again.
+        without_effect: fields on which no result depends (threads, how often something is kept or shown). A changed one
+            makes nothing again.
+    """
+
+    code_version: ClassVar[int] = 1
+    without_effect: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def effective(section: BaseModel) -> dict[str, Any]:
+    """A section as JSON-able values, without the fields on which no result depends, also not in sections within it."""
+    return {
+        str(name): _effective(value) for name, value in section if name not in getattr(section, "without_effect", ())
+    }
+
+
+def _effective(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return effective(value)
+    if isinstance(value, Mapping):
+        return {str(key): _effective(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_effective(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The section `world` of the parameter file: size and seed of the generated world."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -9,6 +10,8 @@ from geokr_core.step.section import Section
 
 class WorldConfig(Section):
     """The generated world (see ``geokr_core.world.generate``): the default data, so that everything runs offline."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"folder"})
 
     folder: Path = Field(Path("data/world"), description="where the generated world is written")
     seed: int = Field(7, ge=0, description="same seed, same bytes")

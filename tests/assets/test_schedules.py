@@ -5,10 +5,12 @@ import pytest
 
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
-from geokr_core.chain.freshness import fingerprint
+from geokr_core.chain.contents import Contents
+from geokr_core.chain.freshness import inputs_of
 from geokr_core.chain.params import Params
+from geokr_core.chain.record import Record, write_record
 from geokr_core.chain.steps import STEPS, Folders
-from geokr_core.step.digests import data_version
+from geokr_core.step.digests import file_md5, folder_version, text_digest
 from geokr_core.step.files import write_json
 
 MONDAY = dt.datetime(2026, 11, 23, 5, tzinfo=dt.UTC)
@@ -39,12 +41,10 @@ def _evaluate(params: Params) -> None:
     """Leave behind what an evaluation leaves behind."""
     out = Folders(params)["evaluation"]
     write_json(out / "metrics.json", {})
-    state = {
-        "fingerprint": fingerprint(params, STEPS["evaluation"]),
-        "data_version": data_version(out),
-        "mlflow_url": None,
-    }
-    write_json(Folders(params).state("evaluation") / "state.json", state)
+    inputs = inputs_of(params, STEPS["evaluation"], Contents(params.store))
+    files = {"metrics.json": file_md5(out / "metrics.json")}
+    record = Record(inputs, text_digest(inputs), folder_version(files), files)
+    write_record(Folders(params).state("evaluation"), record, {})
 
 
 def test_without_a_backbone_there_is_nothing_to_evaluate(params_file: ParamsFile, params: Params) -> None:

@@ -1,0 +1,103 @@
+"""A refused section in plain words, and YAML in which no mistake passes silently."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from geokr_core.errors import ConfigError
+from geokr_core.step.explain import explain
+from geokr_core.step.section import Section, effective
+from geokr_core.step.strict_yaml import read_yaml
+
+
+class Inner(Section):
+    """Within."""
+
+    name: str
+    share: float = Field(0.5, lt=1)
+
+
+class Outer(Section):
+    """A section with one of everything."""
+
+    seeds: tuple[int, ...] = (0,)
+    variants: tuple[Literal["geokr", "shuffled"] | Inner, ...] = Field(("geokr",), min_length=1)
+    labels: int | Literal["all"] = "all"
+    inner: Inner = Inner(name="a")
+    steps: int | None = Field(None, ge=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ({"seeds": 0}, ["seeds: expected a list such as [0] (found 0)"]),
+        (
+            {"variants": ["shufled"]},
+            [
+                "variants.0: expected one of geokr, shuffled or a section (`key: value`) (found 'shufled'). "
+                "Did you mean `shuffled`?"
+            ],
+        ),
+        ({"variants": [{"name": "x", "shar": 1}]}, ["variants.0.shar: unknown key. Did you mean `share`?"]),
+        ({"variants": []}, ["variants: expected at least 1 entry (found [])"]),
+        ({"labels": "al"}, ["labels: expected a whole number or `all` (found 'al'). Did you mean `all`?"]),
+        ({"inner": {"share": 1.5}}, ["inner.name: missing; it must be given.", "inner.share: expected less than 1 (found 1.5)"]),
+        ({"inner": 3}, ["inner: expected a section (`key: value`) (found 3)"]),
+        ({"share": 0.1}, ["share: unknown key. Did you mean `inner.share` or `variants.share`?"]),
+        ({"step": 3}, ["step: unknown key. Did you mean `steps`?"]),
+        ({"steps": "many"}, ["steps: expected a whole number (found 'many')"]),
+    ],
+)  # fmt: skip
+def test_every_refusal_says_what_was_found_and_what_was_meant(content: dict[str, object], lines: list[str]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Outer.model_validate(content)
+    told = explain(refused.value, Outer, content).splitlines()
+    assert told[0] == f"{len(lines)} wrong value(s):"
+    assert sorted(line.strip() for line in told[1:]) == sorted(
+        line.replace("`inner.share` or `variants.share`", "`variants.share` or `inner.share`") for line in lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"store: a\nchips: {}\nstore: b\n", "`store` is given twice, in line 1 and in line 3"),
+        (b"chips:\n  size_px: 16\n  size_px: 32\n", "`size_px` is given twice, in line 2 and in line 3"),
+        ("store: a".encode("utf-16"), "UTF-16 text, expected UTF-8"),
+        ("a: 1\nstore: käse".encode("cp1252"), "line 2 is not UTF-8 text (byte 0xe4)"),
+        ("store: 数据".encode("gbk"), "line 1 is not UTF-8 text"),
+        (b"chips:\n\tsize_px: 3\n", "line 2, column 1: .*tabs cannot indent"),
+        (b"a: [1, 2\n", "not valid YAML: line 2"),
+        (b"a: !!python/object:os.system {}\n", "not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_refused_by_line(tmp_path: Path, raw: bytes, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")) as refused:
+        read_yaml(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_mark_of_utf_8_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbfbase: &b {a: 1}\nother: {<<: *b, c: 2}\n")
+    assert read_yaml(path) == {"base": {"a": 1}, "other": {"a": 1, "c": 2}}
+
+
+def test_fields_without_effect_are_left_out_also_within() -> None:
+    class Tuned(Section):
+        """One field of two counts."""
+
+        without_effect = frozenset({"threads"})
+        steps: int = 3
+        threads: int = 2
+
+    class Whole(Section):
+        """Holds others."""
+
+        parts: tuple[Tuned, ...] = (Tuned(),)
+
+    assert effective(Whole()) == {"parts": [{"steps": 3}]}
