@@ -374,7 +374,9 @@ def _legend(reference: str, content: Any) -> ProductLegend:
     try:
         return ProductLegend.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"legend {reference}: {explain(error)}\nSee docs/land-cover.md for the form.") from error
+        raise ConfigError(
+            f"legend {reference}: {explain(error, ProductLegend, content)}\nSee docs/land-cover.md for the form."
+        ) from error
 
 
 def _csv_content(reference: str, text: str) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_classes_without_a_colour_get_distinct_ones(tmp_path: Path) -> None:
         ("x.yaml", "{name: x, licence: x, source: x, classes: [{code: 1, name: a, colour: red}]}", "classes.0.colour"),
         ("x.yaml", "{name: x, licence: x, source: x, tile_name: '(', classes: [{code: 1, name: a}]}", "not a regular expression"),
         ("x.yaml", "{name: x, licence: x, source: x, year_bands: [{num_bands: 3}], classes: [{code: 1, name: a}]}", "give the first year"),
-        ("x.yaml", "{name: x, licence: x, source: x, nodatta: [0], classes: [{code: 1, name: a}]}", "nodatta: Extra inputs"),
+        ("x.yaml", "{name: x, licence: x, source: x, nodatta: [0], classes: [{code: 1, name: a}]}", "nodatta: unknown key. Did you mean `nodata`"),
         ("x.yaml", "name: [", "not valid YAML"),
         ("x.csv", "code;common\n1;forest\n", r"columns \['code', 'common'\] found, expected code and name"),
         ("x.csv", "code,name,common\n1,maize, irrigated,forest\n", "line 2 has more cells than the header"),
