@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 
 from geokr_core.land_cover.legend import COMMON_LEGENDS
 from geokr_core.levir_kr.config import LevirKRConfig
-from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
+from geokr_core.levir_kr.dataset import CELLS_FILE, LevirKR, open_levir_kr, write_manifest
 from geokr_core.levir_kr.freeze import freeze
 from geokr_core.step.files import write_json
 from geokr_core.step.reporter import RecordingReporter
@@ -81,8 +81,8 @@ def _write_cells(folder: Path, side: int, unknown_columns: int) -> None:
     shared = np.minimum(ends[:, None, :], edges[1:, None]) - np.maximum(starts[:, None, :], edges[:-1, None])
     columns = np.floor(np.clip(shared, 0.0, None) * side * 255.0 + 1e-6).astype(np.uint8)
     columns[:, :unknown_columns] = 0
-    np.save(folder / "cells.npy", np.repeat(columns[:, None], side, axis=1))
-    write_json(folder / "manifest.json", {**frozen.manifest, "cells_per_side": side})
+    np.save(folder / CELLS_FILE, np.repeat(columns[:, None], side, axis=1))
+    write_manifest(folder, {**frozen.manifest, "cells_per_side": side})
 
 
 def _write_scene(

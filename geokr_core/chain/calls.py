@@ -71,7 +71,7 @@ class ChipsOfScene:
 
     def outputs(self, folders: "Folders") -> "SceneOutputs":
         """Where the shards lie, and what is recorded of them."""
-        from geokr_core.chips.outputs import chip_outputs
+        from geokr_core.scenes.scene_outputs import chip_outputs
 
         return chip_outputs(folders["chips"])
 
@@ -115,7 +115,7 @@ class ProportionsOfScene:
 
     def outputs(self, folders: "Folders") -> "SceneOutputs":
         """Where the proportions lie, and what is recorded of them."""
-        from geokr_core.proportions.count import proportion_outputs
+        from geokr_core.scenes.scene_outputs import proportion_outputs
 
         return proportion_outputs(folders["proportions"])
 
@@ -149,7 +149,7 @@ class ProportionsOfScene:
 
 
 def _has_shard(chips: Path, scene_id: str) -> bool:
-    from geokr_core.chips.outputs import chip_outputs
+    from geokr_core.scenes.scene_outputs import chip_outputs
 
     return chip_outputs(chips).whole(scene_id)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geokr_core.errors import MissingInputError, SceneRefusedError
+from geokr_core.land_cover.legend import FRACTION
 from geokr_core.proportions.config import AlignmentConfig
 from geokr_core.scenes.quarantine import quarantine_of
 from geokr_core.step.files import read_json
@@ -64,7 +65,7 @@ def fractions_sum_to_one(proportions: Path, chips: Path, scene_id: str) -> Findi
     if reason := quarantine_of(scene_id, proportions, chips):
         return Finding(True, f"Set aside, nothing to check: {reason}")
     table = _read_table(proportions / f"{scene_id}.parquet", "geokr proportions")
-    classes = [name for name in table.columns if name.startswith("fraction_")]
+    classes = [name for name in table.columns if name.startswith(FRACTION)]
     if not classes:
         return Finding(False, "No column `fraction_<class>`: the proportions are of another version; run them again.")
     fractions = table[classes].to_numpy(dtype=np.float64)

@@ -19,7 +19,6 @@ from rasterio.errors import RasterioError
 
 from geokr_core import __version__
 from geokr_core.chips.config import ChipsConfig
-from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.quality import ChipColumns, chip_sums, fractions
 from geokr_core.chips.scene_writer import SceneWriter
 from geokr_core.chips.shards import new_shard
@@ -30,7 +29,7 @@ from geokr_core.rasters.open_raster import open_raster
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.scenes.reader import SceneReader, open_scene
 from geokr_core.scenes.scene import Scene
-from geokr_core.scenes.scene_outputs import PIXELS, TABLE, SceneOutputs, SceneRecord
+from geokr_core.scenes.scene_outputs import PIXELS, TABLE, SceneOutputs, SceneRecord, chip_outputs
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter

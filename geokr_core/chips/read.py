@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.stretch import Stretch
 from geokr_core.errors import MissingInputError
 from geokr_core.scenes.reader import open_scene
 from geokr_core.scenes.scene import Scene
-from geokr_core.scenes.scene_outputs import PIXELS, scenes_in
+from geokr_core.scenes.scene_outputs import PIXELS, chip_outputs, scenes_in
 from geokr_core.step.summary import Summary
 
 

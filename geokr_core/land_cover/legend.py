@@ -10,7 +10,7 @@ import colorsys
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -28,6 +28,15 @@ from geokr_core.step.section import unknown_name
 from geokr_core.step.strict_yaml import parse_yaml
 
 GROUP = "geokr.legends"
+
+
+FRACTION = "fraction_"
+"""What the name of a column begins with that holds the share of a class; the rest is the class."""
+
+
+def fraction_columns(classes: Iterable[str]) -> list[str]:
+    """Names of the columns that hold the shares of classes, in their order."""
+    return [f"{FRACTION}{name}" for name in classes]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import shapely
 
 from geokr_core.errors import MissingInputError
 from geokr_core.levir_kr.config import LevirKRConfig
+from geokr_core.scenes.scene_outputs import TABLE, chip_outputs, proportion_outputs, scenes_in
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import whole_file
 
@@ -61,6 +62,7 @@ def write_catalogue(config: LevirKRConfig, chips: Path, proportions: Path, path:
 
     Raises:
         MissingInputError: a scene has a shard but no proportions, or no scene has both.
+        DamagedOutputError: a table is not what was written.
     """
     tally = Tally(0, 0, 0.0, 0.0)
     places = _Places(config)
@@ -88,18 +90,20 @@ def joined_scenes(chips: Path, proportions: Path) -> Iterator[pd.DataFrame]:
 
     Raises:
         MissingInputError: a scene has a shard but no proportions, or no scene has both.
+        DamagedOutputError: a table is not what was written.
     """
     found = False
-    for path in sorted(chips.glob("*.parquet")):
-        labels = proportions / path.name
-        if (proportions / f"{path.stem}.quarantine.json").exists():
+    shards, labels = chip_outputs(chips), proportion_outputs(proportions)
+    for scene_id in scenes_in(chips):
+        if labels.reason(scene_id) is not None:
             continue
-        if not labels.exists():
+        if not labels.whole(scene_id):
             raise MissingInputError(
-                f"{labels}: scene {path.stem} has chips but no proportions; run `geokr proportions`."
+                f"{labels.path(scene_id, TABLE)}: scene {scene_id} has chips but no proportions; run `geokr proportions`."
             )
         found = True
-        yield pd.read_parquet(path).merge(pd.read_parquet(labels), on="chip_id", validate="one_to_one")
+        rows, shares = shards.table(scene_id).to_pandas(), labels.table(scene_id).to_pandas()
+        yield rows.merge(shares, on="chip_id", validate="one_to_one")
     if not found:
         raise MissingInputError(
             f"{chips}: no scene has both chips and proportions; look at the quarantine of `geokr scenes`."

@@ -1,18 +1,28 @@
 """Freezing Levir-KR: chips and proportions become one data set with a manifest."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from geokr_core.errors import DatasetError
+from geokr_core.errors import DamagedOutputError, DatasetError
+from geokr_core.land_cover.legend import FRACTION
 from geokr_core.levir_kr.catalogue import read_catalogue, write_catalogue
 from geokr_core.levir_kr.config import LevirKRConfig
-from geokr_core.levir_kr.dataset import CELLS_FILE, LevirKR, open_levir_kr
+from geokr_core.levir_kr.dataset import CATALOGUE_FILE, CELLS_FILE, LevirKR, open_levir_kr, write_manifest
 from geokr_core.rasters.grid import METRES_PER_DEGREE
+from geokr_core.scenes.scene_outputs import (
+    CELLS,
+    CUT_FILE,
+    LEGEND_FILE,
+    SceneOutputs,
+    chip_outputs,
+    proportion_outputs,
+)
 from geokr_core.step.digests import file_md5
-from geokr_core.step.files import read_json, whole_folder, write_json
+from geokr_core.step.files import read_json, whole_folder
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
@@ -37,9 +47,11 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
     Raises:
         MissingInputError: a scene has a shard but no proportions.
         DatasetError: no chip survived the filters, or no training chip is left after the split.
+        DamagedOutputError: a file of a scene is not what was written.
+        OSError: the file system refused; an earlier data set is left as it was.
     """
     with whole_folder(out) as folder:
-        tally = write_catalogue(config, chips, proportions, folder / "catalogue.parquet")
+        tally = write_catalogue(config, chips, proportions, folder / CATALOGUE_FILE)
         if not tally.num_kept:
             raise DatasetError(
                 f"{proportions}: none of {tally.num_candidates} chips may enter Levir-KR: the least fraction without a class "
@@ -48,14 +60,14 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
                 "Check that scenes and land cover show the same ground, or relax `levir_kr`."
             )
         reporter.info(f"levir_kr: {tally.num_kept} of {tally.num_candidates} chips enter")
-        catalogue = read_catalogue(folder / "catalogue.parquet")
+        catalogue = read_catalogue(folder / CATALOGUE_FILE)
         _check_split(config, catalogue, reporter)
+        for outputs in (chip_outputs(chips), proportion_outputs(proportions)):
+            _require_whole(outputs, catalogue["scene_id"].unique())
         _write_cells(catalogue, proportions, folder / CELLS_FILE)
         manifest = _manifest(config, catalogue, chips, proportions, out)
-        write_json(folder / "manifest.json", manifest)
-        # Statistics need the reader, and the reader needs a manifest: write it first without them, then complete.
         mean, std = _channel_statistics(LevirKR(out, manifest, catalogue))
-        write_json(folder / "manifest.json", {**manifest, "channel_mean": mean, "channel_std": std})
+        write_manifest(folder, {**manifest, "channel_mean": mean, "channel_std": std})
     return _summary(catalogue, tally.num_candidates, open_levir_kr(out))
 
 
@@ -73,24 +85,55 @@ def _check_split(config: LevirKRConfig, catalogue: pd.DataFrame, reporter: Repor
 
 
 def _write_cells(catalogue: pd.DataFrame, proportions: Path, path: Path) -> None:
-    """Squares of all chips in catalogue order as one memory-mapped file, where they were counted."""
-    side = read_json(proportions / "legend.json")["config"].get("cells_per_side", 0)
+    """Squares of all chips in catalogue order as one file, where they were counted.
+
+    Written from front to back: a file that is mapped before it has its bytes ends the process when the disk is full.
+    """
+    side = read_json(proportions / LEGEND_FILE)["config"].get("cells_per_side", 0)
     if not side:
         return
-    num_classes = sum(column.startswith("fraction_") for column in catalogue.columns)
-    cells = np.lib.format.open_memmap(path, "w+", np.uint8, (len(catalogue), side, side, num_classes))
-    for scene_id, rows in catalogue.groupby("scene_id", sort=False, observed=True).indices.items():
-        of_scene = np.load(proportions / f"{scene_id}.cells.npy", mmap_mode="r", allow_pickle=False)
-        cells[rows] = of_scene[catalogue["row"].to_numpy()[rows]]
-    cells.flush()
+    labels = proportion_outputs(proportions)
+    shape = (side, side, sum(column.startswith(FRACTION) for column in catalogue.columns))
+    with path.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(catalogue), *shape)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        # The catalogue holds scene after scene, in the order of their chips.
+        for scene_id, rows in catalogue.groupby("scene_id", sort=False, observed=True)["row"]:
+            of_scene = labels.array(str(scene_id), CELLS)
+            if of_scene.shape[1:] != shape or rows.max() >= len(of_scene):
+                raise DamagedOutputError(
+                    f"{labels.path(str(scene_id), CELLS)}: shape {of_scene.shape} found, expected {shape} a chip and "
+                    f"{rows.max() + 1} chips or more; run `{labels.command}`."
+                )
+            stream.write(np.ascontiguousarray(of_scene[rows.to_numpy()]).data)
+
+
+def _require_whole(outputs: SceneOutputs, scene_ids: Iterable[str]) -> None:
+    """Refuse files that are not what their scene's record says; scenes without a record are believed."""
+    for scene_id in scene_ids:
+        faults = outputs.faults(scene_id) if outputs.record(scene_id) is not None else {}
+        for name, fault in faults.items():
+            raise DamagedOutputError(
+                f"{outputs.folder / name}: {fault}; run `{outputs.command}`, which makes the scene again."
+            )
+
+
+def _shard_md5s(catalogue: pd.DataFrame, chips: Path) -> dict[str, str]:
+    """md5 of every shard: the recorded one, after `_require_whole`."""
+    outputs, found = chip_outputs(chips), {}
+    pairs = catalogue[["shard", "scene_id"]].drop_duplicates().astype(str).sort_values("shard")
+    for shard, scene_id in pairs.itertuples(index=False):
+        record = outputs.record(scene_id)
+        recorded = record.files.get(shard) if record is not None else None
+        found[shard] = recorded or file_md5(chips / shard)
+    return found
 
 
 def _manifest(
     config: LevirKRConfig, catalogue: pd.DataFrame, chips: Path, proportions: Path, out: Path
 ) -> dict[str, Any]:
-    legend = read_json(proportions / "legend.json")
-    cut = read_json(chips / "cut.json")
-    shards = sorted(catalogue["shard"].unique())
+    legend = read_json(proportions / LEGEND_FILE)
+    cut = read_json(chips / CUT_FILE)
     return {
         "num_chips": len(catalogue),
         "num_train": int((catalogue["split"] == "train").sum()),
@@ -108,7 +151,7 @@ def _manifest(
         "gsd_m_min": round(float(catalogue["gsd_m"].min()), 3),
         "gsd_m_max": round(float(catalogue["gsd_m"].max()), 3),
         "chips_folder": Path("..", chips.name).as_posix() if chips.parent == out.parent else chips.resolve().as_posix(),
-        "shards": {name: file_md5(chips / name) for name in shards},
+        "shards": _shard_md5s(catalogue, chips),
         "config": {"levir_kr": as_plain(config), "chips": cut["config"], "proportions": legend["config"]},
     }
 

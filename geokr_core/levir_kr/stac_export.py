@@ -23,8 +23,9 @@ from pystac.validation import validate_dict
 from shapely.geometry.polygon import orient
 
 from geokr_core.errors import DatasetError
+from geokr_core.land_cover.legend import FRACTION, fraction_columns
 from geokr_core.levir_kr.catalogue import scenes_of
-from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
+from geokr_core.levir_kr.dataset import CATALOGUE_FILE, MANIFEST_FILE, LevirKR, open_levir_kr
 from geokr_core.rasters.grid import unwrap_lon
 from geokr_core.step.digests import file_md5, multihash
 from geokr_core.step.files import whole_file, whole_folder
@@ -67,7 +68,7 @@ def export_stac(levir_kr: Path, out: Path, reporter: Reporter = LOG, *, licence:
         OSError: the file system refused.
     """
     dataset = open_levir_kr(levir_kr)
-    path = levir_kr / "catalogue.parquet"
+    path = levir_kr / CATALOGUE_FILE
     columns = pq.read_schema(path).names
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
@@ -191,7 +192,7 @@ def _shard_asset(shard: Path, rows: pd.DataFrame, dataset: LevirKR, out: Path) -
 
 
 def _labels(rows: pd.DataFrame, footprints: np.ndarray, dataset: LevirKR) -> pd.DataFrame:
-    fractions = [f"fraction_{name}" for name in dataset.classes]
+    fractions = fraction_columns(dataset.classes)
     kept = [
         name
         for name in ("chip_id", "shard", "row", "split", "lon", "lat", "gsd_m", "transform", "num_cells",
@@ -229,11 +230,11 @@ def _label_fields(rows: pd.DataFrame, table: pd.DataFrame, dataset: LevirKR) -> 
         }
     ]
     for name in dataset.classes:
-        column = rows[f"fraction_{name}"]
+        column = rows[f"{FRACTION}{name}"]
         statistics = {"mean": column.mean(), "min": column.min(), "max": column.max()}
         overviews.append(
             {
-                "property_key": f"fraction_{name}",
+                "property_key": f"{FRACTION}{name}",
                 "statistics": [{"name": key, "value": round(float(value), 6)} for key, value in statistics.items()],
             }
         )
@@ -241,7 +242,7 @@ def _label_fields(rows: pd.DataFrame, table: pd.DataFrame, dataset: LevirKR) -> 
         "label:type": "vector",
         "label:tasks": ["regression", "classification"],
         "label:methods": ["automated"],
-        "label:properties": ["largest_class", *(f"fraction_{name}" for name in dataset.classes)],
+        "label:properties": ["largest_class", *fraction_columns(dataset.classes)],
         "label:classes": [{"name": "largest_class", "classes": list(dataset.classes)}],
         "label:overviews": overviews,
         "label:description": (
@@ -386,8 +387,8 @@ def _collection(dataset: LevirKR, items: list[pystac.Item], out: Path, licence: 
     )
     base = out.resolve()
     for key, name, kind, title in (
-        ("manifest", "manifest.json", "application/json", "Counts, legend, md5 of every shard, configuration"),
-        ("catalogue", "catalogue.parquet", PARQUET, "GeoParquet: all chips with every column"),
+        ("manifest", MANIFEST_FILE, "application/json", "Counts, legend, md5 of every shard, configuration"),
+        ("catalogue", CATALOGUE_FILE, PARQUET, "GeoParquet: all chips with every column"),
     ):
         path = dataset.folder.resolve() / name
         collection.add_asset(

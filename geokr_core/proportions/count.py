@@ -4,7 +4,6 @@ Which ground is of which class is found out in ``counting``; here are the files,
 columns of a row.
 """
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,20 @@ import pyarrow.parquet as pq
 import shapely
 
 from geokr_core import __version__
-from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.read import read_rows, shard_ids
 from geokr_core.errors import LandCoverError
+from geokr_core.land_cover.legend import FRACTION, fraction_columns
 from geokr_core.land_cover.product import LandCover, Product, open_land_cover
 from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.seams import TileCells
 from geokr_core.proportions.tiles import look_up
 from geokr_core.proportions.windows import Windows
-from geokr_core.scenes.scene_outputs import CELLS, PIXELS, TABLE, SceneOutputs
+from geokr_core.scenes.scene_outputs import CELLS, LEGEND_FILE, PIXELS, TABLE, chip_outputs, proportion_outputs
 from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
-
-LEGEND_FILE = "legend.json"
-"""The classes, the products and the settings that all proportions of a folder share."""
-
-FRACTION = "fraction_"
-"""What the names of the columns of class shares begin with."""
 
 _CHIPS_PER_PART = 512
 """Chips whose squares are counted at a time, to bound memory."""
@@ -144,12 +137,6 @@ def _nothing_known(product: Product, rows: pd.DataFrame, counted: pd.DataFrame) 
         f"no known land cover of product {product.config.name!r} under any of {len(rows)} chips ({shares}); they lie at "
         f"{south:.3f}…{north:.3f}° N, {west:.3f}…{east:.3f}° E, the tiles at {_extent(product)}"
     )
-
-
-@lru_cache(maxsize=16)
-def proportion_outputs(out: Path) -> SceneOutputs:
-    """The folder of proportions ``out``; one value a process, so that its memory of checksums is read once."""
-    return SceneOutputs(out, (CELLS, TABLE), shared=LEGEND_FILE, command="geokr proportions")
 
 
 def is_scene_current(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str, out: Path) -> bool:
@@ -283,7 +270,7 @@ def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:
     from geokr_core.pictures.images import panel
 
     legend = read_json(out / LEGEND_FILE)
-    fractions = table[[f"{FRACTION}{name}" for name in legend["classes"]]].to_numpy()
+    fractions = table[fraction_columns(legend["classes"])].to_numpy()
     rows = read_rows(chips, scene_id)
     images = chip_outputs(chips).array(scene_id, PIXELS)
     chosen = np.linspace(0, len(images) - 1, min(24, len(images))).astype(int)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ QUARANTINE = ".quarantine.json"
 
 RECORD = ".record.json"
 """Ending of the record of a scene that has one."""
+
+
+CUT_FILE = "cut.json"
+"""How all scenes were cut, in the folder of shards."""
+
+LEGEND_FILE = "legend.json"
+"""The classes, the products and the settings that all proportions of a folder share."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class SceneOutputs:
 
     @cached_property
     def _checksums(self) -> Checksums:
-        return Checksums(self.folder.parent / ".state" / "checksums" / f"{self.folder.name}.json")
+        return Checksums(checksums_memory(self.folder))
 
     def path(self, scene_id: str, ending: str) -> Path:
         """Where a file of a scene lies once it is whole."""
@@ -341,6 +348,18 @@ class Unfinished:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=16)
+def chip_outputs(folder: Path) -> SceneOutputs:
+    """A folder of shards; one value a process, so that its memory of checksums is read once."""
+    return SceneOutputs(folder, (PIXELS, TABLE), shared=CUT_FILE, command="geokr chips")
+
+
+@lru_cache(maxsize=16)
+def proportion_outputs(folder: Path) -> SceneOutputs:
+    """A folder of proportions; one value a process, so that its memory of checksums is read once."""
+    return SceneOutputs(folder, (CELLS, TABLE), shared=LEGEND_FILE, command="geokr proportions")
+
+
 def _read_record(path: Path, scene_id: str) -> SceneRecord | None:
     """A record; None where it is damaged, or another scene's. Raises FileNotFoundError where there is none."""
     try:
@@ -351,6 +370,11 @@ def _read_record(path: Path, scene_id: str) -> SceneRecord | None:
         return SceneRecord(**content)
     except (ValueError, KeyError, AttributeError, TypeError):
         return None
+
+
+def checksums_memory(folder: Path) -> Path:
+    """Where the checksums of the files in a step's output are remembered."""
+    return folder.parent / ".state" / "checksums" / f"{folder.name}.json"
 
 
 def mapped_array(path: Path) -> np.ndarray:

@@ -18,13 +18,13 @@ from rasterio.windows import Window
 from geokr_core.bench.ingest import peak_memory_mb
 from geokr_core.chips.config import ChipsConfig
 from geokr_core.chips.cut import cut_scene, is_scene_current
-from geokr_core.chips.outputs import chip_outputs
 from geokr_core.chips.read import read_rows
 from geokr_core.chips.windows import in_order
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import take_inventory, usable_scenes
 from geokr_core.scenes.reader import SceneReader
 from geokr_core.scenes.scene import Scene
+from geokr_core.scenes.scene_outputs import chip_outputs
 from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster

@@ -1,5 +1,10 @@
 """Freezing Levir-KR: what enters, how places are held out, and that rows and pixels stay together."""
 
+import io
+import os
+import re
+import resource
+import signal
 from pathlib import Path
 
 import geopandas as gpd
@@ -9,12 +14,13 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from geokr_core.errors import DatasetError, MissingInputError
+from geokr_core.errors import DamagedOutputError, DatasetError, MissingInputError
 from geokr_core.levir_kr.catalogue import scenes_of
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.levir_kr.freeze import freeze
-from geokr_core.step.digests import data_version
+from geokr_core.scenes.scene_outputs import chip_outputs
+from geokr_core.step.digests import data_version, file_md5
 from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
@@ -150,3 +156,99 @@ def test_more_scenes_than_open_files_are_granted_can_be_read(tmp_path: Path, mon
     assert psutil.Process().num_fds() - before <= 64
     for row in (0, len(rows) - 1):
         assert np.array_equal(data.images(rows[row : row + 1])[0], images[row])
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 255
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "catalogue.parquet", "cells.npy"])
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "emptied", "other bytes"])
+def test_a_damaged_file_of_the_data_set_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24, cells_per_side=8)
+    assert open_levir_kr(store.folder).damaged(deep=True) == {}
+    path = store.folder / name
+    if damage == "flipped":
+        flip(path, at=path.stat().st_size // 2)
+    elif damage == "other bytes":
+        path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
+    else:
+        os.truncate(path, path.stat().st_size // 2 if damage == "cut off" else 0)
+    with pytest.raises(DatasetError, match=rf"{re.escape(str(path))}: .*run `geokr levir-kr` again"):
+        open_levir_kr(store.folder).cells(np.array([0]))
+    refreeze(tmp_path)
+    assert open_levir_kr(store.folder).damaged(deep=True) == {}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_shard_that_is_not_the_frozen_one_is_named(tmp_path: Path, deep: bool) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24)
+    flip(tmp_path / "chips" / "scene1.npy", at=-1)
+    assert list(store.damaged(deep=deep)) == [str(tmp_path / "chips" / "scene1.npy")]
+
+
+def test_a_shard_of_another_kind_is_named_where_it_is_read(tmp_path: Path) -> None:
+    store = make_levir_kr(tmp_path, num_chips=24, num_scenes=2)
+    path, last = tmp_path / "chips" / "scene1.npy", np.array([23])
+    shard = np.load(path)
+    for wrong, words in (
+        (shard[:5], "5 chips found, the catalogue knows 12 or more"),
+        (shard[:, :8], r"chips of \(8, 32, 3\) found, expected \(32, 32, 3\)"),
+        (shard.astype(np.float32), "holds float32, expected uint8"),
+    ):
+        np.save(path, wrong)
+        with pytest.raises(DatasetError, match=rf"scene1\.npy: .*{words}"):
+            open_levir_kr(store.folder).images(last)
+    np.save(path, np.array([None], dtype=object), allow_pickle=True)
+    with pytest.raises(DatasetError, match=r"scene1\.npy: .*[Oo]bject"):
+        open_levir_kr(store.folder).images(last)
+    os.truncate(path, 3)
+    with pytest.raises(DatasetError, match=r"scene1\.npy: "):
+        open_levir_kr(store.folder).images(last)
+
+
+def test_damaged_outputs_of_a_scene_are_not_frozen(tmp_path: Path) -> None:
+    make_levir_kr(tmp_path, num_chips=24)
+    outputs = chip_outputs(tmp_path / "chips")
+    pixels = np.load(tmp_path / "chips" / "scene0.npy")
+    table = (tmp_path / "chips" / "scene0.parquet").read_bytes()
+    with outputs.making("scene0", "inputs", (".npy", ".parquet")) as unfinished:
+        with unfinished.paths[".npy"].open("wb") as stream:
+            np.save(stream, pixels)
+        unfinished.paths[".parquet"].write_bytes(table)
+    refreeze(tmp_path)
+    frozen = open_levir_kr(tmp_path / "levir_kr").manifest["shards"]["scene0.npy"]
+    assert frozen == file_md5(tmp_path / "chips" / "scene0.npy")
+    before = data_version(tmp_path / "levir_kr")
+    flip(tmp_path / "chips" / "scene0.npy", at=-1)
+    with pytest.raises(DamagedOutputError, match=r"scene0\.npy: not the bytes.*run `geokr chips`"):
+        refreeze(tmp_path)
+    flip(tmp_path / "chips" / "scene0.npy", at=-1)
+    flip(tmp_path / "chips" / "scene0.parquet", at=40)
+    with pytest.raises(DamagedOutputError, match=r"scene0\.parquet: not the bytes"):
+        refreeze(tmp_path)
+    assert data_version(tmp_path / "levir_kr") == before
+
+
+def test_squares_are_byte_for_byte_what_numpy_saves(tmp_path: Path) -> None:
+    test_squares_are_frozen_in_the_order_of_the_catalogue(tmp_path)
+    path, again = tmp_path / "levir_kr" / "cells.npy", io.BytesIO()
+    np.save(again, np.load(path))
+    assert again.getvalue() == path.read_bytes()
+
+
+def test_a_full_disk_ends_freezing_with_an_error_and_leaves_the_earlier_data_set(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    test_squares_are_frozen_in_the_order_of_the_catalogue(tmp_path)
+    before = data_version(tmp_path / "levir_kr")
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limit[1]))
+        with pytest.raises(OSError, match="too large"):
+            refreeze(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert data_version(tmp_path / "levir_kr") == before

@@ -16,6 +16,7 @@ from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.results import RESULT_COLUMNS, write_tables
 from geokr_core.evaluation.statistics import differences, summarise
 from geokr_core.evaluation.task_kinds import KNOWN_METRICS
+from geokr_core.levir_kr.dataset import write_manifest
 from geokr_core.pictures.charts import chart_legend, initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
 from geokr_core.report.config import ReportConfig
@@ -179,7 +180,7 @@ def test_generated_data_are_said_to_be_generated_and_only_they(inputs: dict[str,
     assert "The data are generated." in text
     manifest = inputs["levir_kr"] / "manifest.json"
     content = read_json(manifest)
-    write_json(manifest, content | {"generated_world": False})
+    write_manifest(manifest.parent, content | {"generated_world": False})
     try:
         text, _ = written(inputs, tmp_path / "report", num_example_chips=0)
     finally:
