@@ -3,6 +3,7 @@
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from geokr_core.rasters.checksums import Mark, file_mark
@@ -27,10 +28,10 @@ class Listing:
             else:
                 paths = [PurePosixPath(root).with_name(name).as_posix() for name in self._beginning_with(root)]
             for path in paths:
-                try:
-                    found[path] = file_mark(self._folder / path)
-                except OSError:
-                    continue  # a link to nothing, or removed this moment; whoever needs it will say so
+                # What is a link to nothing, or was removed this moment, is refused by whoever needs it.
+                with suppress(OSError):
+                    if (self._folder / path).is_file():
+                        found[path] = file_mark(self._folder / path)
         return found
 
     def digest(self, roots: Sequence[str]) -> str:
@@ -41,7 +42,7 @@ class Listing:
         place, stem = str(PurePosixPath(root).parent), PurePosixPath(root).name
         if place not in self._names:
             listed = os.scandir(self._folder / place) if (self._folder / place).is_dir() else ()
-            self._names[place] = sorted(e.name for e in listed if e.is_file() and not is_leftover(e.name))
+            self._names[place] = sorted(entry.name for entry in listed if not is_leftover(entry.name))
         names = self._names[place]
         result = []
         for name in names[bisect_left(names, stem) :]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from hypothesis import given, settings
@@ -504,3 +505,77 @@ def test_the_index_is_the_same_bytes_with_and_without_memory(tmp_path: Path) -> 
     os.utime(tmp_path / "lc" / "n48_30_2020lc030.tif")
     index(tmp_path)
     assert data_version(tmp_path / "index") == version
+
+
+def masked(path: Path, hidden: slice) -> None:
+    mask = np.ones((8, 8), bool)
+    mask[hidden] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
+        target.write_mask(mask)
+
+
+@pytest.mark.parametrize("beside", ["internal mask", "mask file", "alpha"])
+def test_a_tile_may_say_no_data_in_several_ways_at_once(tmp_path: Path, beside: str) -> None:
+    """GDAL honours the first alone: an alpha band beside a declared code, or a declared code beside a mask, would be lost."""
+    codes = np.full((1, 8, 8), 20, np.uint8)
+    codes[0, :2] = 77  # a filler that no legend knows
+    alpha = np.full((1, 8, 8), 255, np.uint8)
+    alpha[0, 6:] = 0
+    path = tmp_path / "lc" / "a.tif"
+    if beside == "alpha":
+        tile(path, np.concatenate([codes, alpha]), nodata=77, photometric="MINISBLACK", ALPHA="YES")
+    else:
+        tile(path, codes, nodata=77)
+    if beside == "internal mask":
+        masked(path, slice(6, 8))
+    elif beside == "mask file":
+        tile(tmp_path / "lc" / "mask.tif", alpha).rename(tmp_path / "lc" / "a.tif.msk")
+    index(tmp_path, year=2020)
+    (one,) = opened(tmp_path).tiles
+    unknown = whole(tmp_path, one) == UNKNOWN
+    assert unknown.all(axis=1).tolist() == [True] * 2 + [False] * 4 + [True] * 2
+    assert not unknown[2:6].any()
+
+
+@pytest.mark.parametrize("files", ["**/*", "*.tif"])
+def test_leftovers_among_tiles_are_passed_over_with_a_warning(tmp_path: Path, files: str) -> None:
+    tile(tmp_path / "lc" / "a.tif", np.full((1, 8, 8), 20, np.uint8))
+    (tmp_path / "lc" / "._a.tif").write_bytes(bytes(126))
+    (tmp_path / "lc" / "a.tif.aux.xml").write_text("<PAMDataset/>")
+    summary = index(tmp_path, files=files, year=2020)
+    assert summary.numbers["num_tiles"] == 1
+    assert any("passed over (1 file(s), e.g. ._a.tif)" in warning for warning in summary.warnings)
+
+
+def test_a_tile_that_is_listed_but_not_there_is_an_error(tmp_path: Path) -> None:
+    tile(tmp_path / "lc" / "a.tif", np.full((1, 8, 8), 20, np.uint8))
+    (tmp_path / "lc" / "b.tif").symlink_to("unfetched.tif")
+    with pytest.raises(LandCoverError, match=r"b\.tif: a link to unfetched\.tif, where there is nothing.*1 such tile"):
+        index(tmp_path, files="**/*.tif", year=2020)
+    (tmp_path / "lc" / "b.tif").unlink()
+    (tmp_path / "lc" / "disk2").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(LandCoverError, match="disk2: a link to"):
+        index(tmp_path, files="**/*.tif", year=2020)
+
+
+def test_tiles_behind_a_linked_folder_are_found_once(tmp_path: Path) -> None:
+    tile(tmp_path / "disk" / "a.tif", np.full((1, 8, 8), 20, np.uint8))
+    (tmp_path / "lc").mkdir()
+    (tmp_path / "lc" / "archive").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "lc")
+    assert index(tmp_path, files="**/*.tif", year=2020).numbers["num_tiles"] == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("data type 'x' not understood"), ValueError(), MemoryError()])
+def test_whatever_a_library_raises_over_a_tile_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from geokr_core.land_cover import tile_index
+
+    def broken(*_: object) -> object:
+        raise error
+
+    tile(tmp_path / "lc" / "a.tif", np.full((1, 8, 8), 20, np.uint8))
+    monkeypatch.setattr(tile_index, "_num_bands", broken)
+    with pytest.raises(LandCoverError, match=rf"a\.tif: cannot be read: {type(error).__name__}"):
+        index(tmp_path, year=2020)
