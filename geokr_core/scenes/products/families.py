@@ -93,7 +93,7 @@ def scene_heads(paths: Iterable[str], product: str) -> dict[str, tuple[str, str]
         elif (root := found.root(path)) not in roots:
             roots.add(root)
             heads[path] = (name, root)
-    many_files = [found for found in map(family, family_names()) if found.one_file_a_band]
+    many_files = [family(name) for name in {name for name, _ in heads.values()}]
     for path in rest:
         if not any(root in roots for found in many_files for root in found.roots_of(path)):
             heads[path] = (recognise(path, product), path)
