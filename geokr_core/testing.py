@@ -16,7 +16,8 @@ from geokr_core.land_cover.legend import COMMON_LEGENDS
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.levir_kr.dataset import CELLS_FILE, LevirKR, open_levir_kr, write_manifest
 from geokr_core.levir_kr.freeze import freeze
-from geokr_core.step.files import write_json
+from geokr_core.step.digests import file_md5
+from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 
 
@@ -281,7 +282,34 @@ def make_pretraining(folder: Path, dataset: LevirKR, *, architecture: str = "squ
     }
     write_json(run / "run.json", result | description)
     write_json(folder / "runs.json", [result])
+    record_files(folder)
     return folder
+
+
+def record_files(pretraining: Path) -> None:
+    """Record the files of every run as they are now, as a pretraining does when a run ends.
+
+    Args:
+        pretraining: folder of ``runs.json`` and the runs.
+    """
+    runs = [
+        {**run, "files": {path.name: file_md5(path) for path in sorted((pretraining / run["folder"]).iterdir())}}
+        for run in read_json(pretraining / "runs.json")
+    ]
+    write_json(pretraining / "runs.json", runs)
+
+
+def redescribe(bundle: Path, **changes: object) -> None:
+    """Change what a bundle says about itself, digest included, so that only what it says is wrong.
+
+    Args:
+        bundle: the folder.
+        changes: fields of ``backbone.json``.
+    """
+    from geokr_core.backbone.loader.geokr_backbone import description_digest
+
+    description = {**read_json(bundle / "backbone.json"), **changes}
+    write_json(bundle / "backbone.json", {**description, "description_sha256": description_digest(description)})
 
 
 def make_image_set(

@@ -5,8 +5,8 @@ A bundle is a folder that explains and checks itself and that loads where this p
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from geokr_core.backbone.bundle import (
     BUNDLE_FILES,
     DESCRIPTION,
+    FORMAT_VERSION,
     GOLDEN,
     GOLDEN_TOLERANCE,
-    LICENCE,
     LOADER,
     MODEL_CARD,
     NORMALISATION,
@@ -33,9 +33,10 @@ from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.backbone.stac_item import stac_item
 from geokr_core.errors import BackboneError, MissingInputError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
-from geokr_core.networks.architectures import feature_dim
+from geokr_core.networks.architectures import ArchitectureSpec, feature_dim, spec_of
 from geokr_core.networks.network import build, pooled
-from geokr_core.networks.weights import load_weights
+from geokr_core.networks.runtime import one_thread
+from geokr_core.networks.weights import load_weights, require_unchanged
 from geokr_core.pictures.images import png
 from geokr_core.step.digests import sha256
 from geokr_core.step.files import read_json, whole_file, whole_folder, write_json
@@ -47,11 +48,23 @@ _GOLDEN_SHAPE: Final = (4, 64)
 """Images and side in pixels; 64 px is the least that leaves VGG's last pooling more than one cell."""
 
 _BAND_RANGE_UM: Final[Mapping[str, str]] = {
-    "coastal": "0.40-0.45", "blue": "0.45-0.50", "green": "0.50-0.60", "yellow": "0.58-0.62", "red": "0.60-0.70",
-    "pan": "0.50-0.70", "rededge": "0.70-0.79", "nir": "0.75-1.00", "nir08": "0.75-0.90", "nir09": "0.85-1.05",
-    "cirrus": "1.35-1.40", "swir16": "1.55-1.75", "swir22": "2.10-2.30", "lwir": "10.5-12.5",
-    "lwir11": "10.5-11.5", "lwir12": "11.5-12.5",
-}  # fmt: skip
+    "coastal": "0.40-0.45",
+    "blue": "0.45-0.50",
+    "green": "0.50-0.60",
+    "yellow": "0.58-0.62",
+    "red": "0.60-0.70",
+    "pan": "0.50-0.70",
+    "rededge": "0.70-0.79",
+    "nir": "0.75-1.00",
+    "nir08": "0.75-0.90",
+    "nir09": "0.85-1.05",
+    "cirrus": "1.35-1.40",
+    "swir16": "1.55-1.75",
+    "swir22": "2.10-2.30",
+    "lwir": "10.5-12.5",
+    "lwir11": "10.5-11.5",
+    "lwir12": "11.5-12.5",
+}
 """Wavelengths in micrometres that go by each common name: STAC Electro-Optical extension 1.1, "Common Band Names"."""
 
 
@@ -72,8 +85,8 @@ def build_bundle(
 
     Raises:
         MissingInputError: an input has not been made.
-        BackboneError: bands, statistics or data version of run and data set differ, the weights do not fit the
-            architecture, or their features are not finite.
+        BackboneError: bands, statistics or data version of run and data set differ, the weights are not those that the
+            run recorded or do not fit the architecture, or their features are not finite.
     """
     dataset = open_levir_kr(levir_kr)
     run = _first_run(pretraining)
@@ -91,7 +104,9 @@ def build_bundle(
         _write_text(folder / MODEL_CARD, _model_card(description, dataset))
         write_json(folder / STAC_ITEM, stac_item(description, dataset, folder / WEIGHTS))
         digests = {name: sha256(folder / name) for name in BUNDLE_FILES if name != DESCRIPTION}
-        write_json(folder / DESCRIPTION, {**description, "sha256": digests})
+        description = {**description, "sha256": digests}
+        digest = geokr_backbone.description_digest(description)
+        write_json(folder / DESCRIPTION, {**description, "description_sha256": digest})
         verify_bundle(folder)
     return _summary(out, description, module)
 
@@ -108,6 +123,9 @@ def _first_run(pretraining: Path) -> dict[str, Any]:
     folder = pretraining / f"geokr-seed{runs[0]['seed']}"
     if not (folder / "run.json").is_file():
         raise MissingInputError(f"{folder}: the run is incomplete (run.json); run `geokr pretrain` again.")
+    # Runs of earlier versions recorded nothing of their files.
+    for name, md5 in runs[0].get("files", {}).items():
+        require_unchanged(folder / name, md5)
     return {**read_json(folder / "run.json"), **runs[0], "folder": folder}
 
 
@@ -128,17 +146,6 @@ def _require_same_data(run: Mapping[str, Any], dataset: LevirKR) -> None:
         )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the number of cores: the golden features must be the same bytes in each run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _write_golden(module: nn.Module, dataset: LevirKR, path: Path) -> None:
     num_images, side = _GOLDEN_SHAPE
     shape = (num_images, len(dataset.bands), side, side)
@@ -146,7 +153,7 @@ def _write_golden(module: nn.Module, dataset: LevirKR, path: Path) -> None:
     mean = torch.from_numpy(dataset.channel_mean).view(1, -1, 1, 1)
     std = torch.from_numpy(dataset.channel_std).view(1, -1, 1, 1)
     prepared: Tensor = (images.float() / 255 - mean) / std
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         features = pooled(module, prepared, "last").clone()
     if not bool(torch.isfinite(features).all()):
         raise BackboneError(
@@ -161,10 +168,11 @@ def _describe(config: BackboneConfig, dataset: LevirKR, run: Mapping[str, Any], 
     manifest = dataset.manifest
     architecture = str(run["architecture"])
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "model_name": config.model_name,
         "description": config.description,
         "architecture": architecture,
+        "network": loading(spec_of(architecture)),
         "feature_dim": feature_dim(architecture),
         "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
         "bands": list(dataset.bands),
@@ -185,18 +193,27 @@ def _describe(config: BackboneConfig, dataset: LevirKR, run: Mapping[str, Any], 
         "generated_world": bool(manifest.get("generated_world", False)),
         "golden_tolerance": GOLDEN_TOLERANCE,
         "pretraining": {"variant": run["variant"], "seed": run["seed"], "config": run["config"]},
-        "licence": LICENCE,
+        "licence": config.licence,
+    }
+
+
+def loading(spec: ArchitectureSpec) -> dict[str, Any]:
+    """What a bundle says about its network, so that its loader needs no table of architectures."""
+    return {
+        "first_layer": spec.first_layer,
+        "loads_into": [asdict(upstream) for upstream in spec.upstreams],
     }
 
 
 def _model_card(description: Mapping[str, Any], dataset: LevirKR) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loaders = {"torchvision": "into_torchvision()"}
-    if description["architecture"] in geokr_backbone.LOADS_INTO["timm"]:
-        loaders["timm"] = "into_timm()"
-    if description["architecture"] in geokr_backbone.LOADS_INTO["smp"]:
-        loaders["segmentation-models-pytorch"] = 'into_smp(decoder="Unet", classes=6)'
+    calls = {
+        "torchvision": ("torchvision", "into_torchvision()"),
+        "timm": ("timm", "into_timm()"),
+        "smp": ("segmentation-models-pytorch", 'into_smp(decoder="Unet", classes=6)'),
+    }
+    loaders = dict(calls[row["library"]] for row in description["network"]["loads_into"])
     products = [
         str(product["name"]) if isinstance(product, Mapping) else str(product)
         for product in dataset.manifest["products"]

@@ -3,16 +3,17 @@
 Not here: writing one (``backbone.build``).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from safetensors import SafetensorError
+from torch import nn
 
 from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.errors import BackboneError, MissingInputError
+from geokr_core.networks.network import build
 from geokr_core.step.digests import data_version
 
 WEIGHTS: Final = "backbone.safetensors"
@@ -24,7 +25,8 @@ LOADER: Final = "geokr_backbone.py"
 BUNDLE_FILES: Final = (WEIGHTS, DESCRIPTION, GOLDEN, MODEL_CARD, STAC_ITEM, LOADER)
 
 NORMALISATION: Final = "x = (uint8 / 255 - mean) / std, each band with its own mean and std"
-LICENCE: Final = "Apache-2.0"
+FORMAT_VERSION: Final = 2
+"""Of the bundles that are written; which ones are read: ``geokr_backbone.FORMAT_VERSIONS``."""
 GOLDEN_TOLERANCE: Final = 1e-4
 """Largest difference of golden features, relative to the largest one: processors differ in the last digits of fp32."""
 
@@ -36,7 +38,8 @@ class Bundle:
     Attributes:
         folder: where its files lie.
         model_name: name in the model registry.
-        architecture: torchvision's name of the network.
+        architecture: name of the network, as ``networks.architectures.spec_of`` takes it.
+        libraries: libraries that the weights load into, the one that it was trained with first.
         bands: common band names in channel order.
         mean: float32 (C,), of the training chips scaled to 0-1.
         std: float32 (C,), likewise.
@@ -51,6 +54,7 @@ class Bundle:
     folder: Path
     model_name: str
     architecture: str
+    libraries: tuple[str, ...]
     bands: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
@@ -66,35 +70,24 @@ class Bundle:
         """DVC's hash of the bundle itself, by which the registry and the results know it."""
         return data_version(self.folder)
 
-    def require_bands(self, bands: Sequence[str]) -> None:
-        """Refuse images of other bands, or of the same bands in another order.
-
-        Raises:
-            BackboneError: they differ from `bands`.
-        """
-        if tuple(bands) != self.bands:
-            raise BackboneError(
-                f"{self.folder}: the backbone reads the bands {', '.join(self.bands)} in this order, "
-                f"found {', '.join(bands) or 'none'}. Select or reorder the bands, or pretrain with `chips.bands` as "
-                "found."
-            )
-
 
 def open_bundle(folder: Path) -> Bundle:
-    """Open a bundle without checking its bytes; see `verify_bundle` for that.
+    """Open a bundle whose files are those that were written; `verify_bundle` also tries the weights.
 
     Raises:
         MissingInputError: there is none in ``folder``.
-        BackboneError: its ``backbone.json`` is damaged.
+        BackboneError: a file is missing or changed, or the format is not known.
     """
     if not (folder / DESCRIPTION).is_file():
         raise MissingInputError(f"{folder}: no backbone bundle there ({DESCRIPTION}); run `geokr backbone` first.")
     try:
         content = geokr_backbone.describe(folder)
+        geokr_backbone.check_files(folder)
         return Bundle(
             folder=folder,
             model_name=str(content["model_name"]),
             architecture=str(content["architecture"]),
+            libraries=tuple(str(row["library"]) for row in content["network"]["loads_into"]),
             bands=tuple(content["bands"]),
             mean=np.asarray(content["mean"], dtype=np.float32),
             std=np.asarray(content["std"], dtype=np.float32),
@@ -105,7 +98,9 @@ def open_bundle(folder: Path) -> Bundle:
             data_version=str(content["data_version"]),
             feature_dim=int(content["feature_dim"]),
         )
-    except (KeyError, TypeError, geokr_backbone.BundleError) as error:
+    except geokr_backbone.BundleError as error:
+        raise BackboneError(f"The bundle is refused: {error} Or build it anew: `geokr backbone --force`.") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise BackboneError(
             f"{folder / DESCRIPTION}: damaged or of another kind ({error}); build or download it again."
         ) from error
@@ -120,8 +115,13 @@ def verify_bundle(folder: Path) -> None:
         MissingInputError: there is no bundle in ``folder``.
         BackboneError: a file is missing or changed, or the golden features do not come out.
     """
-    open_bundle(folder)
+    bundle = open_bundle(folder)
     try:
-        geokr_backbone.verify(folder)
+        geokr_backbone.verify(folder, None if bundle.libraries else _own_network(bundle))
     except (geokr_backbone.BundleError, SafetensorError, KeyError, RuntimeError) as error:
         raise BackboneError(f"The bundle is refused: {error}") from error
+
+
+def _own_network(bundle: Bundle) -> nn.Module:
+    """The filled network of an architecture that no library has."""
+    return geokr_backbone.load_into(build(bundle.architecture, len(bundle.bands)), bundle.folder)

@@ -18,7 +18,7 @@ from geokr_core.networks.batchnorm import recalibrate_on
 from geokr_core.networks.network import build
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime, device_of
-from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights
+from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights, require_unchanged
 from geokr_core.step.files import read_json
 
 
@@ -52,6 +52,7 @@ class Starts:
         self._folder = pretraining
         self._imagenet = config.imagenet_weights
         self._runs: dict[str, list[Mapping[str, Any]]] = {}
+        self._unchanged: set[Path] = set()
 
     def of(self, initialisation: Initialisation, seed: int) -> Start:
         """The start of ``initialisation`` for evaluation seed ``seed``."""
@@ -60,13 +61,22 @@ class Starts:
             weights = imagenet_weights(self._bundle.architecture, self._imagenet)
         elif initialisation not in UNTRAINED:
             runs = self._of_variant(initialisation)
-            weights = self._folder / str(runs[seed % len(runs)]["folder"]) / "backbone.safetensors"
+            run = runs[seed % len(runs)]
+            weights = self._folder / str(run["folder"]) / "backbone.safetensors"
             if not weights.is_file():
                 raise EvaluationError(
                     f"{weights}: no such file, but runs.json lists it; expected the weights of every run. "
                     "Run `geokr pretrain --force`."
                 )
+            self._require_recorded(weights, run)
         return start_of(self._bundle, initialisation, seed, weights)
+
+    def _require_recorded(self, weights: Path, run: Mapping[str, Any]) -> None:
+        """Refuse weights that are not those that the run left; runs of earlier versions recorded nothing of them."""
+        md5 = run.get("files", {}).get(weights.name)
+        if md5 is not None and weights not in self._unchanged:
+            require_unchanged(weights, md5)
+            self._unchanged.add(weights)
 
     def _of_variant(self, variant: str) -> list[Mapping[str, Any]]:
         if variant in self._runs:

@@ -40,8 +40,7 @@ class Upstream:
         options: further arguments to build it with.
         replaced: modules behind the last stage by name, and what takes their place, so that the network, called on
             images, returns the pooled last stage.
-        renamed: pairs of a regular expression and its replacement; the first one that matches a whole key of the delivered
-            weights gives the key in this network. Keys that none matches keep their name.
+        renamed: how keys of the delivered weights begin, and how they begin in this network; other keys are the same.
         inside: name of the module that the weights are loaded into; empty: the network itself.
     """
 
@@ -49,7 +48,7 @@ class Upstream:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     replaced: Mapping[str, Replacement] = field(default_factory=dict)
-    renamed: tuple[tuple[str, str], ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     inside: str = ""
 
 
@@ -222,11 +221,36 @@ _SQUEEZENET1_1 = ArchitectureSpec(
     imagenet=ImageNetWeights("squeezenet1_1-b8a52dc0.pth"),
 )
 
+
+def _convnext_tiny_in_timm() -> dict[str, str]:
+    parts = {
+        "layer_scale": "gamma",
+        "block.0.": "conv_dw.",
+        "block.2.": "norm.",
+        "block.3.": "mlp.fc1.",
+        "block.5.": "mlp.fc2.",
+    }
+    found = {}
+    for stage, num_blocks in enumerate((3, 3, 9, 3)):
+        found[f"features.{2 * stage}."] = f"stages.{stage}.downsample." if stage else "stem."
+        for block in range(num_blocks):
+            for ours, theirs in parts.items():
+                found[f"features.{2 * stage + 1}.{block}.{ours}"] = f"stages.{stage}.blocks.{block}.{theirs}"
+    return found
+
+
 _CONVNEXT_TINY = ArchitectureSpec(
     "convnext_tiny",
     upstreams=(
         # The classifier begins with a norm, which is not the backbone's.
         Upstream("torchvision", "convnext_tiny", replaced={"classifier": "flatten"}),
+        Upstream(
+            "timm",
+            "convnext_tiny",
+            options={"num_classes": 0},
+            replaced={"head.norm": "identity"},
+            renamed=_convnext_tiny_in_timm(),
+        ),
     ),
     stages=(
         Stage("features.1", 96, 4),
@@ -259,10 +283,23 @@ _SWIN_T = ArchitectureSpec(
     imagenet=ImageNetWeights("swin_t-704ceda3.pth"),
 )
 
+
+def _mobilenet_v2_in_timm() -> dict[str, str]:
+    found = {"features.0.0.": "conv_stem.", "features.0.1.": "bn1."}
+    first = {"0.0.": "conv_dw.", "0.1.": "bn1.", "1.": "conv_pw.", "2.": "bn2."}
+    others = {"0.0.": "conv_pw.", "0.1.": "bn1.", "1.0.": "conv_dw.", "1.1.": "bn2.", "2.": "conv_pwl.", "3.": "bn3."}
+    places = [(group, block) for group, size in enumerate((1, 2, 3, 4, 3, 3, 1)) for block in range(size)]
+    for number, (group, block) in enumerate(places, start=1):
+        for ours, theirs in (first if group == 0 else others).items():
+            found[f"features.{number}.conv.{ours}"] = f"blocks.{group}.{block}.{theirs}"
+    return found | {"features.18.0.": "conv_head.", "features.18.1.": "bn2."}
+
+
 _MOBILENET_V2 = ArchitectureSpec(
     "mobilenet_v2",
     upstreams=(
         Upstream("torchvision", "mobilenet_v2", replaced={"classifier": "identity"}),
+        Upstream("timm", "mobilenetv2_100", options={"num_classes": 0}, renamed=_mobilenet_v2_in_timm()),
         Upstream("smp", "mobilenet_v2", inside="encoder"),
     ),
     stages=(

@@ -42,7 +42,7 @@ def save_weights(module: nn.Module, path: Path, bands: Sequence[str] = ()) -> No
         save_file(state, partial, metadata={_BANDS_KEY: ",".join(bands)} if bands else {"format": "pt"})
 
 
-def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False, md5: str | None = None) -> None:
+def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False) -> None:
     """Load weights into a module, strictly: every key must be there, no other, each of the right shape.
 
     Args:
@@ -51,14 +51,10 @@ def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False
             restricted unpickler (tensors only, nothing is executed).
         drop_classifier: leave out the classifier that files of published weights hold; ``module`` is then a backbone
             that ``network.build`` built.
-        md5: what was recorded of the file when it was written; None: nothing was.
 
     Raises:
-        BackboneError: the file is missing, unreadable or not the one that was recorded, or does not fit; the message
-            says where they differ.
+        BackboneError: the file is missing or unreadable, or does not fit; the message says where they differ.
     """
-    if md5 is not None:
-        require_unchanged(path, md5)
     state = _read_state(path)
     if drop_classifier:
         state = _without_classifier(state, spec_of_network(module).classifier)
@@ -67,7 +63,11 @@ def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False
 
 
 def require_unchanged(path: Path, md5: str) -> None:
-    """Refuse a file that is not the one that was recorded.
+    """Refuse a file of a pretraining that is not the one that its run recorded.
+
+    Args:
+        path: the file.
+        md5: its digest as ``runs.json`` records it, in hex.
 
     Raises:
         BackboneError: it is missing, or its bytes are others.
@@ -75,8 +75,8 @@ def require_unchanged(path: Path, md5: str) -> None:
     found = file_md5(path) if path.is_file() else "no file"
     if found != md5:
         raise BackboneError(
-            f"{path}: damaged or replaced since the pretraining wrote it: found {found}, recorded is the md5 {md5}. "
-            "Run `geokr pretrain --force`; runs that are kept whole are not trained again."
+            f"{path}: damaged or replaced since the pretraining wrote it: found {found}, expected the md5 {md5}. "
+            "Run `geokr pretrain --force`; it trains again only what it has not kept whole."
         )
 
 

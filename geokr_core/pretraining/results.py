@@ -139,7 +139,7 @@ def assemble(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]], out: Pa
         for run in runs:
             hidden = shutil.ignore_patterns("record.json")
             shutil.copytree(run.folder / FINISHED, folder / run.name, ignore=hidden, copy_function=_linked)
-        write_json(folder / "runs.json", [record["result"] for record in finished])
+        write_json(folder / "runs.json", [{**record["result"], "files": record["files"]} for record in finished])
         with whole_file(folder / "history.csv") as partial:
             partial.write_text(_history_csv(runs, finished), encoding="utf-8")
 

@@ -30,7 +30,7 @@ from geokr_core.tracking.server import Connection, connect, refusals, sqlite_fil
 from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, git_sha
 
 _PYFUNC_CODE: Final = Path(geokr_core.backbone.loader.__file__).parent / "backbone_pyfunc.py"
-_REQUIREMENTS: Final = ("mlflow", "torch", "torchvision", "safetensors", "numpy")
+_REQUIREMENTS: Final = ("mlflow", "torch", "safetensors", "numpy")
 _ABOVE_CARD: Final = "\n\n<!-- model card -->\n\n"
 _MAX_DESCRIPTION_CHARS: Final = 4900
 """MLflow's database keeps 5000."""
@@ -105,7 +105,10 @@ def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
                 inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, num_bands, -1, -1))]),
                 outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
             ),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in _REQUIREMENTS],
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name).split('+')[0]}"
+                for name in (*_REQUIREMENTS, *bundle.libraries[:1])
+            ],
             mlflow_model=model,
         )
     flavour = model.flavors["python_function"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.bundle import open_bundle
 from geokr_core.backbone.config import BackboneConfig
-from geokr_core.errors import EvaluationError
+from geokr_core.errors import BackboneError, EvaluationError
 from geokr_core.evaluation.cells import Cell, Measurement, Start
 from geokr_core.evaluation.config import Criterion, EvaluationConfig
 from geokr_core.evaluation.evaluate import evaluate
@@ -23,7 +23,7 @@ from geokr_core.evaluation.tasks.scene_classification import SceneClassification
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_image_set, make_levir_kr, make_pretraining
+from geokr_core.testing import make_image_set, make_levir_kr, make_pretraining, record_files, redescribe
 
 
 class Store:
@@ -53,6 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.move(extra / "geokr-seed0", pretraining / f"{variant}-seed{seed}")
         runs.append(runs[0] | {"variant": variant, "seed": seed, "folder": f"{variant}-seed{seed}"})
     write_json(pretraining / "runs.json", runs)
+    record_files(pretraining)
     build_bundle(BackboneConfig(), dataset.folder, pretraining, root / "backbone", RecordingReporter())
     make_image_set(root / "sets" / "fields", images_per_class=12, contrast=0.04)
     return root
@@ -212,6 +213,7 @@ def test_other_weights_are_never_taken_for_the_same_cell(store: Store) -> None:
     store.run(config)
     path = store.pretraining / "geokr-seed0" / "backbone.safetensors"
     save_file({key: value * 1.5 for key, value in load_file(path).items()}, path)
+    record_files(store.pretraining)
     store.run(config)
 
     assert len(list(store.cells.iterdir())) == 2
@@ -268,11 +270,23 @@ def poison_weights(store: Store) -> None:
     state = load_file(path)
     first = next(iter(state))
     save_file(state | {first: torch.full_like(state[first], torch.nan)}, path)
+    record_files(store.pretraining)
+
+
+def damage_weights(store: Store) -> None:
+    path = store.pretraining / "geokr-seed0" / "backbone.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+def damage_bundle(store: Store) -> None:
+    path = store.backbone / "backbone.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
 
 
 def swap_bands(store: Store) -> None:
-    path = store.backbone / "backbone.json"
-    write_json(path, read_json(path) | {"bands": ["nir", "red", "green"]})
+    redescribe(store.backbone, bands=["nir", "red", "green"])
 
 
 def lose_weights(store: Store) -> None:
@@ -301,6 +315,8 @@ def lose_set(store: Store) -> None:
         (poison_weights, "not finite for"),
         (swap_bands, "red, green, blue, but the backbone reads nir, red, green"),
         (lose_weights, "runs.json lists it"),
+        (damage_weights, r"geokr-seed0/backbone.safetensors: damaged or replaced .*geokr pretrain --force"),
+        (damage_bundle, r"backbone.safetensors: the file was changed or damaged.*geokr backbone --force"),
         (lose_variant, "asks for 'shuffled'"),
         (other_architecture, "is a resnet18, the bundle"),
         (lose_set, "no such folder"),
@@ -310,7 +326,7 @@ def test_what_cannot_be_judged_fails_and_leaves_no_results(store: Store, break_i
     assert callable(break_it)
     break_it(store)
 
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises((EvaluationError, BackboneError), match=said):
         store.run(config_of(store, initialisations=["geokr", "shuffled"]))
     assert not store.out.exists()
 

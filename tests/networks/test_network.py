@@ -13,7 +13,13 @@ from safetensors.torch import load_file, save_file
 from geokr_core.errors import BackboneError
 from geokr_core.networks.architectures import ARCHITECTURES, feature_dim, spec_of
 from geokr_core.networks.network import build, depths, pooled, stages
-from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights, save_weights
+from geokr_core.networks.weights import (
+    imagenet_weights,
+    load_initial_weights,
+    load_weights,
+    require_unchanged,
+    save_weights,
+)
 from geokr_core.step.digests import file_md5, sha256
 
 
@@ -322,17 +328,17 @@ def test_a_damaged_or_missing_file_is_refused(name: str, tmp_path: Path) -> None
         load_weights(build("squeezenet1_1"), tmp_path / name)
 
 
-def test_weights_that_changed_since_they_were_recorded_are_refused(tmp_path: Path) -> None:
+def test_a_file_that_changed_since_it_was_recorded_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(build("squeezenet1_1"), path)
     recorded = file_md5(path)
-    load_weights(build("squeezenet1_1"), path, md5=recorded)
+    require_unchanged(path, recorded)
     content = bytearray(path.read_bytes())
     content[-100] ^= 1  # one bit of a weight: still a readable file that fits
     path.write_bytes(content)
     load_weights(build("squeezenet1_1"), path)
     with pytest.raises(BackboneError, match=r"w.safetensors: damaged or replaced .*geokr pretrain --force"):
-        load_weights(build("squeezenet1_1"), path, md5=recorded)
+        require_unchanged(path, recorded)
 
 
 def test_images_that_pooling_would_swallow_are_refused() -> None:

@@ -20,7 +20,7 @@ from geokr_core.registry.config import ChampionConfig
 from geokr_core.step.digests import data_version, file_md5
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr, make_pretraining
+from geokr_core.testing import make_levir_kr, make_pretraining, redescribe
 
 UNREACHABLE = "http://127.0.0.1:9"
 
@@ -82,12 +82,11 @@ class Shop:
         self.scored: list[str] = []
 
     def bundle(self, number: int) -> Path:
-        """The bundle under this shop's own model name; backbone.json is the only file that bears no digest."""
+        """The bundle under this shop's own model name."""
         folder = self.folder / f"backbone{number}"
         if not folder.exists():
             shutil.copytree(self.bundles[number], folder)
-            text = (folder / "backbone.json").read_text(encoding="utf-8")
-            (folder / "backbone.json").write_text(text.replace('"template"', f'"{self.name}"'), encoding="utf-8")
+            redescribe(folder, model_name=self.name)
         return folder
 
     def score(self, bundle: Path, _: EvaluationConfig, criteria: Sequence[Criterion], *__: object) -> Scorecard:

@@ -30,7 +30,10 @@ class Backbone(PythonModel):
         spec.loader.exec_module(loader)
         loader.verify(path.parent)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = loader.into_torchvision(path.parent).to(self._device)
+        # Bundles of format 1 have a loader that knows torchvision's networks alone.
+        load = getattr(loader, "load", loader.into_torchvision)
+        self._network = load(path.parent).to(self._device)
+        self._num_bands = len(loader.describe(path.parent)["bands"])
 
     # MLflow knows the hint np.ndarray and asks for no schema in it: the registered signature is the schema.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
@@ -43,8 +46,23 @@ class Backbone(PythonModel):
 
         Returns:
             float32 (B, D), the pooled last stage.
+
+        Raises:
+            ValueError: integers (images that were not normalised), another shape or number of bands, or values that are
+                not finite.
         """
-        images = torch.from_numpy(np.array(model_input, dtype=np.float32)).to(self._device)
+        given = np.asarray(model_input)
+        if given.dtype.kind != "f":
+            raise ValueError(
+                f"Expected normalised images of float32, found {given.dtype}; normalise them with geokr_backbone.preprocess."
+            )
+        if given.ndim != 4 or given.shape[1] != self._num_bands:
+            raise ValueError(f"Expected images of shape (B, {self._num_bands}, H, W), found {given.shape}.")
+        if not np.isfinite(given).all():
+            raise ValueError(
+                "Found values that are not finite among the images; expected finite ones: fill what is missing."
+            )
+        images = torch.from_numpy(np.array(given, dtype=np.float32)).to(self._device)
         with torch.inference_mode():
             return np.asarray(self._network(images).float().cpu())
 
