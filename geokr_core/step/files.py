@@ -11,11 +11,13 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+from geokr_core.step.digests import file_md5
 
 
 @contextmanager
@@ -139,6 +141,66 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def shared_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder, and put its files into ``path`` beside those of others if the block succeeds.
+
+    Files that an earlier call put there and this one does not write are removed; nothing else is. What stands in the way
+    of a written file and is not what was put there stays under its name with ``~`` added. What was put there is remembered
+    in ``.<name>.files.json`` beside ``path``.
+
+    Args:
+        path: the final folder, which others may put files into.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        OSError: the file system refused; nothing that was not put there by an earlier call is lost.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger = path.with_name(f".{path.name}.files.json")
+    partial = _partial(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        before = _read_ledger(ledger)
+        written = {p.relative_to(partial).as_posix(): file_md5(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        write_json(ledger, {**(before or {}), **written})
+        for name, md5 in written.items():
+            _put(partial / name, path / name, md5, before)
+        for name in (before or {}).keys() - written.keys():
+            if (path / name).is_file() and file_md5(path / name) == (before or {})[name]:
+                (path / name).unlink()
+        write_json(ledger, written)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(source: Path, target: Path, md5: str, before: Mapping[str, str] | None) -> None:
+    """Move a file into place. Without a ledger the folder is taken for an earlier version's, whose names are ours."""
+    if target.is_file() and before is not None:
+        present = file_md5(target)
+        if present == md5:
+            return
+        if present not in before.values():
+            keep = target.with_name(f"{target.name}~")
+            while keep.exists():
+                keep = keep.with_name(f"{keep.name}~")
+            target.rename(keep)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+
+
+def _read_ledger(ledger: Path) -> Mapping[str, str] | None:
+    try:
+        content = json.loads(ledger.read_text(encoding="utf-8"))
+        return {str(name): str(md5) for name, md5 in content.items()}
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def write_json(path: Path, value: Any, staging: Path | None = None) -> None:

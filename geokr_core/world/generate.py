@@ -19,7 +19,7 @@ from rasterio.errors import RasterioIOError
 
 from geokr_core.pictures.images import mosaic, png
 from geokr_core.scenes.inventory import WORLD_MARKER
-from geokr_core.step.files import whole_folder, write_json
+from geokr_core.step.files import shared_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 from geokr_core.world import land_cover
@@ -41,7 +41,7 @@ def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> 
 
     Args:
         config: seed and sizes.
-        out: folder to write; an existing one is replaced as a whole.
+        out: folder to write. Files of an earlier world that this one lacks are removed; what others put there stays.
         reporter: who listens.
 
     Returns:
@@ -53,7 +53,7 @@ def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> 
     scenes = [plan_scene(config.seed, index, config.scene_size_px) for index in range(config.num_scenes)]
     tiles = plan_tiles(scenes)
     thumbnails: list[np.ndarray] = []
-    with whole_folder(out) as folder, _write_errors_named(out):
+    with shared_folder(out) as folder, _write_errors_named(out):
         with reporter.progress("scenes", len(scenes)) as advance:
             for scene in scenes:
                 thumbnails.append(_scene_thumbnail(write_scene(config.seed, scene, folder / "scenes")))
