@@ -136,7 +136,7 @@ def params_path(option: Path | None = None) -> Path:
     return option or Path(os.environ.get(PARAMS_VARIABLE, "") or DEFAULT_PARAMS)
 
 
-def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Params:
+def load_params(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Params:
     """Read a parameter file.
 
     Args:
@@ -150,7 +150,7 @@ def load_params(path: Path | None = None, overrides: Sequence[str] = ()) -> Para
         ConfigError: the file, or one that it extends, is missing, not YAML, or holds a wrong key or value; the message names
             each.
     """
-    path = params_path(path)
+    path = params_path(None if path is None else Path(path))
     content, bases = _read(path)
     given = {_apply(content, override): override for override in overrides}
     try:

@@ -23,7 +23,7 @@ from geokr_core.scenes.rows import QUARANTINED, USABLE, refused_row, row_of, sce
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import whole_folder, write_json
-from geokr_core.step.reporter import Reporter
+from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
 
@@ -34,7 +34,7 @@ _FORMAT = 3
 """Counts up when a row of the inventory comes out otherwise for the same files."""
 
 
-def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter) -> Summary:
+def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) -> Summary:
     """Take stock of the scene folder.
 
     Args:

@@ -1,9 +1,17 @@
-"""A chain that is run in seconds: two generated scenes, three steps of training, one small labelled set."""
+"""A finished tiny store, made once a session by the page that shows the chain from Python."""
 
+import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import yaml
 
 from geokr_core.chain.params import Params
 
+ROOT = Path(__file__).resolve().parents[2]
 FIRST_STEPS = ("world", "scenes", "land_cover", "chips", "proportions", "levir_kr")
 """Steps without torch."""
 
@@ -55,3 +63,40 @@ def tiny_params(folder: Path) -> Params:
             "champion": {"primary": [{"task": "scene_classification", "labels_per_class": 2}]},
         }
     )
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python code of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def first_steps() -> tuple[str, ...]:
+    """Steps without torch."""
+    return FIRST_STEPS
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Params:
+    """Parameters of a tiny chain that has not run."""
+    return tiny_params(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with ``params.yaml``, in which the first example of ``docs/python.md`` has run."""
+    folder = tmp_path_factory.mktemp("finished")
+    content = json.loads(tiny_params(Path("data")).model_dump_json(exclude_unset=True))
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    before = Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    os.chdir(folder)
+    try:
+        exec(compile(python_blocks(ROOT / "docs" / "python.md")[0], "docs/python.md", "exec"), {})  # noqa: S102  (our own page)
+        yield folder
+    finally:
+        os.chdir(before[0])
+        if before[1] is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before[1]
