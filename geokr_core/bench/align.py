@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import Resampling
@@ -23,12 +24,14 @@ UTM48, DEGREES = "EPSG:32648", "EPSG:4326"
 def bench_align(folder: Path) -> Measurement:
     """Ratio of chips a second, the per-chip way as one; same axes first, the other cases beside it."""
     same = _align(folder / "same", UTM48, Affine(30, 0, 500000, 0, -30, 3300000), gsd_m=8.0)
+    exact = _against_exactextract(folder / "same", gsd_m=8.0)
     fine = _align(folder / "fine", UTM48, Affine(30, 0, 500000, 0, -30, 3300000), gsd_m=2.0)
     degrees = _align(folder / "degrees", DEGREES, Affine(1 / 3600, 0, 105.0, 0, -1 / 3600, 29.83), gsd_m=8.0)
     zone = _align(folder / "zone", "EPSG:32649", Affine(30, 0, -85000, 0, -30, 3318000), gsd_m=8.0)
     ten = _align(folder / "ten", UTM48, Affine(10, 0, 500000, 0, -10, 3300000), gsd_m=10.0)
     ten_degrees = _align(folder / "ten_degrees", DEGREES, Affine(1 / 12000, 0, 105.0, 0, -1 / 12000, 29.83), gsd_m=10.0)
     details = {
+        **({} if exact is None else {"ratio_to_exactextract": exact}),
         "ratio_2_m_on_30_m": fine,
         "ratio_across_crs": degrees,
         "budget_across_crs": 10.0,
@@ -48,7 +51,7 @@ CELLS_PER_SIDE = 5400
 def _align(folder: Path, lc_crs: str, lc_transform: Affine, gsd_m: float) -> float:
     from geokr_core.land_cover.product import open_land_cover
     from geokr_core.land_cover.tile_index import index_products
-    from geokr_core.proportions.count import count_rows
+    from geokr_core.proportions.labels import count_rows
 
     rng = np.random.default_rng(0)
     patches = rng.choice(np.array([10, 20, 30, 60, 80], np.uint8), (CELLS_PER_SIDE // 5, CELLS_PER_SIDE // 5))
@@ -66,6 +69,27 @@ def _align(folder: Path, lc_crs: str, lc_transform: Affine, gsd_m: float) -> flo
     if count_rows(ProportionsConfig(), folder / "lc", index, rows)["unknown_fraction"].max() > 1e-6:
         raise ConfigError(f"bench align: the chips do not lie on the land cover of {lc_crs}; mend the benchmark.")
     return naive * len(rows) / len(sample) / ours
+
+
+def _against_exactextract(folder: Path, gsd_m: float) -> float | None:
+    """Ratio of chips a second, those of exactextract over the same polygons as one; None where it is not installed."""
+    from geokr_core.land_cover.product import open_land_cover
+    from geokr_core.proportions.labels import count_rows
+
+    try:
+        from exactextract import exact_extract
+    except ImportError:
+        return None
+    rows, index = _chip_rows(CHIPS_PER_SIDE, size_px=64, gsd_m=gsd_m), open_land_cover(folder / "index")
+    left, top = (np.array([transform[place] for transform in rows["transform"]]) for place in (2, 5))
+    squares = shapely.box(left, top - 64 * gsd_m, left + 64 * gsd_m, top)
+    features = [
+        {"type": "Feature", "id": number, "geometry": shapely.geometry.mapping(square)}
+        for number, square in enumerate(squares)
+    ]
+    ours = seconds(lambda: count_rows(ProportionsConfig(), folder / "lc", index, rows), 2)
+    rival = seconds(lambda: exact_extract(str(folder / "lc" / "t.tif"), features, ["unique", "frac"]), 2)
+    return rival / ours
 
 
 def _chip_rows(num_side: int, size_px: int, gsd_m: float) -> pd.DataFrame:

@@ -12,15 +12,13 @@ from rich.console import Console
 from geokr_core.bench.measure import Measurement
 from geokr_core.errors import ConfigError
 
-BENCHMARKS = ("ingest", "align", "scale", "loader", "pretrain", "evaluate", "startup")
-"""Names: the module ``geokr_core.bench.run.<name>`` holds ``bench_<name>``."""
+BENCHMARKS = ("ingest", "align", "archive", "scale", "loader", "pretrain", "evaluate", "startup")
+"""Names: the module ``geokr_core.bench.<name>`` holds ``bench_<name>``."""
 
 
 def benchmark(name: str) -> Callable[[Path], Measurement]:
     """The function of a benchmark; it gets an empty folder to work in."""
-    found: Callable[[Path], Measurement] = getattr(
-        importlib.import_module(f"geokr_core.bench.run.{name}"), f"bench_{name}"
-    )
+    found: Callable[[Path], Measurement] = getattr(importlib.import_module(f"geokr_core.bench.{name}"), f"bench_{name}")
     return found
 
 

@@ -26,7 +26,7 @@ from geokr_core.step.reporter import Reporter
 from geokr_core.step.summary import Number
 
 BINS = 32
-"""Grey levels a band is told apart by, equally full: enough for a dozen classes, few enough to be counted well."""
+"""Grey levels of a band, equally full: enough for a dozen classes, few enough to be counted well."""
 
 BLOCKS_A_SIDE = 4
 """The ground is judged in 16 blocks as well, to know how sure the whole is."""
@@ -53,7 +53,7 @@ class Alignment:
         product: the land-cover product.
         shifts_px: shifts tried in each direction.
         scores: float64 (S, S), mutual information in nat, mean over bands; rows by shift downwards.
-        peak_px: the best of the shifts tried.
+        peak_px: the best of the shifts tried; no shift where nothing could be compared.
         refined_px: the top of a parabola through the best shift and its neighbours.
         contrast: share by which the peak stands above the mean of the outermost shifts.
         t_against_zero: Student's t, over blocks of ground, of the gain of the peak over no shift; NaN with too few.
@@ -137,7 +137,10 @@ def align_scene(
     ]
     scores, by_block, num_pixels = mutual_information_shifts(parts, num_classes, shifts)
     middle = len(shifts) // 2
-    best = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
+    # Where nothing was compared all scores are 0, and the first of them says nothing of a shift.
+    best = (
+        np.unravel_index(int(np.nanargmax(scores)), scores.shape) if np.nan_to_num(scores).any() else (middle, middle)
+    )
     ring = np.ones_like(scores, dtype=bool)
     ring[1:-1, 1:-1] = False
     around = float(scores[ring].mean())
@@ -149,8 +152,8 @@ def align_scene(
         scores=scores,
         peak_px=(shifts[best[1]], shifts[best[0]]),
         refined_px=(
-            shifts[best[1]] + step * _top(scores[best[0]], int(best[1])),
-            shifts[best[0]] + step * _top(scores[:, best[1]], int(best[0])),
+            float(shifts[best[1]] + step * _top(scores[best[0]], int(best[1]))),
+            float(shifts[best[0]] + step * _top(scores[:, best[1]], int(best[0]))),
         ),
         contrast=float(scores[best] / around - 1.0) if around > 0 else 0.0,
         t_against_zero=_students_t(gains),

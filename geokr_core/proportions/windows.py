@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from geokr_core.rasters.grid import carried, reproject, unit_ring, unwrap_lon
 
@@ -25,17 +24,6 @@ class Windows:
     size_px: float
     lon: np.ndarray
     lat: np.ndarray
-
-    @classmethod
-    def of_rows(cls, rows: pd.DataFrame) -> "Windows":
-        """The windows of one scene's catalogue rows."""
-        return cls(
-            str(rows["crs_wkt"].iloc[0]),
-            np.array(rows["transform"].tolist(), dtype=np.float64),
-            float(rows["size_px"].iloc[0]),
-            rows["lon"].to_numpy(),
-            rows["lat"].to_numpy(),
-        )
 
     def __getitem__(self, part: slice | np.ndarray) -> "Windows":
         """Some of the windows."""

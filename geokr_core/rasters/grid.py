@@ -7,7 +7,7 @@ are (col, row) with the upper-left corner of the first pixel at (0, 0). No file 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -94,7 +94,7 @@ class Grid:
             "width": self.width,
         }
 
-    @property
+    @cached_property
     def wkt(self) -> str:
         """The CRS as WKT."""
         return str(self.crs.to_wkt())

@@ -22,7 +22,7 @@ from filelock import FileLock
 from geokr_core.errors import DamagedOutputError, MissingInputError
 from geokr_core.rasters.checksums import Checksums
 from geokr_core.step.digests import bytes_md5, file_md5, text_digest
-from geokr_core.step.files import sync, write_json
+from geokr_core.step.files import sweep, sync, write_json
 from geokr_core.step.reporter import Reporter
 
 PIXELS = ".npy"
@@ -46,6 +46,9 @@ CUT_FILE = "cut.json"
 
 LEGEND_FILE = "legend.json"
 """The classes, the products and the settings that all proportions of a folder share."""
+
+
+_MANY_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,10 @@ class SceneOutputs:
         if written is not None and written != bytes_md5(content):
             raise self._damaged_error(path, "not the bytes that were written")
         try:
-            return pq.read_table(pa.py_buffer(content), columns=columns)
+            # Most tables are small: threads would cost more than they save.
+            wanted = None if columns is None else list(columns)
+            with pq.ParquetFile(pa.BufferReader(content)) as file:
+                return file.read(columns=wanted, use_threads=len(content) > _MANY_BYTES)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged_error(path, str(error)) from error
 
@@ -277,6 +283,13 @@ class SceneOutputs:
         for ending in (RECORD, QUARANTINE, *reversed(self.endings)):
             self.path(scene_id, ending).unlink(missing_ok=True)
 
+    def _forget_unfinished(self, scene_ids: Collection[str]) -> None:
+        """Remove what scenes that are no more have left unfinished, with their locks."""
+        for path in self.staging.iterdir() if self.staging.is_dir() else ():
+            owner = next((path.name.removesuffix(e) for e in (*self.endings, ".lock") if path.name.endswith(e)), None)
+            if owner is not None and owner not in scene_ids:
+                path.unlink(missing_ok=True)
+
     def forget_all(self) -> None:
         """`forget` every scene of the folder."""
         for scene_id in self._scene_ids():
@@ -301,10 +314,13 @@ class SceneOutputs:
     def finish(self, scene_ids: Collection[str]) -> None:
         """End a run over all scenes: remove what scenes left that are no more, and remember the checksums of the others.
 
-        Only files that are named as a scene's are removed.
+        Only files that are named as a scene's are removed, and what killed processes left unfinished.
         """
+        for folder in (self.folder, self.staging):
+            sweep(folder)
         for scene_id in set(self._scene_ids()) - set(scene_ids):
             self.forget(scene_id)
+        self._forget_unfinished(set(scene_ids))
         self._checksums.save()
 
     def remember(self) -> None:

@@ -108,7 +108,7 @@ def test_a_tie_goes_to_the_earlier_edition(tmp_path: Path) -> None:
 
 def test_a_scene_is_described_by_the_edition_of_its_time(tmp_path: Path, three_editions: Product) -> None:
     from geokr_core.proportions.config import ProportionsConfig
-    from geokr_core.proportions.count import count_rows
+    from geokr_core.proportions.labels import count_rows
 
     row = {
         "chip_id": "c", "crs_wkt": three_editions.tiles[0].grid.wkt, "transform": [15.0, 0.0, 500030.0, 0.0, -15.0, 3299970.0],

@@ -1,5 +1,6 @@
 """Mutual information finds a known shift, says nothing where the ground says nothing, and peaks at none on real pairs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,20 @@ def test_a_known_shift_is_found(tmp_path: Path, shift_px: tuple[int, int]) -> No
     np.testing.assert_allclose(found.refined_px, shift_px, atol=0.3)
     assert found.verdict(1.0) == ("aligned" if shift_px == (0, 0) else "shifted")
     assert found.num_pixels == 250 * 250
+
+
+def test_where_nothing_was_compared_there_is_no_shift(tmp_path: Path) -> None:
+    params = archive(tmp_path)
+    folders = Folders(params)
+    (scene,) = usable_scenes(folders["scenes"]).values()
+    index = open_land_cover(folders["land_cover"])
+    elsewhere = replace(scene.grid, transform=Affine.translation(200_000, 0) @ scene.grid.transform)
+    found = align_scene(
+        params.alignment, params.scenes.folder, replace(scene, grid=elsewhere), params.chips.bands,
+        params.land_cover.folder, index.products["globe"], len(index.legend.classes),
+    )  # fmt: skip
+    assert (found.peak_px, found.refined_px, found.num_pixels) == ((0, 0), (0.0, 0.0), 0)
+    assert found.verdict(1.0) == "unclear"
 
 
 def test_a_shift_of_two_pixels_is_reported_and_one_within_the_tolerance_is_not(tmp_path: Path) -> None:
@@ -210,8 +225,6 @@ def test_a_real_exact_pair_is_aligned_and_moving_it_is_noticed(real_data: Path, 
     found = align_scene(config, folder, scene, params.chips.bands, folder, product, num_classes)
     assert found.verdict(1.0) == "aligned"
     assert np.abs(found.refined_px).max() < 0.8
-    from dataclasses import replace
-
     grid = replace(scene.grid, transform=scene.grid.transform @ Affine.translation(3, 0))
     moved = align_scene(config, folder, replace(scene, grid=grid), params.chips.bands, folder, product, num_classes)
     assert moved.verdict(1.0) == "shifted"

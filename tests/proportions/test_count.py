@@ -17,7 +17,8 @@ from geokr_core.land_cover.config import LandCoverConfig
 from geokr_core.land_cover.product import open_land_cover
 from geokr_core.land_cover.tile_index import index_products
 from geokr_core.proportions.config import ProportionsConfig
-from geokr_core.proportions.count import count_cells, count_proportions, count_rows
+from geokr_core.proportions.count import count_proportions
+from geokr_core.proportions.labels import count_cells, count_rows
 from geokr_core.rasters.grid import Grid, reproject
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import take_inventory

@@ -178,7 +178,9 @@ def test_a_run_removes_what_vanished_scenes_left_and_nothing_else(tmp_path: Path
     make(here, "gone")
     here.quarantine("refused", "i", "no data")
     (here.folder / "README.txt").write_text("mine")
+    (here.staging / "gone.npy").write_bytes(b"half")
     here.finish(["s"])
+    assert [p.name for p in here.staging.iterdir()] == ["s.lock"]
     assert sorted(p.name for p in here.folder.iterdir()) == [
         "README.txt",
         "all.json",

@@ -1,0 +1,117 @@
+"""Counting the land cover of an archive of small scenes: what a scene costs as scenes and land-cover tiles become many.
+
+Scenes are of four chips. Tiles that no scene lies on are entries of the index without a file: who opens one fails.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import shapely
+
+from geokr_core.bench.measure import Measurement
+from geokr_core.step.reporter import RecordingReporter
+from geokr_core.testing import make_small_archive
+
+SCENES = (100, 400, 1600)
+"""Sizes of the archive, under one tile."""
+
+TILES = ((100, True), (1000, True), (2600, False))
+"""Tiles of the index over the smallest archive, and whether they lie near its scenes or far away."""
+
+
+def bench_archive(folder: Path) -> Measurement:
+    """CPU time of a scene under 2,600 tiles as a multiple of that under one."""
+    details: dict[str, float] = {}
+    for number in SCENES:
+        archive = _Archive(folder / str(number), number)
+        details[f"cpu_ms_a_scene_of_{number}"] = archive.cpu_ms(archive.index)
+        details[f"cpu_ms_a_scene_of_{number}_nothing_to_do"] = archive.cpu_ms(archive.index)
+    growth = details[f"cpu_ms_a_scene_of_{SCENES[-1]}"] / details[f"cpu_ms_a_scene_of_{SCENES[0]}"]
+    details["exponent_in_scenes"] = 1.0 + float(np.log(growth) / np.log(SCENES[-1] / SCENES[0]))
+    archive = _Archive(folder / str(SCENES[0]), SCENES[0])
+    alone = archive.cpu_ms(archive.index, again=True)
+    details["cpu_ms_a_scene_under_1_tile"] = alone
+    for tiles, near in TILES:
+        place = "near" if near else "far"
+        details[f"cpu_ms_a_scene_under_{tiles}_tiles_{place}"] = archive.cpu_ms(archive.widened(tiles, near=near))
+    if (rival := archive.exactextract_cpu_ms()) is not None:
+        details["cpu_ms_a_scene_by_exactextract"] = rival
+        details["ratio_to_exactextract"] = alone / rival
+    most, near = TILES[-1]
+    ratio = details[f"cpu_ms_a_scene_under_{most}_tiles_{'near' if near else 'far'}"] / alone
+    return Measurement("archive", ratio, 1.5, SCENES[0], "scenes of four chips with 64 squares each", details)
+
+
+class _Archive:
+    """Small scenes that are cut, and an index of the one tile that they lie on."""
+
+    def __init__(self, folder: Path, num_scenes: int) -> None:
+        from geokr_core.chain.params import load_params
+        from geokr_core.chips.cut import cut_chips
+        from geokr_core.land_cover.tile_index import index_products
+        from geokr_core.scenes.inventory import take_inventory
+
+        made = (folder / "params.yaml").exists()
+        path = folder / "params.yaml" if made else make_small_archive(folder, num_scenes=num_scenes, scene_size_px=64)
+        self._params, self._num_scenes, self._reporter = load_params(path), num_scenes, RecordingReporter()
+        self._store = self._params.store
+        self.index = self._store / "land_cover"
+        if not made:
+            take_inventory(self._params.scenes, self._store / "scenes", self._reporter)
+            source = self._params.scenes.folder
+            cut_chips(self._params.chips, source, self._store / "scenes", self._store / "chips", self._reporter)
+            index_products(self._params.land_cover, self.index, self._reporter)
+
+    def cpu_ms(self, index: Path, *, again: bool = False) -> float:
+        """CPU milliseconds a scene of the whole step; a second call for the same index has nothing to do."""
+        from geokr_core.proportions.count import count_proportions
+
+        out = self._store / (f"{index.name}_again" if again else f"counted_{index.name}")
+        source = self._params.land_cover.folder
+        started = time.process_time()
+        count_proportions(self._params.proportions, source, index, self._store / "chips", out, self._reporter)
+        return (time.process_time() - started) / self._num_scenes * 1e3
+
+    def widened(self, num_tiles: int, *, near: bool) -> Path:
+        """The index with more tiles, around the one there is or on the other side of the Earth."""
+        import geopandas as gpd
+
+        table = gpd.read_parquet(self.index / "tiles.parquet")
+        west, south, east, north = table.total_bounds
+        side = int(np.ceil(np.sqrt(num_tiles)))
+        rows = []
+        for number in range(num_tiles - 1):
+            ring, place = divmod(number, side)
+            # East of the tile, without a gap or an overlap; or far in the south.
+            right = (east - west) * (place + 1) if near else 60.0 + 3.0 * place
+            down = (north - south) * (ring - side // 2) if near else 50.0 + 1.5 * ring
+            row = table.iloc[0].copy()
+            a, b, c, d, e, f = row["transform"]
+            row["transform"], row["file"] = [a, b, c + right, d, e, f - down], f"absent_{number}.tif"
+            row["geometry"] = shapely.affinity.translate(row["geometry"], right, -down)
+            rows.append(row)
+        out = self._store / f"{num_tiles}_{'near' if near else 'far'}"
+        out.mkdir()
+        wide = gpd.GeoDataFrame(pd.concat([table, pd.DataFrame(rows)], ignore_index=True), geometry="geometry")
+        wide["nodata"] = wide["nodata"].astype("Int64")
+        wide.set_crs("EPSG:4326", allow_override=True).to_parquet(out / "tiles.parquet", index=False)
+        (out / "products.json").write_bytes((self.index / "products.json").read_bytes())
+        return out
+
+    def exactextract_cpu_ms(self) -> float | None:
+        """CPU milliseconds a scene of exactextract for the same chips, without their squares; None where it is missing."""
+        try:
+            from exactextract import exact_extract
+        except ImportError:
+            return None
+        footprints = pd.concat([pd.read_parquet(path) for path in sorted((self._store / "chips").glob("*.parquet"))])
+        shapes = shapely.from_wkb(footprints["footprint"].to_numpy())
+        features = [
+            {"type": "Feature", "id": number, "geometry": shapely.geometry.mapping(shape)}
+            for number, shape in enumerate(shapes)
+        ]
+        started = time.process_time()
+        exact_extract(str(self._params.land_cover.folder / "tile.tif"), features, ["unique", "frac"])
+        return (time.process_time() - started) / self._num_scenes * 1e3
