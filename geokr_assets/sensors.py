@@ -12,6 +12,7 @@ Both are running from the start, because neither begins anything that a person h
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from geokr_core.chain.run import Outcome
 from geokr_core.chain.scene_by_scene import scene_ids, scene_outcome
 from geokr_core.chain.steps import Folders, steps_of
 from geokr_core.step.digests import data_version, listing_digest
+from geokr_core.step.found_files import find_files
 from geokr_core.step.summary import Summary, read_summary
 
 SETTLING_S = 5.0
@@ -146,9 +148,17 @@ def _request(scenes: list[str], listing: str) -> dg.RunRequest:
 
 
 def _newest(folder: Path) -> float:
-    """When a file below the folder was last written to, in seconds since 1970."""
-    stats = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return max((stat.st_mtime for stat in stats), default=0.0)
+    """When a file below the folder was last written to, in seconds since 1970.
+
+    A copy may bring any modification time along, also one ahead of the clock. What counts then is when the file came, which
+    the system notes; a time that lies ahead all the same, by another machine's clock, says nothing.
+    """
+    now, newest = time.time(), 0.0
+    for name in find_files(folder, "**/*").files:
+        with suppress(FileNotFoundError):
+            stat = (folder / name).stat()
+            newest = max([newest, *[t for t in (stat.st_mtime, stat.st_ctime) if t <= now][:1]])
+    return newest
 
 
 def _under_way(instance: dg.DagsterInstance, steps: set[str]) -> bool:

@@ -50,7 +50,8 @@ class Contents:
             for relative, path in paths:
                 try:
                     files[relative] = read(path)
-                except FileNotFoundError:
+                except OSError:
+                    # The step that reads it says what is wrong with it.
                     files[relative] = ""
             self._known[folder] = files
             if checksums.num_read:
@@ -72,7 +73,17 @@ def _walk(folder: Path, skip: Path | None = None) -> Iterator[tuple[str, Path]]:
             for entry in entries:
                 if skip is not None and is_leftover(entry.name):
                     continue
-                if entry.is_dir():
+                if _leads_in_a_circle(entry):
+                    yield f"{prefix}{entry.name}", Path(entry.path)
+                elif entry.is_dir():
                     pending.append((f"{prefix}{entry.name}/", entry.path))
                 elif entry.is_file() or entry.is_symlink():
                     yield f"{prefix}{entry.name}", Path(entry.path)
+
+
+def _leads_in_a_circle(entry: "os.DirEntry[str]") -> bool:
+    try:
+        entry.is_dir()
+    except OSError:
+        return True
+    return False

@@ -3,8 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from geokr_core.step.found_files import find_files
 
 _CODES = {"md5": b"\xd5\x01", "sha1": b"\x11", "sha256": b"\x12", "sha512": b"\x13"}
 """Prefixes by kind of digest, as unsigned varints (multicodec table)."""
@@ -97,17 +100,23 @@ def folder_version(files: Mapping[str, str]) -> str:
 
 
 def listing_digest(folder: Path) -> str:
-    """Digest of the names, sizes and modification times of all files in a folder.
+    """Digest of the names, sizes and modification times of all files in a folder, also behind links.
 
-    It changes whenever a file comes, goes or is written to, and reads no file: cheap enough to be asked every minute.
+    It changes whenever a file comes, goes or is written to, and reads no file: cheap enough to be asked every minute. What
+    operating systems leave behind does not count; a link to nothing does, by its name.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    stats = {p.relative_to(folder).as_posix(): p.stat() for p in folder.rglob("*") if p.is_file()}
-    return text_digest(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()))
+    found = find_files(folder, "**/*")
+    listed: list[tuple[str, int, int]] = [(name, 0, 0) for name in found.unreachable]
+    for name in found.files:
+        with suppress(FileNotFoundError):  # gone this moment, as if it had never been listed
+            stat = (folder / name).stat()
+            listed.append((name, stat.st_size, stat.st_mtime_ns))
+    return text_digest(sorted(listed))
 
 
 def text_digest(value: Any) -> str:

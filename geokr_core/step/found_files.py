@@ -7,6 +7,7 @@ silently does not count is worse than one that is refused. No file is opened her
 
 import errno
 import fnmatch
+import hashlib
 import os
 import re
 import stat
@@ -15,8 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-from geokr_core.step.digests import text_digest
 
 _LEFTOVER_NAMES: Final = frozenset(
     {
@@ -260,7 +259,11 @@ def readable_id(path: str) -> str:
     if (path.isascii() or text == path) and not too_long:
         return text
     short = text.encode()[: _MOST_ID_BYTES - 9].decode(errors="ignore") if too_long else text
-    return f"{short}-{text_digest(path)[:8]}".lstrip("-")
+    return f"{short}-{_digest(path)}".lstrip("-")
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _stays(letter: str) -> bool:

@@ -150,6 +150,29 @@ def test_a_file_that_is_still_being_copied_is_left_alone(
     assert result.cursor == watched
 
 
+def test_a_time_ahead_of_the_clock_blocks_nothing(
+    known: dg.DagsterInstance, watched: str, params: Params, params_file: ParamsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (new,) = _drop_new_scenes(params)
+    path = params.scenes.folder / f"{new}.tiff"
+    os.utime(path, (time.time() + 3600, time.time() + 3600))
+    assert "was written to" in _said(_watch(known, params_file, watched)), "it came this moment"
+    monkeypatch.setattr("geokr_assets.sensors.SETTLING_S", 0.0)
+    assert _watch(known, params_file, watched).run_requests
+
+
+def test_a_scene_behind_a_linked_folder_is_noticed(
+    known: dg.DagsterInstance, params: Params, params_file: ParamsFile, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (params.scenes.folder / "archive").symlink_to(disk)
+    cursor = str(_watch(known, params_file).cursor)
+    shutil.copy(sorted(params.scenes.folder.glob("*.tiff"))[0], disk / "new.tiff")
+    _age(disk)
+    assert _watch(known, params_file, cursor).run_requests
+
+
 def test_an_unusable_file_gets_no_partition_and_a_vanished_scene_keeps_its_own(
     known: dg.DagsterInstance,
     watched: str,
