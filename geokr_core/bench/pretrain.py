@@ -20,11 +20,12 @@ from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.architectures import Architecture
 from geokr_core.networks.augmentation import Geometry
 from geokr_core.pretraining.config import PretrainingConfig
-from geokr_core.pretraining.objectives.network import Network
-from geokr_core.pretraining.objectives.objective import Seen
+from geokr_core.pretraining.network import Network
+from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.batches import Batch, prefetched
-from geokr_core.pretraining.training.loop import gradients, losses_of, reading, seen_of, update
+from geokr_core.pretraining.training.inputs import inputs_of
+from geokr_core.pretraining.training.loop import gradients, losses_of, reading, update
 from geokr_core.pretraining.training.state import Run, begin
 from geokr_core.testing import make_levir_kr
 
@@ -118,18 +119,18 @@ def _shares(run: Run, batch: Batch) -> dict[str, float]:
     """Where the time of a step goes: each part timed by itself, the student's passes being what is left of the whole."""
     state, normalisation = begin(run), run.normalisation()
     everything = slice(0, len(batch.rows))
-    seen = seen_of(run, batch, everything, normalisation)
+    inputs = inputs_of(run, batch, everything, normalisation)
     losses = gradients(run, state, batch, normalisation)
 
     def teach() -> None:
         with run.runtime.autocast():
-            state.teacher(seen.teacher)
+            state.teacher(inputs.teacher)
 
     def step() -> None:
         update(run, state, gradients(run, state, batch, normalisation))
 
     parts: dict[str, Callable[[], object]] = {
-        "augmenting": lambda: seen_of(run, batch, everything, normalisation),
+        "augmenting": lambda: inputs_of(run, batch, everything, normalisation),
         "teacher": teach,
         "updating": lambda: update(run, state, losses),
     }
@@ -190,12 +191,12 @@ def _resident(run: Run, scale: Scale) -> Callable[[], None]:
     images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
     whole = Geometry(None, torch.zeros(scale.batch_size, dtype=torch.int64, device=device))
     labels = run.labels[torch.from_numpy(np.resize(run.train_rows, scale.batch_size)).to(device)]
-    seen = Seen(images, images, whole, labels, None, None)
+    inputs = Inputs(images, images, whole, labels, None, None)
 
     def work() -> None:
         for _ in range(scale.steps):
             state.optimiser.zero_grad(set_to_none=True)
-            losses = losses_of(run, state, seen, state.step + 1)
+            losses = losses_of(run, state, inputs, state.step + 1)
             torch.autograd.backward(losses[0])
             update(run, state, losses.detach())
 

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Final
 
 import numpy as np
+
+CODE: Final = {"windows": "filled"}
+"""What windows do otherwise than they once did: part of the fingerprint of a training that uses them."""
 
 
 @dataclass(frozen=True, eq=False)

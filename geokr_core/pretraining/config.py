@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from geokr_core.networks.architectures import ARCHITECTURES, Architecture
-from geokr_core.step.section import Section, Share
-
-Method = Literal["geokr", "paper", "shuffled", "majority", "dense", "corrected", "joint", "distilled", "simclr", "moco"]
+from geokr_core.pretraining.recipe import Recipe, RecipeOverrides
+from geokr_core.pretraining.recipes import is_method, resolve, unknown_method
+from geokr_core.step.section import Section, Share, explain
 
 
 def _each_once(seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -21,7 +21,7 @@ class VariantConfig(Section):
     """A pretraining that differs from the others by its method, or by single settings."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
-    method: Method = Field("geokr", description="see `pretraining.variants`")
+    method: str = Field("geokr", description="see `pretraining.variants`")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="null: those of the section"
     )
@@ -29,9 +29,16 @@ class VariantConfig(Section):
 
     _seeds_once = field_validator("seeds")(_each_once)
 
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if not is_method(method):
+            raise ValueError(unknown_method(method))
+        return method
 
-class PretrainingConfig(Section):
-    """How backbones are trained. A field left out takes the value of the preset and the method."""
+
+class RunSettings(Section):
+    """What is trained, for how long and on what: all of the section that no recipe decides."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {"threads", "device", "checkpoint_every", "keep_checkpoints", "examples_every"}
@@ -39,119 +46,44 @@ class PretrainingConfig(Section):
 
     preset: Literal["geokr", "continued", "enlarged", "paper"] = Field(
         "geokr",
-        description="recipe that every method but `paper` starts from; `continued`: from given weights, which it holds on to; `enlarged`: from given weights, which it teaches to see small chips as they see enlarged ones",
+        description="recipe that every method but `paper` starts from; `continued` and `enlarged` train given weights further, see docs/pretraining.md",
     )
     architecture: Architecture = Field(
         "resnet18",
-        description=f"backbone: {', '.join(f'`{name}`' for name in ARCHITECTURES)}; one that an installed package brings, or one of your own as `module:name`, see docs/architectures.md",
+        description=f"backbone: {', '.join(f'`{name}`' for name in ARCHITECTURES)}, or another one, see docs/architectures.md",
     )
     initial_weights: Literal["imagenet"] | Path | None = Field(
         None,
-        description="file of weights to start from, by the upstream's key names, for the bands that it names itself (red, green and blue where it names none); `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
+        description="file of weights to start from, by the upstream's key names; `imagenet`: torchvision's own, from its cache (nothing is downloaded); null: random",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="one pretraining a seed; the first one becomes the backbone"
     )
-    variants: tuple[Method | VariantConfig, ...] = Field(
+    variants: tuple[str | VariantConfig, ...] = Field(
         ("geokr",),
         min_length=1,
-        description="methods to train, by name, or as `{name, method, seeds, settings}` where single fields differ: `geokr`; `paper`; `shuffled` (control: land cover permuted between chips); `majority` (only the largest class); `dense` (land cover per feature-map cell too); `corrected` (learns the product's confusions); `joint` (land cover, and telling chips apart); `distilled` (control: what holds it to its start, and no land cover); `simclr` and `moco` (contrastive, no land cover)",
+        description="methods to train, by name, or as `{name, method, seeds, settings}` where single fields differ; the methods stand in docs/pretraining.md",
     )
     steps: int = Field(200, ge=1, description="optimiser steps; an epoch is num_train / batch_size of them")
     batch_size: int = Field(128, ge=2, description="chips a step, over all processes and accumulated parts together")
     accumulation_parts: int = Field(1, ge=1, description="parts that a process cuts its share of a batch into")
-    learning_rate: float | None = Field(None, gt=0, description="peak; null, here and below: as the recipe says")
-    weight_decay: float | None = Field(None, ge=0, description="biases and normalisation weights are never decayed")
-    warmup_steps: int | None = Field(None, ge=0, description="steps over which the learning rate rises linearly")
-    head_warmup_steps: int | None = Field(
-        None, ge=0, description="first steps in which the head alone learns, so that it does not wreck given weights"
-    )
-    backbone_learning_rate_factor: float | None = Field(
-        None, gt=0, le=1, description="learning rate of the backbone, as a factor of the head's"
-    )
-    layer_decay: float | None = Field(
-        None, gt=0, le=1, description="factor of the learning rate from each stage to the one before it"
-    )
-    anchor: Literal["weights", "features", "stages", "cells"] | None = Field(
-        None,
-        description="what `anchor_weight` holds to the start: the weights (L2-SP), the pooled last stage, all pooled stages, or the cells of the last stage; the latter two in units of their own spread",
-    )
-    anchor_weight: float | None = Field(None, ge=0, description="how strongly the backbone is held to its start")
-    anchor_zoom: float | None = Field(
-        None,
-        ge=1,
-        le=8,
-        description="how many times larger the start sees each chip (bilinear): the backbone learns to say of a chip what the start says of it enlarged; not for the anchor `weights`",
-    )
-    interpolation: float | None = Field(
-        None, ge=0, le=1, description="delivered weights = start + this × (trained − start)"
-    )
-    gradient_clip_norm: float | None = Field(None, ge=0, description="gradients are scaled to this norm; 0: never")
-    land_cover_weight: float | None = Field(
-        None,
-        ge=0,
-        description="weight of the chip's land cover and of the teacher; 0: only what stands beside them teaches",
-    )
-    consistency: Literal["kl_teacher_student", "kl_student_teacher", "ce_student_teacher", "none"] | None = Field(
-        None, description="what holds the student to the teacher; `ce_student_teacher` is the form first published"
-    )
-    consistency_weight: float | None = Field(None, ge=0, description="its weight once ramped up")
-    teacher_momentum: float | None = Field(
-        None, ge=0, le=1, description="share of the old teacher that stays at each update"
-    )
-    teacher_schedule: Literal["every_step", "released"] | None = Field(
-        None, description="each step with warmed-up momentum, or the rare updates first published"
-    )
-    batchnorm: Literal["averaged", "copied", "own"] | None = Field(
-        None, description="teacher's BatchNorm buffers: EMA of, or copies of, the student's, or its own"
-    )
-    reduction: Literal["per_sample", "per_element"] | None = Field(
-        None, description="mean over chips, or over chips and classes as first published"
-    )
-    two_views: bool | None = Field(None, description="different augmentations for student and teacher")
-    transfer: Literal["teacher", "student"] | None = Field(
-        None, description="which of the two networks becomes the backbone"
-    )
-    label_weighting: bool | None = Field(
-        None, description="weight samples by known fraction, voting cells and time gap"
-    )
     crop_area_fraction: tuple[Share, Share] | None = Field(
         None, description="least and largest share of a chip that a random crop shows; [1, 1]: whole chips"
     )
-    label_follows_crop: bool | None = Field(
-        None, description="hold a crop to the land cover of its own ground; needs a Levir-KR with `cells.npy`"
-    )
-    dense_weight: float | None = Field(
-        None, ge=0, description="weight of the land cover per feature-map cell; needs `cells.npy`"
-    )
-    correction: bool | None = Field(None, description="learn which classes the product confuses")
-    correction_identity_weight: float | None = Field(
-        None, ge=0, description="how much each share of a class that is confused costs"
-    )
-    correction_aggregation_weight: float | None = Field(
-        None, ge=0, description="how much mixed and ragged land cover within a chip costs"
-    )
-    contrast_weight: float | None = Field(
-        None, ge=0, description="weight of telling chips apart (SimCLR's loss) beside land cover"
-    )
-    temperature: float | None = Field(None, gt=0, description="of the contrastive losses")
-    memory_bank_size: int | None = Field(None, ge=1, description="chips that `moco` holds as negatives")
     shuffle_window_chips: int | None = Field(
         None,
         ge=1,
-        description="archives larger than memory: shards are shuffled and chips within windows of whole shards of about so many chips, so that reading stays local; null: over all chips",
+        description="for archives larger than memory: chips are shuffled within windows of whole shards of about this many chips; null: over all",
     )
-    threads: int = Field(1, ge=1)
-    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    threads: int = Field(1, ge=1, description="threads on a CPU; the last digits of the results depend on them")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; one is due every five minutes, too")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints of a running training that are kept")
     deliver: Literal["last", "best"] = Field(
         "last", description="network of the last step, or of the least validation KL that was measured"
     )
     log_every: int = Field(10, ge=1, description="steps between points of the curves")
     validate_every: int | None = Field(
-        None,
-        ge=1,
-        description="steps between measurements on held-out chips (KL, bias of each class), each taken at the next point of the curves; null: four in a run",
+        None, ge=1, description="steps between measurements on held-out chips; null: four in a run"
     )
     examples_every: int = Field(200, ge=0, description="steps between pictures of example chips; 0: none")
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -160,21 +92,42 @@ class PretrainingConfig(Section):
 
     _seeds_once = field_validator("seeds")(_each_once)
 
-    @model_validator(mode="after")
-    def _continues_something(self) -> Self:
-        if self.preset in ("continued", "enlarged") and self.initial_weights is None:
-            raise ValueError(
-                f"`preset: {self.preset}` holds on to given weights, but `initial_weights` names none; name a file or `imagenet`, "
-                "or take `preset: geokr`"
-            )
-        return self
-
     @field_validator("crop_area_fraction")
     @classmethod
     def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and value[0] > value[1]:
             raise ValueError("`crop_area_fraction` must name the smaller share first")
         return value
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _known_methods(cls, value: Any) -> Any:
+        for name in value if isinstance(value, list | tuple) else ():
+            if isinstance(name, str) and not is_method(name):
+                raise ValueError(unknown_method(name))
+        return value
+
+
+class PretrainingConfig(RecipeOverrides, RunSettings):
+    """How backbones are trained. A field left out takes the value of the preset and the method."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoints", "examples_every"})
+    """Fields that no result depends on: another value leaves finished runs as they are. All others count, `threads`
+    included: sums over several threads are added up in another order."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.preset in ("continued", "enlarged") and self.initial_weights is None:
+            raise ValueError(
+                f"`preset: {self.preset}` trains given weights further, but `initial_weights` names none; name a file or "
+                "`imagenet`, or take `preset: geokr`"
+            )
+        if self.accumulation_parts > self.batch_size:
+            raise ValueError(
+                f"`accumulation_parts`: {self.batch_size} chips of a batch cannot be cut into {self.accumulation_parts} parts; "
+                f"choose at most {self.batch_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _variants_fit(self) -> Self:
@@ -187,8 +140,12 @@ class PretrainingConfig(Section):
                     f"variants.{variant.name}.settings: `variants` holds for the whole section, and `seeds` stands beside "
                     "`settings`, not within"
                 )
-            if variant.settings:
-                self.of_variant(variant)
+            try:
+                own = self.of_variant(variant) if variant.settings else self
+            except ValidationError as error:
+                raise ValueError(f"variants.{variant.name}.settings: {explain(error)}") from error
+            if complaint := _impossible(own, own.recipe(variant.method)):
+                raise ValueError(f"variant {variant.name}: {complaint}")
         return self
 
     @property
@@ -197,9 +154,42 @@ class PretrainingConfig(Section):
         return tuple(v if isinstance(v, VariantConfig) else VariantConfig(name=v, method=v) for v in self.variants)
 
     def of_variant(self, variant: VariantConfig) -> "PretrainingConfig":
-        """This section as one variant has it, without its list of variants.
+        """This section as one variant has it, with that variant alone under the name ``geokr``.
 
         Raises:
             ValidationError: the variant's settings hold an unknown field or a wrong value.
         """
-        return PretrainingConfig.model_validate({**dict(self), **variant.settings, "variants": ("geokr",)})
+        alone = VariantConfig(name="geokr", method=variant.method)
+        return PretrainingConfig.model_validate({**dict(self), **variant.settings, "variants": (alone,)})
+
+    def recipe(self, method: str = "geokr") -> Recipe:
+        """The recipe of a method under this section's preset and fields.
+
+        Raises:
+            ConfigError: there is no such method.
+        """
+        values = {name: getattr(self, name) for name in (*RecipeOverrides.model_fields, "crop_area_fraction")}
+        return resolve(self.preset, method, self.steps, {name: v for name, v in values.items() if v is not None})
+
+
+def _impossible(config: PretrainingConfig, recipe: Recipe) -> str:
+    """Why a recipe cannot be trained, whatever the data; empty where it can."""
+    if not recipe.learns:
+        return (
+            "`land_cover_weight` is 0 and nothing stands beside it, so that nothing would be learned; give it a weight, or "
+            "name one of `dense_weight`, `contrast_weight` and `anchor_weight`"
+        )
+    if recipe.anchor_zoom > 1 and (recipe.anchor == "weights" or recipe.anchor_weight == 0):
+        return (
+            f"`anchor_zoom` {recipe.anchor_zoom:g} has nothing to enlarge, with the anchor `{recipe.anchor}` at weight "
+            f"{recipe.anchor_weight:g}; choose `anchor: cells` (or `stages`, `features`) with an `anchor_weight`, or take the "
+            "zoom out"
+        )
+    if config.deliver == "best" and not recipe.predicts_land_cover:
+        return "`deliver: best` chooses by the KL on held-out chips, and the method predicts no land cover; set `deliver: last`"
+    if recipe.head_warmup_steps + recipe.warmup_steps > config.steps:
+        return (
+            f"head_warmup_steps {recipe.head_warmup_steps} and warmup_steps {recipe.warmup_steps} are more than the "
+            f"{config.steps} steps of the run; shorten them or train longer"
+        )
+    return ""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.pretraining.recipes import Recipe
+from geokr_core.pretraining.recipe import Recipe
 
 CELLS_HALF_WEIGHT: Final = 4.0
 """Voting cells at which a label counts half: the sampling variance of a proportion falls as 1/n, and a saturating
@@ -63,14 +63,14 @@ def label_weights(catalogue: pd.DataFrame) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Labels:
-    """What each chip of the catalogue is held to in one run.
+class RunLabels:
+    """The label of each chip of the catalogue in one run.
 
     Attributes:
         proportions: float32 (N, K).
         weights: float32 (N,), mean 1 over the training chips; None: all alike.
         num_cells: float32 (N,), land-cover cells that voted.
-        rows: int64 (N,), the chip that each chip has all this from.
+        rows: int64 (N,), the chip that each chip has its label from.
     """
 
     proportions: np.ndarray
@@ -79,11 +79,11 @@ class _Labels:
     rows: np.ndarray
 
 
-def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> _Labels:
+def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> RunLabels:
     """Labels of one run.
 
-    ``shuffled`` hands the labels of the training chips, with their weights and the land cover within them, round among
-    these chips; everything else of the run is as it is for ``geokr``. Validation chips keep their own.
+    ``shuffled`` permutes the labels of the training chips, with their weights and the land cover within them, among these
+    chips; everything else of the run is as it is for ``geokr``. Validation chips keep their own.
     """
     rows = np.arange(len(data.catalogue))
     if recipe.labels == "shuffled":
@@ -91,4 +91,4 @@ def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: 
     weights = np.ones(len(rows), dtype=np.float32)
     weights[train_rows] = label_weights(data.catalogue.iloc[train_rows])
     num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
-    return _Labels(data.proportions[rows], weights[rows] if recipe.label_weighting else None, num_cells[rows], rows)
+    return RunLabels(data.proportions[rows], weights[rows] if recipe.label_weighting else None, num_cells[rows], rows)

@@ -1,21 +1,23 @@
 """The pretraining step: one run for each variant and seed, and the folder that holds their results.
 
-What one run does is in ``training``. Finished runs are kept beside the checkpoints, under a name made of all that they
-depend on: a killed step is resumed with what is missing, a variant or a seed more trains nothing again, and the output
-appears whole.
+Finished runs are kept beside the checkpoints, under a name made of all that they depend on: a killed step is resumed with
+what is missing, a variant or a seed more trains nothing again, and the output appears whole.
+
+Not here: what one run does (``pretraining.training``).
 """
 
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.networks.distributed import joined, world_of_environment
 from geokr_core.pretraining.config import PretrainingConfig
+from geokr_core.pretraining.recipes import method_of
 from geokr_core.pretraining.results import FINISHED, assemble, finish_run, run_record
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.loop import train
@@ -38,8 +40,8 @@ def pretrain(
         levir_kr: folder of the frozen data set.
         out: folder to write into, replaced as a whole: ``runs.json``, ``history.csv`` and a folder
             ``<variant>-seed<k>`` for each run.
-        checkpoints: folder for half-done and finished runs, outside ``out``. Work of these parameters and data found
-            there is gone on with, and finished runs are taken as they are.
+        checkpoints: folder for half-done and finished runs, outside ``out``. Half-done runs of these parameters and
+            data are resumed, and finished ones are taken as they are.
         reporter: hears progress and curves.
 
     Returns:
@@ -55,7 +57,7 @@ def pretrain(
     data = open_levir_kr(levir_kr)
     with joined(config.device) as world:
         runs = list(runs_of(config, data, checkpoints, world))
-        _mention_strangers(checkpoints, runs, reporter)
+        _mention_other_runs(checkpoints, runs, reporter)
         _mention_precision(runs, reporter)
         clocks = []
         for run in runs:
@@ -69,7 +71,7 @@ def pretrain(
         finished = world.agree([run_record(run) for run in runs] if world.is_first else None)
         if world.is_first:
             assemble(runs, finished, out)
-        world.agree(None)  # nobody looks at the output before it is there
+        world.agree(None)  # no process looks at the output before it is there
     return _summary(
         [record["result"] for record in finished], [record["history"] for record in finished], clocks, reporter
     )
@@ -107,11 +109,11 @@ def _mention_precision(runs: Sequence[Run], reporter: Reporter) -> None:
             return
 
 
-def _mention_strangers(checkpoints: Path, runs: Sequence[Run], reporter: Reporter) -> None:
+def _mention_other_runs(checkpoints: Path, runs: Sequence[Run], reporter: Reporter) -> None:
     ours = {run.folder for run in runs}
-    strangers = sorted(p for p in checkpoints.glob("*") if p.is_dir() and p not in ours)
+    others = sorted(p for p in checkpoints.glob("*") if p.is_dir() and p not in ours)
     for state in ("half-done", "finished"):
-        found = [folder for folder in strangers if (folder / FINISHED).is_dir() == (state == "finished")]
+        found = [folder for folder in others if (folder / FINISHED).is_dir() == (state == "finished")]
         if not found:
             continue
         size = sum(file.stat().st_size for folder in found for file in folder.rglob("*") if file.is_file())
@@ -120,10 +122,6 @@ def _mention_strangers(checkpoints: Path, runs: Sequence[Run], reporter: Reporte
             f"{checkpoints}: {len(found)} {state} run(s) of other parameters or data ({size / 1e6:.0f} MB) are not used. "
             "They wait there for those parameters; delete the folder to free the space."
         )
-
-
-_NOT_MEANT_TO_PREDICT: Final = frozenset({"shuffled", "majority"})
-"""Methods whose KL to the proportions says nothing about whether they learned what they were given."""
 
 
 def _summary(
@@ -144,7 +142,7 @@ def _summary(
         )
     for result in results:
         kl, constant = result["validation_kl"], result["validation_constant_kl"]
-        if result["method"] not in _NOT_MEANT_TO_PREDICT and kl is not None and kl >= constant:
+        if kl is not None and kl >= constant and method_of(result["method"]).predicts:
             warnings.append(
                 f"{result['folder']}: validation KL {kl:.3f} is no better than that of a constant prediction "
                 f"({constant:.3f}): nothing was learned that holds elsewhere. "
@@ -174,27 +172,14 @@ def _rounded(value: Number | None) -> Number:
 
 
 def _curves(results: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[Mapping[str, float | None]]]) -> bytes:
-    """A picture of the KL curves against the best constant prediction; all seeds of a variant in one colour."""
-    from matplotlib.figure import Figure
+    """The curves of all runs, see `pretraining_chart`."""
+    from geokr_core.pretraining.charts import pretraining_chart
 
-    figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    variants = list(dict.fromkeys(result["variant"] for result in results))
-    named: set[str] = set()
-    for result, history in zip(results, histories, strict=True):
-        variant = result["variant"]
-        colour = f"C{variants.index(variant) % 10}"
-        steps, train_kl, validation_kl = (
-            np.array([point.get(key) for point in history], dtype=np.float64)
-            for key in ("step", "train_kl", "validation_kl")
-        )
-        judged = np.isfinite(validation_kl)
-        axes.plot(steps, train_kl, color=colour, label=None if variant in named else variant)
-        named.add(variant)
-        axes.plot(steps[judged], validation_kl[judged], "o--", color=colour)
-    axes.axhline(results[0]["constant_kl"], color="grey", linestyle=":", label="best constant prediction")
-    axes.set(xlabel="step", ylabel="KL to the labels (nat)", ylim=(0, None), title="lines: training, dots: validation")
-    axes.legend(fontsize="small")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    points = [
+        {"variant": result["variant"], "seed": result["seed"], **point}
+        for result, history in zip(results, histories, strict=True)
+        for point in history
+    ]
+    columns = ["variant", "seed", "step", "train_kl", "validation_kl", "learning_rate"]
+    history = pd.DataFrame(points, columns=columns).astype(dict.fromkeys(columns[2:], np.float64))
+    return pretraining_chart(history, results[0]["constant_kl"], "png")

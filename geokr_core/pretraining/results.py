@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from geokr_core.errors import TrainingError
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.weights import save_weights
 from geokr_core.pretraining.labels import constant_kl
-from geokr_core.pretraining.objectives.network import Network
+from geokr_core.pretraining.network import Network
 from geokr_core.pretraining.runs import weights_md5, weights_path
 from geokr_core.pretraining.training.loop import delivered, judged
 from geokr_core.pretraining.training.resuming import drop_progress
@@ -25,11 +24,29 @@ from geokr_core.step.digests import file_md5
 from geokr_core.step.files import read_json, whole_file, whole_folder, write_json
 from geokr_core.step.section import as_plain
 
-HISTORY_COLUMNS: Final = (
-    "variant", "seed", "step", "loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl",
-    "learning_rate", "teacher_momentum", "gradient_norm", "label_entropy", "teacher_entropy", "student_entropy", "mean_bias", "dense_loss",
-    "identity_loss", "aggregation_loss", "contrast_loss", "anchor_loss",
-)  # fmt: skip
+_FIRST_COLUMNS: Final = (
+    "variant",
+    "seed",
+    "step",
+    "loss",
+    "supervised_loss",
+    "consistency_loss",
+    "train_kl",
+    "validation_kl",
+    "learning_rate",
+    "teacher_momentum",
+    "gradient_norm",
+    "label_entropy",
+    "teacher_entropy",
+    "student_entropy",
+    "mean_bias",
+    "dense_loss",
+    "identity_loss",
+    "aggregation_loss",
+    "contrast_loss",
+    "anchor_loss",
+)
+"""Columns that every ``history.csv`` has, in this order, whether a method measures them or not."""
 
 FINISHED: Final = "finished"
 
@@ -81,7 +98,7 @@ def finish_run(run: Run, state: State) -> None:
 
 
 def _write_correction(path: Path, matrix: torch.Tensor, classes: Sequence[str]) -> None:
-    """What was learned of the product: of ground that is of the row's class, the share it reports as the column's."""
+    """The learned confusions: of ground that is of the row's class, the share that the product reports as the column's."""
     rows = [[round(float(value), 6) for value in row] for row in matrix.detach().cpu()]
     write_json(path, {"ground_classes": list(classes), "reported_classes": list(classes), "matrix": rows})
 
@@ -114,7 +131,7 @@ def _description(run: Run) -> dict[str, Any]:
     settings = {key: value for key, value in as_plain(run.config).items() if key not in {"seeds", "variants"}}
     start = None if weights is None else {"file": weights.name, "md5": weights_md5(run.config)}
     return {
-        "config": settings | {"initial_weights": start} | asdict(run.recipe),
+        "config": settings | {"initial_weights": start} | run.recipe.model_dump(),
         "variant": run.variant,
         "method": run.method,
         "seed": run.seed,
@@ -152,9 +169,15 @@ def _linked(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def history_columns(finished: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Columns of ``history.csv``: those that there always are, then every other term that an objective of these runs has."""
+    measured = dict.fromkeys(key for record in finished for point in record["history"] for key in point)
+    return tuple(dict.fromkeys((*_FIRST_COLUMNS, *measured)))
+
+
 def _history_csv(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    table = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(text, history_columns(finished), lineterminator="\n")
     table.writeheader()
     for run, record in zip(runs, finished, strict=True):
         for point in record["history"]:
@@ -164,5 +187,5 @@ def _history_csv(runs: Sequence[Run], finished: Sequence[Mapping[str, Any]]) -> 
 
 
 def _nine_digits(value: float | None) -> str:
-    """Enough to tell any two float32 apart; blank where nothing was measured."""
+    """Enough to distinguish any two float32; blank where nothing was measured."""
     return "" if value is None else f"{value:.9g}"

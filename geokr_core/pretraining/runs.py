@@ -1,7 +1,6 @@
-"""Which runs a step is made of: one for each variant and seed, named by all that it depends on."""
+"""Which runs the step is made of: one for each variant and seed, named by all that its result depends on."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,22 +9,18 @@ import torch
 from geokr_core import __version__
 from geokr_core.errors import ConfigError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.networks import batch_order
 from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.distributed import World
 from geokr_core.networks.runtime import Runtime, device_of
 from geokr_core.networks.weights import imagenet_weights
 from geokr_core.pretraining.config import PretrainingConfig, VariantConfig
 from geokr_core.pretraining.labels import labels_of_data
-from geokr_core.pretraining.recipes import Recipe, resolve
-from geokr_core.pretraining.training.anchor import SPREAD_CHIPS
+from geokr_core.pretraining.recipe import Recipe, objective_class
+from geokr_core.pretraining.training import regularisation
 from geokr_core.pretraining.training.state import Run
 from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.section import as_plain
-
-_NO_MATTER: Final = frozenset(
-    {"seeds", "variants", "checkpoint_every", "keep_checkpoints", "examples_every", "initial_weights"}
-)
-"""Fields that do not change the result of one run: its own seed, variant and weights' hash stand in for the rest."""
 
 
 def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: World | None = None) -> Iterator[Run]:
@@ -34,7 +29,7 @@ def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: 
     Args:
         config: the section ``pretraining`` of the parameter file.
         data: the frozen data set.
-        checkpoints: folder in which each run gets one of its own.
+        checkpoints: folder in which each run gets its folder.
         world: the processes that train together; None: this one alone.
 
     Raises:
@@ -51,12 +46,12 @@ def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: 
     data_version = data.data_version
     for variant in config.named_variants:
         own = config.of_variant(variant)
-        recipe, runtime = resolve(own, variant.method), runtime_of(own, data.chip_size_px, world)
-        _require_possible(variant, own, recipe, data, world)
-        common = _fingerprinted(own, recipe, runtime, data_version)
+        recipe, runtime = own.recipe(variant.method), runtime_of(own, data.chip_size_px, world)
+        _require_data(variant, own, recipe, data, world)
+        inputs = result_inputs(own, recipe, runtime.device.type, data_version)
         for seed in variant.seeds or config.seeds:
             labels = labels_of_data(data, train_rows, recipe, seed)
-            fingerprint = text_digest({**common, "variant": variant.name, "seed": seed, "processes": world.size})
+            name = fingerprint(inputs, variant.name, seed, world.size)
             device = runtime.device
             yield Run(
                 config=own,
@@ -73,15 +68,16 @@ def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: 
                 label_rows=labels.rows,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                fingerprint=fingerprint,
-                folder=checkpoints / fingerprint,
+                fingerprint=name,
+                folder=checkpoints / name,
                 is_first=variant.name == config.named_variants[0].name and seed == (variant.seeds or config.seeds)[0],
             )
 
 
-def _require_possible(
+def _require_data(
     variant: VariantConfig, config: PretrainingConfig, recipe: Recipe, data: LevirKR, world: World
 ) -> None:
+    """Refuse what this data set, or this number of processes, cannot give; the section itself refuses the rest."""
     if recipe.needs_cells and not data.cells_per_side:
         asks = "dense_weight" if recipe.dense_weight > 0 else "label_follows_crop"
         remedy = (
@@ -94,16 +90,10 @@ def _require_possible(
             f"pretraining, variant {variant.name}: `{asks}` needs the land cover within chips, but {data.folder} holds no "
             f"cells.npy (its manifest has no `cells_per_side`). Freeze Levir-KR with sub-cells, or {remedy}."
         )
-    if not recipe.teaches:
+    if config.deliver == "best" and len(data.rows_of("validation")) == 0:
         raise ConfigError(
-            f"pretraining, variant {variant.name}: `land_cover_weight` is 0 and nothing stands beside it, so that nothing would be "
-            "learned. Give it a weight, or name one of `dense_weight`, `contrast_weight` and `anchor_weight`."
-        )
-    if recipe.anchor_zoom > 1 and (recipe.anchor == "weights" or recipe.anchor_weight == 0):
-        raise ConfigError(
-            f"pretraining, variant {variant.name}: `anchor_zoom` {recipe.anchor_zoom:g} has nothing to enlarge, with the anchor "
-            f"`{recipe.anchor}` at weight {recipe.anchor_weight:g}. Choose `anchor: cells` (or `stages`, `features`) with an "
-            "`anchor_weight`, or take the zoom out."
+            f"pretraining, variant {variant.name}: `deliver: best` chooses by the KL on held-out chips, and {data.folder} holds "
+            "none out (`levir_kr.validation_fraction`). Set `deliver: last`."
         )
     if config.batch_size % world.size:
         raise ConfigError(
@@ -116,39 +106,53 @@ def _require_possible(
             f"pretraining.accumulation_parts: {share} chip(s) of a batch (of {config.batch_size}, {world.size} process(es)) cannot "
             f"be cut into {config.accumulation_parts} parts; choose at most {share}."
         )
-    if config.deliver == "best" and (not recipe.predicts_land_cover or len(data.rows_of("validation")) == 0):
-        raise ConfigError(
-            f"pretraining, variant {variant.name}: `deliver: best` chooses by the KL on held-out chips, and there is none (no "
-            "chips are held out, or the method predicts no land cover). Set `deliver: last`."
-        )
-    if recipe.head_warmup_steps + recipe.warmup_steps > config.steps:
-        raise ConfigError(
-            f"pretraining, variant {variant.name}: head_warmup_steps {recipe.head_warmup_steps} and warmup_steps "
-            f"{recipe.warmup_steps} are more than the {config.steps} steps of the run; shorten them or train longer."
-        )
 
 
-def _fingerprinted(config: PretrainingConfig, recipe: Recipe, runtime: Runtime, data_version: str) -> dict[str, Any]:
-    # What is not given, and what a recipe has by itself, says nothing: a field that is added must not disown what was
-    # trained before. Whoever changes the meaning of such a default raises the version.
-    own = {field.name: field.default for field in fields(recipe)}
-    given = {key: value for key, value in as_plain(config).items() if value is not None}
-    settings = {key: value for key, value in given.items() if key not in _NO_MATTER}
-    # What the code does otherwise than it did once, where it makes a difference.
-    if recipe.anchor != "weights" and recipe.anchor_weight > 0:
-        settings["anchor"] = ["statistics of the batch", SPREAD_CHIPS]
+_STOOD_FOR: Final = frozenset({"seeds", "variants", "initial_weights"})
+"""Fields of which a run's fingerprint holds something else: its own seed, its variant and the md5 of the weights."""
+
+
+def result_inputs(config: PretrainingConfig, recipe: Recipe, device: str, data_version: str) -> dict[str, Any]:
+    """Everything that the result of a run depends on, its variant's name, its seed and the number of processes excepted.
+
+    A field that is not given says nothing, nor does a recipe's field at its default: a field that is added must not disown
+    what was trained before. Whoever changes the meaning of such a default adds to the ``code`` of what uses it.
+
+    Args:
+        config: the section as the run's variant has it.
+        recipe: what it comes to.
+        device: kind of device, ``cpu`` or ``cuda``.
+        data_version: of Levir-KR.
+
+    Returns:
+        Values that JSON can hold.
+    """
+    ignored = PretrainingConfig.NEUTRAL | _STOOD_FOR
+    settings = {key: value for key, value in as_plain(config).items() if value is not None and key not in ignored}
+    settings |= objective_class(recipe.objective).code(recipe) | regularisation.code(recipe)
     if config.shuffle_window_chips is not None:
-        settings["windows"] = "filled"
-    if recipe.dense_weight > 0:
-        settings["dense"] = "mean over all cells"
+        settings |= batch_order.CODE
+    own = {name: field.default for name, field in Recipe.model_fields.items()}
     return {
         "config": settings,
-        "recipe": {key: value for key, value in asdict(recipe).items() if value != own[key]},
+        "recipe": {key: value for key, value in recipe.model_dump().items() if value != own[key]},
         "initial_weights": weights_md5(config),
-        "device": runtime.device.type,
+        "device": device,
         "data_version": data_version,
         "code": [__version__, torch.__version__],
     }
+
+
+def fingerprint(inputs: Mapping[str, Any], variant: str, seed: int, processes: int) -> str:
+    """The name under which a run is kept: a digest of all that its result depends on.
+
+    Args:
+        inputs: what `result_inputs` gave.
+        variant: name of its variant.
+        seed: its own.
+        processes: how many train it together.
+    """
+    return text_digest({**inputs, "variant": variant, "seed": seed, "processes": processes})
 
 
 def runtime_of(config: PretrainingConfig, chip_size_px: int, world: World | None = None) -> Runtime:

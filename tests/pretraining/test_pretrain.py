@@ -22,24 +22,23 @@ from safetensors.torch import load_file, save_file
 from geokr_core.errors import BackboneError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.networks.architectures import spec_of
-from geokr_core.networks.augmentation import Strength
 from geokr_core.networks.batch_order import Windows, batch_rows
 from geokr_core.networks.distributed import World
 from geokr_core.networks.network import build
 from geokr_core.networks.weights import load_weights, save_weights
 from geokr_core.pretraining.config import PretrainingConfig
-from geokr_core.pretraining.labels import _Labels, labels_of_data
+from geokr_core.pretraining.labels import RunLabels, labels_of_data
+from geokr_core.pretraining.network import Network
+from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.objectives.land_cover import consistency_weight
-from geokr_core.pretraining.objectives.network import Network
-from geokr_core.pretraining.objectives.objective import Seen
 from geokr_core.pretraining.pretrain import forget_finished, pretrain
-from geokr_core.pretraining.recipes import PAPER, Recipe, resolve
-from geokr_core.pretraining.results import HISTORY_COLUMNS
+from geokr_core.pretraining.recipes import PAPER
 from geokr_core.pretraining.runs import runs_of, runtime_of
 from geokr_core.pretraining.training import loop, resuming, validation
 from geokr_core.pretraining.training.batches import Batch, prefetched
 from geokr_core.pretraining.training.checkpoint import load_checkpoint, save_checkpoint
-from geokr_core.pretraining.training.loop import learning_rate, mean_kl, reading, seen_of
+from geokr_core.pretraining.training.inputs import inputs_of
+from geokr_core.pretraining.training.loop import judged, learning_rate, reading
 from geokr_core.pretraining.training.resuming import save
 from geokr_core.pretraining.training.state import Run, State, begin, make_optimiser
 from geokr_core.step.digests import data_version
@@ -97,8 +96,8 @@ def test_kl_falls_well_below_the_constant_and_true_labels_beat_shuffled(tmp_path
     assert true["constant_kl"] == pytest.approx(shuffled["constant_kl"])
 
 
-def _labelled(data: LevirKR, method: Any, seed: int = 0) -> _Labels:
-    return labels_of_data(data, data.rows_of("train"), resolve(_config(), method), seed)
+def _labelled(data: LevirKR, method: Any, seed: int = 0) -> RunLabels:
+    return labels_of_data(data, data.rows_of("train"), _config().recipe(method), seed)
 
 
 def test_shuffled_hands_training_labels_round_and_leaves_validation_alone(data: LevirKR) -> None:
@@ -126,6 +125,28 @@ def test_a_label_takes_its_weight_along_when_it_is_shuffled(data: LevirKR, monke
     assert len(set(plain.weights[train])) > 10
 
 
+COLUMNS = (
+    "variant",
+    "seed",
+    "step",
+    "loss",
+    "supervised_loss",
+    "consistency_loss",
+    "train_kl",
+    "validation_kl",
+    "learning_rate",
+    "teacher_momentum",
+    "gradient_norm",
+    "label_entropy",
+    "teacher_entropy",
+    "student_entropy",
+    "mean_bias",
+    "dense_loss",
+    "identity_loss",
+    "aggregation_loss",
+    "contrast_loss",
+    "anchor_loss",
+)
 # --- what is written ------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +175,7 @@ def test_output_holds_what_it_promises(data: LevirKR, tmp_path: Path) -> None:
     assert run["config"]["consistency"] == "kl_teacher_student"
     with (out / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert tuple(rows[0]) == HISTORY_COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     assert [(r["variant"], r["seed"], r["step"]) for r in rows[:4]] == [
         ("geokr", "0", "2"), ("geokr", "0", "4"), ("geokr", "3", "2"), ("geokr", "3", "4"),
     ]  # fmt: skip
@@ -677,7 +698,7 @@ def test_paper_learning_rate_falls_by_a_tenth_each_epoch(data: LevirKR) -> None:
 
 
 def test_consistency_ramps_up_and_stays(data: LevirKR) -> None:
-    recipe = replace(resolve(_config(steps=100)), consistency_weight=2.0)
+    recipe = _config(steps=100).recipe().model_copy(update={"consistency_weight": 2.0})
     weights = [consistency_weight(step, recipe) for step in range(1, 101)]
     assert weights[0] < 0.04
     assert all(a <= b for a, b in itertools.pairwise(weights))
@@ -687,7 +708,7 @@ def test_consistency_ramps_up_and_stays(data: LevirKR) -> None:
 
 def test_norms_and_biases_are_not_decayed(data: LevirKR) -> None:
     student = Network("resnet18", 3, 10)
-    decayed, plain = make_optimiser(student, resolve(_config())).param_groups
+    decayed, plain = make_optimiser(student, _config().recipe()).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
     names = {id(p): name for name, p in student.named_parameters()}
     assert {names[id(p)] for p in plain["params"]} == {
@@ -697,13 +718,13 @@ def test_norms_and_biases_are_not_decayed(data: LevirKR) -> None:
 
 
 def test_presets_are_what_they_are_named_for() -> None:
-    paper, ours = resolve(_config(preset="paper", steps=200)), resolve(_config(steps=200))
+    paper, ours = _config(preset="paper", steps=200).recipe(), _config(steps=200).recipe()
     assert (paper.optimiser, paper.learning_rate, paper.weight_decay) == ("adam", 1e-3, 0.0)
     assert (paper.consistency, paper.reduction, paper.batchnorm) == ("ce_student_teacher", "per_element", "own")
     assert (paper.teacher_schedule, paper.teacher_momentum, paper.two_views) == ("released", 0.95, False)
     assert (ours.consistency, ours.reduction, ours.batchnorm) == ("kl_teacher_student", "per_sample", "averaged")
     assert (paper.transfer, ours.transfer) == ("teacher", "teacher")
-    assert [resolve(_config(steps=n)).teacher_momentum for n in (10, 200, 300, 10_000)] == pytest.approx(
+    assert [_config(steps=n).recipe().teacher_momentum for n in (10, 200, 300, 10_000)] == pytest.approx(
         [0.97, 0.97, 0.98, 0.99]
     )
 
@@ -715,21 +736,13 @@ def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> N
         "teacher_momentum": 0.0, "teacher_schedule": "every_step", "batchnorm": "copied", "reduction": "per_sample",
         "two_views": False, "transfer": "student", "label_weighting": False,
     }  # fmt: skip
-    recipe = resolve(_config(preset=preset, **given))
+    recipe = _config(preset=preset, **given).recipe()
     assert {name: getattr(recipe, name) for name in given} == given
 
 
-def test_every_open_field_of_the_configuration_reaches_the_recipe() -> None:
-    open_fields = {name for name, f in PretrainingConfig.model_fields.items() if f.default is None}
-    augmentation = {field for field in open_fields if field in Strength.__dataclass_fields__}
-    # No choices of a method: what is started from, in which order chips are read, how often they are judged.
-    of_no_method = {"initial_weights", "shuffle_window_chips", "validate_every"}
-    assert open_fields - of_no_method - augmentation <= set(Recipe.__dataclass_fields__)
-
-
-def _seen(run: Run, step: int = 1) -> Seen:
+def _seen(run: Run, step: int = 1) -> Inputs:
     batch = reading(run)(1)
-    return seen_of(run, replace(batch, step=step), slice(0, len(batch.rows)), run.normalisation())
+    return inputs_of(run, replace(batch, step=step), slice(0, len(batch.rows)), run.normalisation())
 
 
 def test_two_views_differ_in_colour_and_agree_in_orientation(data: LevirKR) -> None:
@@ -759,7 +772,7 @@ def test_judging_leaves_mode_and_statistics_of_the_network_alone(batchnorm: str,
     run = _run(data, architecture="resnet18", batchnorm=batchnorm)
     state = begin(run)
     network, before = state.teacher.network, {k: v.clone() for k, v in state.teacher.network.state_dict().items()}
-    mean_kl(run, network, run.train_rows[:4])
+    judged(run, network, run.train_rows[:4])
     assert network.training is (batchnorm == "own")
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
@@ -770,7 +783,7 @@ def test_at_most_a_thousand_chips_are_judged(data: LevirKR, monkeypatch: pytest.
     monkeypatch.setattr(LevirKR, "images", lambda self, rows: read.extend(rows) or images(self, rows))
     monkeypatch.setattr(validation, "MAX_JUDGED_CHIPS", 10)
     run = _run(data)
-    mean_kl(run, Network("squeezenet1_1", 3, len(data.classes)), np.arange(50))
+    judged(run, Network("squeezenet1_1", 3, len(data.classes)), np.arange(50))
     assert (len(set(read)), min(read), max(read)) == (10, 0, 49)
 
 

@@ -17,13 +17,14 @@ from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.starts import EXTRACTION_BATCH
 from geokr_core.networks.architectures import feature_dim
-from geokr_core.networks.augmentation import Strength, orient
+from geokr_core.networks.augmentation import orient
 from geokr_core.networks.batch_order import batch_rows
 from geokr_core.networks.batchnorm import freeze_batchnorm
 from geokr_core.networks.network import pooled
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.stopwatch import computing
+from geokr_core.networks.strength import Strength
 
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05

@@ -5,58 +5,58 @@ which predicts in eval mode, so that BatchNorm cannot tell which keys share a ba
 across GPUs serves the same end). Both crop their two views independently.
 """
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from geokr_core.pretraining.objectives.network import PROJECTION_DIM, Network
-from geokr_core.pretraining.objectives.objective import Forward, Objective, Seen
-from geokr_core.pretraining.recipes import Recipe
+from geokr_core.pretraining.losses import contrastive_loss
+from geokr_core.pretraining.network import PROJECTION_DIM, Network
+from geokr_core.pretraining.objective import Forward, Inputs, Objective
+from geokr_core.pretraining.recipe import Recipe
 
 
-def contrast(recipe: Recipe, *, distributed: bool, remembers: bool = False) -> Any:  # lightly ships no types
-    """The loss that tells two views of a chip from all other chips of the batch, and of a memory where it has one."""
-    from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
+class SimCLRObjective(Objective):
+    """Two views of a chip belong together, those of other chips of the batch do not."""
 
-    size = (recipe.memory_bank_size, PROJECTION_DIM) if remembers else 0
-    return NTXentLoss(recipe.temperature, memory_bank_size=size, gather_distributed=distributed)
-
-
-class ContrastiveObjective(Objective):
-    """Two views of a chip belong together, those of other chips do not."""
-
+    learns_land_cover: ClassVar[bool] = False
     terms = ("loss",)
 
-    def __init__(self, recipe: Recipe, device: torch.device, *, distributed: bool) -> None:
-        """Set up the loss; MoCo's memory starts with random directions from torch's global generator.
+    def __init__(self, recipe: Recipe, device: torch.device, *, distributed: bool = False) -> None:
+        """See `Objective`; ``distributed``: chips of the other processes are compared with, too."""
+        self._loss = contrastive_loss(recipe.temperature, distributed=distributed).to(device)
 
-        Args:
-            recipe: temperature, and how many chips MoCo remembers.
-            device: of the networks.
-            distributed: also compare with the chips of the other processes.
-        """
-        self._moco = recipe.objective == "moco"
-        self._loss = contrast(recipe, distributed=distributed, remembers=self._moco).to(device)
-
-    def losses(self, network: Network, student: Forward, teacher: Forward, seen: Seen, step: int) -> Tensor:
+    def losses(self, network: Network, student: Forward, teacher: Forward, inputs: Inputs, step: int) -> Tensor:
         """See `Objective.losses`."""
-        if self._moco:
-            query, key = student(seen.student).logits, teacher(seen.teacher).logits
-        else:
-            both = student(torch.cat([seen.student, seen.teacher])).logits
-            query, key = both.chunk(2)
+        first, second = student(torch.cat([inputs.student, inputs.teacher])).logits.chunk(2)
+        loss: Tensor = self._loss(first.float(), second.float())
+        return loss[None]
+
+
+class MoCoObjective(Objective):
+    """A view belongs with the averaged network's view of the same chip, and not with a memory of chips seen before."""
+
+    learns_land_cover: ClassVar[bool] = False
+    terms = ("loss",)
+
+    def __init__(self, recipe: Recipe, device: torch.device, *, distributed: bool = False) -> None:
+        """See `Objective`; the memory starts with random directions from torch's global generator."""
+        memory = (recipe.memory_bank_size, PROJECTION_DIM)
+        self._loss = contrastive_loss(recipe.temperature, distributed=distributed, memory=memory).to(device)
+
+    def losses(self, network: Network, student: Forward, teacher: Forward, inputs: Inputs, step: int) -> Tensor:
+        """See `Objective.losses`."""
+        query, key = student(inputs.student).logits, teacher(inputs.teacher).logits
         loss: Tensor = self._loss(query.float(), key.float())
         return loss[None]
 
     def state(self) -> dict[str, Tensor]:
-        """MoCo's memory and the place that is written next."""
+        """The memory, and the place that is written next."""
         memory = self._loss.memory_bank
-        return {"bank": memory.bank, "bank_place": memory.bank_ptr} if self._moco else {}
+        return {"bank": memory.bank, "bank_place": memory.bank_ptr}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up MoCo's memory."""
-        if self._moco:
-            memory = self._loss.memory_bank
-            memory.bank.copy_(state["bank"])
-            memory.bank_ptr.copy_(state["bank_place"])
+        """Take over the memory."""
+        memory = self._loss.memory_bank
+        memory.bank.copy_(state["bank"])
+        memory.bank_ptr.copy_(state["bank_place"])

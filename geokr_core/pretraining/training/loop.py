@@ -1,11 +1,10 @@
 """One pretraining run: the loop that every method shares, with its curves and its checkpoints.
 
-What a run is made of is in ``run``, its checkpoints in ``resuming``; what a method minimises in ``methods``; which runs there
-are and what is kept of them in ``pretrain``; the numbers of a recipe in ``presets``.
+Not here: what a run is made of (``state``), its checkpoints (``resuming``), what the networks are shown (``inputs``), what a
+method minimises (``pretraining.objectives``), which runs there are (``pretraining.runs``).
 """
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -14,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geokr_core.networks.augmentation import Geometry, cells_under, colour_view, draw, geometry_of, seen
 from geokr_core.networks.batch_order import Windows, batch_rows
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.weights import load_weights, save_weights
-from geokr_core.pretraining.labels import CELLS_HALF_WEIGHT
-from geokr_core.pretraining.objectives.land_cover import teacher_predicts
-from geokr_core.pretraining.objectives.network import Network, Outputs
-from geokr_core.pretraining.objectives.objective import Seen
+from geokr_core.pretraining.network import Network, Outputs
+from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.training import schedules
-from geokr_core.pretraining.training.anchor import (
+from geokr_core.pretraining.training.batches import Batch, prefetched, reader
+from geokr_core.pretraining.training.inputs import inputs_of
+from geokr_core.pretraining.training.monitoring import Clock, LossGuard
+from geokr_core.pretraining.training.regularisation import (
     distance,
     interpolate,
     last_stage_angle,
@@ -32,8 +31,6 @@ from geokr_core.pretraining.training.anchor import (
     pooled,
     weight_distance,
 )
-from geokr_core.pretraining.training.batches import Batch, prefetched, reader
-from geokr_core.pretraining.training.monitoring import Clock, LossWatch
 from geokr_core.pretraining.training.resuming import best_path, resume, save
 from geokr_core.pretraining.training.state import Run, State, begin
 from geokr_core.pretraining.training.teacher import warmed_up_momentum
@@ -49,86 +46,13 @@ def learning_rate(step: int, run: Run) -> float:
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def generator_of(seed: int, step: int) -> torch.Generator:
-    """The generator of one step's augmentation: a pure function of seed and step, whatever came before."""
-    digest = hashlib.sha256(f"augment/{seed}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-
-
-def seen_of(run: Run, batch: Batch, part: slice, normalisation: Normalisation) -> Seen:
-    """Augment chips of a batch and look up what is known of the ground that is seen.
-
-    Land-cover methods show student and teacher the same crop in two colour variants, so that the label holds for both;
-    contrastive methods crop both views by themselves. Where both are learned, the student sees both crops, each with the
-    land cover of its own ground.
-
-    Args:
-        run: its recipe says how.
-        batch: chips of this process.
-        part: which of them, counted within this process; a slice, so that pinned memory stays pinned.
-        normalisation: channel statistics on the device.
-    """
-    recipe, device, strength = run.recipe, run.runtime.device, run.recipe.augmentation
-    generator, size, bands = generator_of(run.seed, batch.step), run.config.batch_size, run.data.bands
-    places = run.places()[part]
-    # Always both views, for the whole batch: neither the number of processes nor of parts changes a draw.
-    first, second = (draw(size, len(bands), generator).of(places) for _ in range(2))
-    images = batch.images[part].to(device, non_blocking=True)
-    geometry = geometry_of(first, strength, device)
-    planes = seen(images, geometry)
-    student = teacher = colour_view(planes, bands, normalisation, strength, first)
-    cells = None if batch.cells is None else batch.cells[part].to(device, non_blocking=True)
-    rows = torch.from_numpy(batch.rows)[part].to(device, non_blocking=True)
-    if recipe.contrast_weight > 0 or recipe.is_contrastive:
-        other = geometry_of(second, strength, device)
-        teacher = colour_view(seen(images, other), bands, normalisation, strength, second)
-        if recipe.contrast_weight > 0:
-            student = teacher = torch.cat([student, teacher])
-            geometry, rows = geometry.beside(other), rows.repeat(2)
-            cells = None if cells is None else cells.repeat(2, 1, 1, 1)
-    elif recipe.two_views and teacher_predicts(recipe):
-        teacher = colour_view(planes, bands, normalisation, strength, second)
-    labels, weights = labels_of(run, rows, cells, geometry)
-    return Seen(student, teacher, geometry, labels, weights, cells)
-
-
-def labels_of(run: Run, rows: Tensor, cells: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
-    """Land cover of what is seen of chips, and how much it counts.
-
-    A crop has the proportions of its own known ground. Its weight falls, as that of a chip does, with the share of
-    ground whose land cover is known and with the number of land-cover cells that voted.
-
-    Args:
-        run: labels and weights of whole chips.
-        rows: int64 (B,) on the device.
-        cells: uint8 (B, n, n, K) on the device, or None.
-        geometry: what is seen.
-
-    Returns:
-        float32 (B, K), rows of zeros where nothing is known; float32 (B,), or None where all count alike.
-    """
-    weights = None if run.weights is None else run.weights[rows]
-    if not run.recipe.label_follows_crop or cells is None or geometry.boxes is None:
-        return run.labels[rows], weights
-    shares = cells_under(cells, geometry, 1)[:, 0, 0]
-    known = shares.sum(dim=1)
-    labels = shares / known.clamp_min(1e-6)[:, None]
-    if weights is not None:
-        known_of_chip = cells.float().sum(dim=3).mean(dim=(1, 2)).clamp_min(1e-6) / 255.0
-        box = geometry.boxes
-        area, voted = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), run.num_cells[rows]
-        saturation = area * (voted + CELLS_HALF_WEIGHT) / (area * voted + CELLS_HALF_WEIGHT)
-        weights = weights * (known / known_of_chip) * saturation
-    return labels, weights
-
-
-def losses_of(run: Run, state: State, seen: Seen, step: int) -> Tensor:
+def losses_of(run: Run, state: State, inputs: Inputs, step: int) -> Tensor:
     """Forward passes of both networks and all losses of some chips.
 
     Args:
         run: its recipe says which losses.
         state: the networks.
-        seen: the chips.
+        inputs: the chips.
         step: counted from 1.
 
     Returns:
@@ -137,33 +61,35 @@ def losses_of(run: Run, state: State, seen: Seen, step: int) -> Tensor:
 
     def teacher(images: Tensor) -> Outputs:
         with run.runtime.autocast():
-            said: Outputs = state.teacher(images)
-            return said
+            outputs: Outputs = state.teacher(images)
+            return outputs
 
-    losses = state.objective.losses(state.student, state.forward, teacher, seen, step)
+    losses = state.objective.losses(state.student, state.forward, teacher, inputs, step)
     if run.recipe.anchor_weight == 0:
         return losses
-    anchor = _anchor_loss(run, state)
+    anchor = _start_loss(run, state)
     losses = torch.cat([losses, anchor[None]])
     pull = torch.zeros_like(losses)
     pull[0] = run.recipe.anchor_weight
     return losses + pull * anchor
 
 
-def _anchor_loss(run: Run, state: State) -> Tensor:
-    """How far the backbone is from its start, in the measure that the recipe names; see ``anchor``."""
-    start, said, images = state.start, state.forward.said, state.forward.images
-    if start is None or said is None or images is None:
-        raise RuntimeError(f"{run.name}: held to its start, but no start is kept or the student has seen nothing.")
+def _start_loss(run: Run, state: State) -> Tensor:
+    """How far the backbone is from its start, in the measure that the recipe names; see ``regularisation``."""
+    start, outputs, images = state.start, state.forward.outputs, state.forward.images
+    if start is None or outputs is None or images is None:
+        raise RuntimeError(
+            f"{run.name}: the recipe keeps close to the start, but no start is kept or the student was shown nothing."
+        )
     if run.recipe.anchor == "weights":
         return weight_distance(state.student.backbone, start)
     reference = maps_of(start, images, run.runtime.autocast(), run.recipe.anchor_zoom)
     if run.recipe.anchor == "features":
-        return last_stage_angle(pooled(said.stages), pooled(reference))
+        return last_stage_angle(pooled(outputs.stages), pooled(reference))
     if run.recipe.anchor == "stages":
-        return distance(pooled(said.stages), pooled(reference), state.spread)
-    size = said.stages[-1].shape[2:]
-    return distance(last_stage_cells(said.stages), last_stage_cells(reference, size), state.spread)
+        return distance(pooled(outputs.stages), pooled(reference), state.variances)
+    size = outputs.stages[-1].shape[2:]
+    return distance(last_stage_cells(outputs.stages), last_stage_cells(reference, size), state.variances)
 
 
 def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation) -> Tensor:
@@ -178,7 +104,7 @@ def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation
     for number, part in enumerate(parts, start=1):
         share = (part.stop - part.start) / len(batch.rows)
         with nullcontext() if number == len(parts) else state.forward.without_exchange():
-            losses = losses_of(run, state, seen_of(run, batch, part, normalisation), batch.step) * share
+            losses = losses_of(run, state, inputs_of(run, batch, part, normalisation), batch.step) * share
             torch.autograd.backward(losses[0])
         total += losses.detach()
     if batch.step <= run.recipe.head_warmup_steps:
@@ -244,15 +170,15 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
     with _own_torch_settings(run):
         state = begin(run)
         resume(run, state, reporter)
-        watch = LossWatch(run.name, run.folder, run.labels, f"_rank{run.world.rank}" if run.world.size > 1 else "")
+        guard = LossGuard(run.name, run.folder, run.labels, f"_rank{run.world.rank}" if run.world.size > 1 else "")
         clock = Clock()
         with (
             reporter.progress(f"pretraining {run.name}", config.steps) as advance,
             prefetched(reading(run), state.step + 1, config.steps) as batches,
         ):
             advance(state.step)
-            _loop(run, state, batches, watch, clock, reporter, advance)
-        watch.settle()
+            _loop(run, state, batches, guard, clock, reporter, advance)
+        guard.settle()
     return state, clock
 
 
@@ -260,7 +186,7 @@ def _loop(
     run: Run,
     state: State,
     batches: Iterator[Batch],
-    watch: LossWatch,
+    guard: LossGuard,
     clock: Clock,
     reporter: Reporter,
     advance: Advance,
@@ -274,18 +200,18 @@ def _loop(
         norm = None
         if run.recipe.gradient_clip_norm or batch.step in points or keeps:
             norm = gradient_norm(state, run.recipe.gradient_clip_norm)
-        watch.watch(batch, losses[0], norm)
+        guard.check(batch, losses[0], norm)
         update(run, state, losses)
         clock.count(config.batch_size, batch.wait_s)
         advance(1)
         if batch.step in points and norm is not None:
-            watch.settle()
+            guard.settle()
             _log(run, state, float(norm), clock, reporter, validate=batch.step in validation_points)
         if config.examples_every and batch.step % config.examples_every == 0:
             with clock.stopped():
                 _show_examples(run, state, reporter)
         if keeps:
-            watch.settle()
+            guard.settle()
             with clock.stopped():
                 reporter.flush()  # first: a run that goes on after this step tells nothing of it again
                 save(run, state)
@@ -322,13 +248,8 @@ def _own_torch_settings(run: Run) -> Iterator[None]:
 
 
 def judged(run: Run, network: Network, rows: np.ndarray) -> Judged:
-    """Predict chips of a run's data as they are, see `signs.judge`."""
+    """Predict chips of a run's data as they are, see `validation.judge`."""
     return judge(run.data, network, run.runtime, run.normalisation(), run.labels, rows)
-
-
-def mean_kl(run: Run, network: Network, rows: np.ndarray) -> float:
-    """Mean KL(labels ‖ prediction) over chips as they are, nat a chip."""
-    return judged(run, network, rows).kl
 
 
 def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, *, validate: bool) -> None:

@@ -15,7 +15,7 @@ from geokr_core.pretraining.training.batches import Batch
 from geokr_core.step.files import whole_file
 
 
-class LossWatch:
+class LossGuard:
     """Stops a run whose loss or gradient is not finite, without making a GPU wait for it.
 
     On the CPU what is given is looked at before it does harm. On a GPU it is copied beside the work and looked at one
@@ -24,19 +24,19 @@ class LossWatch:
     """
 
     def __init__(self, name: str, folder: Path, labels: Tensor, suffix: str = "") -> None:
-        """Watch one run.
+        """Guard one run.
 
         Args:
             name: of the run.
             folder: where an offending batch is kept.
-            labels: float32 (N, K), what each chip of the catalogue is held to.
+            labels: float32 (N, K), label of each chip of the catalogue.
             suffix: of the kept file's name, where several processes each keep their part.
         """
         self._name, self._folder, self._labels, self._suffix = name, folder, labels, suffix
         self._pending: tuple[Batch, Tensor] | None = None
         self._arrived: torch.cuda.Event | None = None
 
-    def watch(self, batch: Batch, loss: Tensor, gradient_norm: Tensor | None = None) -> None:
+    def check(self, batch: Batch, loss: Tensor, gradient_norm: Tensor | None = None) -> None:
         """Look at the figures of the step before, and at these as soon as they can be had for nothing.
 
         Args:

@@ -1,6 +1,6 @@
-"""How far a pretraining run is: written while it trains, and put back when it is started again after a kill.
+"""Checkpoints of a run: which tensors and scalars they hold, and how a run is resumed from them.
 
-The file itself is in ``checkpoint``; what a state is made of in ``run``.
+Not here: the file itself (``checkpoint``); what a state is made of (``state``).
 """
 
 from collections.abc import Mapping
@@ -50,9 +50,16 @@ def save(run: Run, state: State) -> None:
 
 
 _SCALARS: Final = (
-    "step", "num_summed", "teacher_updates", "teacher_momentum", "teacher_initial_fraction", "best_kl", "best_step",
+    "step",
+    "num_summed",
+    "teacher_updates",
+    "teacher_momentum",
+    "teacher_initial_fraction",
+    "best_kl",
+    "best_step",
     "history",
-)  # fmt: skip
+)
+"""Fields of the state that are no tensors."""
 
 
 def drop_progress(run: Run) -> None:

@@ -6,9 +6,9 @@ from typing import Final
 from torch import nn
 
 from geokr_core.networks.network import depths
-from geokr_core.pretraining.objectives.correction import LEARNING_RATE_FACTOR
-from geokr_core.pretraining.objectives.network import Network
-from geokr_core.pretraining.recipes import Recipe
+from geokr_core.pretraining.correction import LEARNING_RATE_FACTOR
+from geokr_core.pretraining.network import Network
+from geokr_core.pretraining.recipe import Recipe
 
 EPOCH_DECAY: Final = 0.9
 """Factor of the learning rate each epoch under ``epoch_decay``, as first published."""

@@ -1,6 +1,6 @@
-"""One pretraining run: what it is given, and all that changes while it trains.
+"""One pretraining run: what it is given (`Run`), and all that changes while it trains (`State`).
 
-How it is trained is in ``training``, how it goes on after a kill in ``resuming``, which runs there are in ``pretrain``.
+Not here: how it is trained (``loop``), how it is resumed (``resuming``), which runs there are (``pretraining.runs``).
 """
 
 import math
@@ -19,14 +19,19 @@ from geokr_core.networks.distributed import World
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.weights import load_initial_weights
-from geokr_core.pretraining.config import Method, PretrainingConfig
-from geokr_core.pretraining.objectives.contrastive import ContrastiveObjective
-from geokr_core.pretraining.objectives.land_cover import LandCoverObjective
-from geokr_core.pretraining.objectives.network import Network, Outputs
-from geokr_core.pretraining.objectives.objective import Objective
-from geokr_core.pretraining.recipes import Recipe
+from geokr_core.pretraining.config import PretrainingConfig
+from geokr_core.pretraining.network import Network, Outputs
+from geokr_core.pretraining.objective import Objective
+from geokr_core.pretraining.recipe import Recipe, objective_class
 from geokr_core.pretraining.training import schedules
-from geokr_core.pretraining.training.anchor import SPREAD_CHIPS, frozen_copy, last_stage_cells, maps_of, pooled, spread
+from geokr_core.pretraining.training.regularisation import (
+    VARIANCE_CHIPS,
+    channel_variance,
+    frozen_copy,
+    last_stage_cells,
+    maps_of,
+    pooled,
+)
 from geokr_core.pretraining.training.teacher import Teacher, released_update_steps
 from geokr_core.pretraining.training.validation import even_selection
 
@@ -42,10 +47,10 @@ class Run:
         world: the processes that train it together.
         data: the chips.
         variant: name of the variant.
-        method: what it does.
+        method: name of the method.
         seed: of initialisation, order and augmentation.
-        labels: float32 (N, K) on the device: what each chip of the catalogue is held to, already
-            shuffled where the method says so.
+        labels: float32 (N, K) on the device: label of each chip of the catalogue, already
+            permuted where the method says so.
         weights: float32 (N,) on the device: how much each label counts; None: all alike.
         num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
         label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
@@ -62,7 +67,7 @@ class Run:
     world: World
     data: LevirKR
     variant: str
-    method: Method
+    method: str
     seed: int
     labels: Tensor
     weights: Tensor | None
@@ -92,11 +97,11 @@ class Run:
 
 
 class StudentPass:
-    """The student's forward pass in the run's precision, and what it last said, for what holds it to its start.
+    """The student's forward pass in the run's precision, and its last inputs and outputs, for the distance from its start.
 
     Attributes:
-        images: what was seen last.
-        said: what was said of it.
+        images: the last inputs.
+        outputs: of these.
     """
 
     def __init__(self, student: Network, run: Run) -> None:
@@ -109,14 +114,14 @@ class StudentPass:
         module = self._distributed or student
         self._module: Callable[[Tensor], Outputs] = torch.compile(module) if run.runtime.compiled else module
         self.images: Tensor | None = None
-        self.said: Outputs | None = None
+        self.outputs: Outputs | None = None
 
     def __call__(self, images: Tensor) -> Outputs:
         """Outputs of normalised float32 images (B, C, H, W)."""
         with self._runtime.autocast():
-            said = self._module(images)
-        self.images, self.said = images, said
-        return said
+            outputs = self._module(images)
+        self.images, self.outputs = images, outputs
+        return outputs
 
     def without_exchange(self) -> AbstractContextManager[None]:
         """Context in which gradients stay with this process, for all but the last part of a batch."""
@@ -134,7 +139,7 @@ class State:
         objective: what is minimised.
         optimiser: Adam or AdamW over the student.
         start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
-        spread: variance of each channel of what it says, where the recipe measures in these; never in a checkpoint.
+        variances: of each channel of its features, where the recipe measures in these; never in a checkpoint.
         update_steps: steps at which the teacher moves; None: every step.
         terms: names of what is averaged between two points of the curves.
         sums: float32 (T,) on the device, sums of ``terms`` since the last point of the curves.
@@ -154,7 +159,7 @@ class State:
     objective: Objective
     optimiser: torch.optim.Optimizer
     start: nn.Module | None
-    spread: list[Tensor]
+    variances: list[Tensor]
     update_steps: frozenset[int] | None
     terms: tuple[str, ...]
     sums: Tensor
@@ -185,24 +190,20 @@ def begin(run: Run) -> State:
     if run.world.size > 1 and device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    held = recipe.anchor_weight > 0 or recipe.interpolation < 1
-    start = frozen_copy(student.backbone) if held else None
+    keeps_start = recipe.anchor_weight > 0 or recipe.interpolation < 1
+    start = frozen_copy(student.backbone) if keeps_start else None
     in_own_units = recipe.anchor in ("stages", "cells") and recipe.anchor_weight > 0
-    channels = _spread_of(run, start) if start is not None and in_own_units else []
+    variances = _variances_of(run, start) if start is not None and in_own_units else []
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
-    objective: Objective
-    if recipe.is_contrastive:
-        objective = ContrastiveObjective(recipe, device, distributed=run.world.size > 1)
-    else:
-        objective = LandCoverObjective(recipe, distributed=run.world.size > 1)
+    objective: Objective = objective_class(recipe.objective)(recipe, device, distributed=run.world.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
     teacher = Teacher(student, recipe.batchnorm, compiled=run.runtime.compiled)
     forward = StudentPass(student, run)
     sums = torch.zeros(len(terms), device=device)
     optimiser = make_optimiser(student, recipe)
-    return State(student, forward, teacher, objective, optimiser, start, channels, steps, terms, sums)
+    return State(student, forward, teacher, objective, optimiser, start, variances, steps, terms, sums)
 
 
 def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:
@@ -212,11 +213,13 @@ def make_optimiser(student: Network, recipe: Recipe) -> torch.optim.Optimizer:
     return kind(schedules.parameter_groups(student, recipe), lr=recipe.learning_rate, fused=True)
 
 
-def _spread_of(run: Run, start: nn.Module) -> list[Tensor]:
-    """Spread of what the start says of training chips without augmentation, enlarged as it sees them; alike everywhere."""
+def _variances_of(run: Run, start: nn.Module) -> list[Tensor]:
+    """Variances of the start's features of training chips without augmentation, enlarged as it sees them."""
     normalisation = run.normalisation()
-    rows = even_selection(run.train_rows, SPREAD_CHIPS)
+    rows = even_selection(run.train_rows, VARIANCE_CHIPS)
     parts = np.array_split(rows, math.ceil(len(rows) / run.config.batch_size))
     images = (torch.from_numpy(run.data.images(part)).to(run.runtime.device) for part in parts)
     zoom, features = run.recipe.anchor_zoom, pooled if run.recipe.anchor == "stages" else last_stage_cells
-    return spread(features(maps_of(start, normalisation(part), run.runtime.autocast(), zoom)) for part in images)
+    return channel_variance(
+        features(maps_of(start, normalisation(part), run.runtime.autocast(), zoom)) for part in images
+    )

@@ -1,6 +1,6 @@
 """The mean teacher: a running average of the student that is never trained itself, and when it moves.
 
-What the teacher's predictions are used for is decided in ``methods.land_cover``, when it moves in ``training``.
+Not here: what its predictions are used for (``pretraining.objectives.land_cover``), when it moves (``loop``).
 """
 
 import copy
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geokr_core.errors import TrainingError
-from geokr_core.pretraining.recipes import BatchNormPolicy
+from geokr_core.pretraining.recipe import BatchNormPolicy
 
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 

@@ -16,8 +16,8 @@ from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime
 from geokr_core.pictures.images import as_rgb, png, proportion_bar
-from geokr_core.pretraining.objectives.losses import label_kl
-from geokr_core.pretraining.objectives.network import Network
+from geokr_core.pretraining.losses import label_kl
+from geokr_core.pretraining.network import Network
 
 MAX_JUDGED_CHIPS: Final = 1000
 """Chips on which a KL is measured outside training: its standard error is then some 2 % of its value."""

@@ -1,14 +1,16 @@
-"""What student and teacher are held to: land-cover proportions, each other, and how much each label counts.
+"""The losses that objectives are made of: student against land-cover proportions, teacher and other chips.
 
 Logits are float (B, K) before the softmax; proportions are float32 (B, K) whose rows sum to 1 over the known ground.
 All losses are in nat. No network here, and no schedule.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geokr_core.pretraining.recipes import Consistency, Reduction
+from geokr_core.pretraining.recipe import Consistency, Reduction
 
 
 def supervised_loss(logits: Tensor, proportions: Tensor, reduction: Reduction, weights: Tensor | None = None) -> Tensor:
@@ -95,3 +97,19 @@ def label_kl(logits: Tensor, proportions: Tensor) -> Tensor:
     """
     log_p = F.log_softmax(logits.float(), dim=1)
     return (torch.xlogy(proportions, proportions) - proportions * log_p).sum(dim=1)
+
+
+def contrastive_loss(temperature: float, *, distributed: bool, memory: tuple[int, int] | None = None) -> Any:
+    """The loss between two views of a chip and all other chips of the batch (NT-Xent, Chen and others 2020).
+
+    Args:
+        temperature: of the softmax over similarities.
+        distributed: compare with the chips of the other processes, too.
+        memory: chips that are remembered as further negatives, and the length of their vectors; None: none are.
+
+    Returns:
+        lightly's module, which ships no types: two float32 (B, P) → a scalar.
+    """
+    from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
+
+    return NTXentLoss(temperature, memory_bank_size=memory or 0, gather_distributed=distributed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geokr_core.pretraining.labels import CELLS_HALF_WEIGHT, GAP_HALF_WEIGHT_DAYS, constant_kl, label_weights
-from geokr_core.pretraining.objectives.losses import consistency_loss, label_kl, supervised_loss
+from geokr_core.pretraining.losses import consistency_loss, label_kl, supervised_loss
 
 
 def _logits(*probabilities: list[float]) -> Tensor:

@@ -1,12 +1,13 @@
-"""What holds a backbone to the weights it started from: distances from the start, and the way back to it.
+"""Regularisation towards the weights that a backbone started from: L2-SP and distillation of the start's features.
 
-When and how strongly is for ``presets`` and ``training``.
+The parameter file calls it the anchor. Here are the distances from the start and the way back to it; how strongly they
+count is for the recipe, and where they enter the loss for the loop.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,19 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from geokr_core.networks.network import stages
+from geokr_core.pretraining.recipe import Recipe
 
 _LEAST_SHARE_OF_VARIANCE: Final = 0.01
 
-SPREAD_CHIPS: Final = 512
-"""Chips that the spread of each channel is taken from: its standard error is then some 6 %."""
+VARIANCE_CHIPS: Final = 512
+"""Chips that the variance of each channel is taken from: its standard error is then some 6 %."""
 
 
 def frozen_copy(backbone: nn.Module) -> nn.Module:
     """A backbone as it is now, which learns nothing more.
 
-    Its BatchNorm uses the statistics of each batch, as that of a network in training does, so that the two say the same
-    while their weights are the same; its own statistics stay as they are.
+    Its BatchNorm uses the statistics of each batch, as that of a network in training does, so that the two agree while
+    their weights are the same; its own statistics stay as they are.
     """
     start = copy.deepcopy(backbone).eval().requires_grad_(False)
     for module in start.modules():
@@ -39,15 +41,15 @@ def frozen_copy(backbone: nn.Module) -> nn.Module:
 def maps_of(
     start: nn.Module, images: Tensor, autocast: AbstractContextManager[None], zoom: float = 1.0
 ) -> list[Tensor]:
-    """What the start says of images.
+    """Stage maps of images, by the start.
 
     Args:
         start: what `frozen_copy` gave.
         images: normalised float32 (B, C, H, W).
         autocast: its precision.
-        zoom: how many times larger it sees them, at least 1, bilinear. A network that was trained on larger images says
-            more of a small one that is enlarged first, at zoom² times the cost; what it says then can be taught to
-            a network that sees the image as it is.
+        zoom: how many times larger it sees them, at least 1, bilinear. A network that was trained on larger images has
+            better features of a small one that is enlarged first, at zoom² times the cost; these can be taught to a
+            network that sees the image as it is.
 
     Returns:
         Stage maps, one float (B, D_i, H_i, W_i) each.
@@ -70,7 +72,7 @@ def last_stage_cells(maps: Sequence[Tensor], size: Sequence[int] | None = None) 
     return [last.permute(0, 2, 3, 1).flatten(0, 2)]
 
 
-def spread(features: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+def channel_variance(features: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     """Variance of each channel over all batches, never next to nothing.
 
     Args:
@@ -92,7 +94,7 @@ def distance(features: Sequence[Tensor], reference: Sequence[Tensor], variances:
     Args:
         features: one float (N, D_i) a stage.
         reference: the same of the start.
-        variances: what `spread` gave.
+        variances: what `channel_variance` gave.
 
     Returns:
         A scalar, the mean over all rows: 0 where nothing has changed, about 2 where nothing of the start is left.
@@ -125,3 +127,9 @@ def interpolate(trained: nn.Module, start: nn.Module, share: float) -> None:
     for key, value in trained.state_dict().items():
         if value.is_floating_point():
             value.copy_(torch.lerp(first[key], value, share))
+
+
+def code(recipe: Recipe) -> Mapping[str, Any]:
+    """What this module does otherwise than it once did, where a recipe makes use of it; see `Objective.code`."""
+    features = recipe.anchor != "weights" and recipe.anchor_weight > 0
+    return {"anchor": ["statistics of the batch", VARIANCE_CHIPS]} if features else {}

@@ -3,7 +3,7 @@
 After the idea of Li, Chen and Shi (2022, doi:10.1109/TGRS.2022.3202489): the supervision is corrected by a matrix that
 is learned together with the network, under two priors: it changes little, and land cover is clumped. Its published
 equations were not at hand; the form here is the forward correction of Patrini and others (2017): the network predicts
-the ground, ``prediction @ matrix`` is what the product would say of it, and that is held to the product.
+the ground, ``prediction @ matrix`` is what the product would report of it, and that is trained against the product.
 
 Matrix and network together could explain the same labels in many ways. The two priors choose among them: identity
 keeps the matrix from explaining what the network can, and aggregation (each place is of one class, and its neighbours
@@ -23,7 +23,7 @@ _INITIAL_DIAGONAL: Final = 0.95
 
 
 class Correction(nn.Module):
-    """Row k: what the product says of ground that is of class k."""
+    """Row k: what the product reports of ground that is of class k."""
 
     def __init__(self, num_classes: int) -> None:
         """Start close to the identity: 0.95 on the diagonal, the rest spread evenly."""
