@@ -1,5 +1,7 @@
 """Weights: written, read with every difference named, fitted to other bands, and ImageNet's."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -37,9 +39,31 @@ def save_weights(module: nn.Module, path: Path, bands: Sequence[str] = ()) -> No
         key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in module.state_dict().items()
     }
-    with whole_file(path) as partial:
-        # One entry and no more: safetensors writes several in an order that changes from process to process.
-        save_file(state, partial, metadata={_BANDS_KEY: ",".join(bands)} if bands else {"format": "pt"})
+    # One entry and no more: safetensors writes several in an order that changes from process to process.
+    write_tensors(path, state, {_BANDS_KEY: ",".join(bands)} if bands else {"format": "pt"})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all; an earlier file of that name is replaced.
+
+    Args:
+        path: the file to write.
+        tensors: contiguous, on the CPU.
+        metadata: of the file's header.
+
+    Raises:
+        OSError: the file system refused; ``filename`` is ``path``, and an earlier file is left as it was.
+    """
+    try:
+        with whole_file(path) as partial:
+            save_file(dict(tensors), partial, metadata=dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))  # the library wraps what the system said in words
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def load_weights(module: nn.Module, path: Path, *, drop_classifier: bool = False) -> None:

@@ -6,14 +6,17 @@ what is missing, a variant or a seed more trains nothing again, and the output a
 Not here: what one run does (``pretraining.training``).
 """
 
+import errno
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from geokr_core.errors import TrainingError
 from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.networks.distributed import joined, world_of_environment
 from geokr_core.pretraining.config import PretrainingConfig
@@ -50,20 +53,23 @@ def pretrain(
     Raises:
         ConfigError: a method needs land cover within chips, and the data set knows whole chips only.
         MissingInputError: there is no frozen data set.
-        DatasetError: a shard is missing.
+        DatasetError: a shard is missing or damaged.
         BackboneError: ``initial_weights`` do not fit.
-        TrainingError: too few chips, no such device, or a loss that is not finite.
+        TrainingError: too few chips, no such device, a loss that is not finite, or a disk that is full.
+        KeyboardInterrupt: Ctrl-C, and SystemExit at SIGTERM: the training is saved first, see `training.interruption`.
     """
     data = open_levir_kr(levir_kr)
-    with joined(config.device) as world:
+    with _disk_refusals(out, checkpoints), joined(config.device) as world:
         runs = list(runs_of(config, data, checkpoints, world))
         _mention_other_runs(checkpoints, runs, reporter)
         _mention_precision(runs, reporter)
-        clocks = []
+        clocks: list[Clock] = []
         for run in runs:
             if world.agree(_is_kept(run, reporter) if world.is_first else None):
                 reporter.info(f"{run.name}: finished before, kept")
                 continue
+            if world.is_first and not clocks:
+                data.require_undamaged()
             state, clock = train(run, reporter)
             clocks.append(clock)
             if world.is_first:
@@ -97,6 +103,23 @@ def _is_kept(run: Run, reporter: Reporter) -> bool:
         reporter.warning(f"{folder}: {', '.join(changed)} changed since it was written; {run.name} is trained again.")
         shutil.rmtree(folder)
     return not changed
+
+
+_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
+
+
+@contextmanager
+def _disk_refusals(out: Path, checkpoints: Path) -> Iterator[None]:
+    """Say in one sentence what a full or read-only disk refused, and what is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK and not isinstance(error, shutil.Error):
+            raise
+        raise TrainingError(
+            f"{error.filename or out}: {error.strerror or error}. Checkpoints and finished runs in {checkpoints} are kept, and "
+            f"so is what was in {out}. Free some space, or mend the permissions, and run the same command again to resume."
+        ) from error
 
 
 def _mention_precision(runs: Sequence[Run], reporter: Reporter) -> None:

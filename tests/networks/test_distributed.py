@@ -17,7 +17,7 @@ from geokr_core.testing import make_levir_kr
 SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
-from geokr_core import pretrain as step
+from geokr_core.pretraining import pretrain as step
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.step.reporter import RecordingReporter
 

@@ -1,8 +1,9 @@
 """Checkpoints of half-done training: one safetensors file, with everything that is no tensor as JSON in its header.
 
 One file and not two, so that tensors and scalars can never come from different steps; no pickle. The newest few are
-kept, so that a damaged one costs some steps and not the run. Which tensors and scalars make up a run is known to
-``resuming``.
+kept, so that a damaged one costs some steps and not the run.
+
+Not here: which tensors and scalars a checkpoint holds (``resuming``).
 """
 
 import json
@@ -12,11 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from geokr_core.errors import TrainingError
-from geokr_core.step.files import whole_file
+from geokr_core.networks.weights import write_tensors
 
 _FORMAT: Final = 1
 
@@ -43,8 +43,7 @@ def save_checkpoint(path: Path, fingerprint: str, tensors: Mapping[str, Tensor],
     """
     header = {"format": str(_FORMAT), "fingerprint": fingerprint, "scalars": json.dumps(dict(scalars), sort_keys=True)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as partial:
-        save_file(state, partial, metadata=header)
+    write_tensors(path, state, header)
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
@@ -70,7 +69,7 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
     if found != (str(_FORMAT), fingerprint):
         raise TrainingError(
             f"{path}: a checkpoint of format {found[0]} and run {found[1]}, but the run now is {fingerprint} in format "
-            f"{_FORMAT}: its parameters or its data differ. Restore them to go on with it, or delete it."
+            f"{_FORMAT}: its parameters or its data differ. Restore them to resume it, or delete it."
         )
     return Checkpoint(tensors, json.loads(header["scalars"]))
 
@@ -88,7 +87,7 @@ def newest_first(folder: Path) -> list[Path]:
 def prune(folder: Path, keep: int, step: int) -> None:
     """Delete all checkpoints of a run up to a step but the newest ``keep``.
 
-    Those after that step could not be used, or the run would not be there again; they count for nothing.
+    Those after that step could not be used, or the run would not be at it again; they do not count.
     """
     newest = checkpoint_path(folder, step).name
     for path in [path for path in newest_first(folder) if path.name <= newest][keep:]:

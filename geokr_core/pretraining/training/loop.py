@@ -5,9 +5,11 @@ method minimises (``pretraining.objectives``), which runs there are (``pretraini
 """
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.training import schedules
 from geokr_core.pretraining.training.batches import Batch, prefetched, reader
 from geokr_core.pretraining.training.inputs import inputs_of
+from geokr_core.pretraining.training.interruption import StopRequest, stop_requests
 from geokr_core.pretraining.training.monitoring import Clock, LossGuard
 from geokr_core.pretraining.training.regularisation import (
     distance,
@@ -34,8 +37,12 @@ from geokr_core.pretraining.training.regularisation import (
 from geokr_core.pretraining.training.resuming import best_path, resume, save
 from geokr_core.pretraining.training.state import Run, State, begin
 from geokr_core.pretraining.training.teacher import warmed_up_momentum
+from geokr_core.pretraining.training.threads import warn_of_slow_threads
 from geokr_core.pretraining.training.validation import Judged, example_picture, judge
 from geokr_core.step.reporter import Advance, Reporter
+
+CHECKPOINT_SECONDS: Final = 300.0
+"""A run of one process is saved after so much time, too, however few steps were made: what a kill can cost at most."""
 
 
 def learning_rate(step: int, run: Run) -> float:
@@ -165,21 +172,40 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
     Raises:
         BackboneError: ``initial_weights`` do not fit.
         TrainingError: a loss or a weight is not finite.
+        KeyboardInterrupt: Ctrl-C; the run is saved after its present step, and so it is before the next two.
+        SystemExit: SIGTERM.
+        OSError: a checkpoint could not be written; earlier ones are as they were.
     """
-    config = run.config
-    with _own_torch_settings(run):
+    config, distributed = run.config, run.world.size > 1
+    with _own_torch_settings(run), stop_requests(once=not distributed) as stop:
         state = begin(run)
         resume(run, state, reporter)
-        guard = LossGuard(run.name, run.folder, run.labels, f"_rank{run.world.rank}" if run.world.size > 1 else "")
+        warn_of_slow_threads(run, state, reporter)
+        guard = LossGuard(run.name, run.folder, run.labels, f"_rank{run.world.rank}" if distributed else "")
         clock = Clock()
         with (
             reporter.progress(f"pretraining {run.name}", config.steps) as advance,
             prefetched(reading(run), state.step + 1, config.steps) as batches,
         ):
             advance(state.step)
-            _loop(run, state, batches, guard, clock, reporter, advance)
+            _loop(run, state, batches, guard, clock, reporter, advance, stop)
         guard.settle()
+        if float(run.world.mean(state.sums.new_tensor(float(stop.signal is not None)))) > 0:
+            _stop(run, state, stop, reporter)
     return state, clock
+
+
+def _stop(run: Run, state: State, stop: StopRequest, reporter: Reporter) -> None:
+    """Save a run that a process of it was asked to stop, say how it is resumed, and stop."""
+    reporter.flush()
+    save(run, state)
+    run.world.agree(None)  # torchrun ends all processes as soon as one has ended: the first one must have saved
+    what = stop.signal.name if stop.signal else "a signal to another process"
+    reporter.warning(
+        f"{run.name}: stopped by {what} after step {state.step} of {run.config.steps}, which is kept in {run.folder}. "
+        "Run the same command again to resume from there."
+    )
+    stop.obey()
 
 
 def _loop(
@@ -190,17 +216,24 @@ def _loop(
     clock: Clock,
     reporter: Reporter,
     advance: Advance,
+    stop: StopRequest,
 ) -> None:
+    """Train step by step, to the end or until a stop is asked for."""
     config, normalisation = run.config, run.normalisation()
+    alone, saved_at = run.world.size == 1, time.monotonic()
     points = schedules.log_points(config.steps, config.log_every)
     validation_points = schedules.validation_points(points, config.steps, config.validate_every)
     for batch in batches:
         losses = gradients(run, state, batch, normalisation)
-        keeps = batch.step % config.checkpoint_every == 0 and batch.step < config.steps
+        # All processes of a run must stop at one step: each hears the others' requests with the figures of a step.
+        asked = None if alone else run.world.mean(losses.new_tensor(float(stop.signal is not None)))
+        stops = guard.stop_was_asked if not alone else stop.signal is not None
+        late = alone and time.monotonic() - saved_at > CHECKPOINT_SECONDS
+        keeps = (batch.step % config.checkpoint_every == 0 or late) and batch.step < config.steps
         norm = None
-        if run.recipe.gradient_clip_norm or batch.step in points or keeps:
+        if run.recipe.gradient_clip_norm or batch.step in points or keeps or stops:
             norm = gradient_norm(state, run.recipe.gradient_clip_norm)
-        guard.check(batch, losses[0], norm)
+        guard.check(batch, losses[0], norm, asked)
         update(run, state, losses)
         clock.count(config.batch_size, batch.wait_s)
         advance(1)
@@ -215,6 +248,9 @@ def _loop(
             with clock.stopped():
                 reporter.flush()  # first: a run that goes on after this step tells nothing of it again
                 save(run, state)
+            saved_at = time.monotonic()
+        if stops:
+            return
 
 
 def reading(run: Run) -> Callable[[int], Batch]:

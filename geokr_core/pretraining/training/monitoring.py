@@ -1,4 +1,4 @@
-"""What watches over a training while it runs: losses that must stay finite, and how fast it goes."""
+"""Monitoring of a training while it runs: losses that must stay finite (`LossGuard`), and its speed (`Clock`)."""
 
 import math
 import time
@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from geokr_core.errors import TrainingError
+from geokr_core.networks.weights import write_tensors
 from geokr_core.pretraining.training.batches import Batch
-from geokr_core.step.files import whole_file
 
 
 class LossGuard:
@@ -21,6 +20,10 @@ class LossGuard:
     On the CPU what is given is looked at before it does harm. On a GPU it is copied beside the work and looked at one
     step later, when it has long arrived; `settle` looks at once, as it must before anything is saved. A gradient that is
     not looked at shows in the loss of the next step.
+
+    Attributes:
+        stop_was_asked: whether a process of the run was asked to stop, as far as the figures have arrived: all processes
+            hear of it at the same step.
     """
 
     def __init__(self, name: str, folder: Path, labels: Tensor, suffix: str = "") -> None:
@@ -35,20 +38,26 @@ class LossGuard:
         self._name, self._folder, self._labels, self._suffix = name, folder, labels, suffix
         self._pending: tuple[Batch, Tensor] | None = None
         self._arrived: torch.cuda.Event | None = None
+        self.stop_was_asked = False
 
-    def check(self, batch: Batch, loss: Tensor, gradient_norm: Tensor | None = None) -> None:
+    def check(
+        self, batch: Batch, loss: Tensor, gradient_norm: Tensor | None = None, stop_asked: Tensor | None = None
+    ) -> None:
         """Look at the figures of the step before, and at these as soon as they can be had for nothing.
 
         Args:
             batch: the chips of the step.
             loss: its loss, a scalar.
             gradient_norm: of its gradients, where it was taken: it can be infinite though the loss is not.
+            stop_asked: above 0 where a process of the run was asked to stop; None: only this one trains.
 
         Raises:
             TrainingError: a figure is not finite; the batch is kept beside the checkpoints.
         """
         self.settle()
-        figures = torch.stack([loss.detach(), (loss if gradient_norm is None else gradient_norm).detach().to(loss)])
+        norm = (loss if gradient_norm is None else gradient_norm).detach().to(loss)
+        asked = loss.new_zeros(()) if stop_asked is None else stop_asked.to(loss)
+        figures = torch.stack([loss.detach(), norm, asked])
         self._pending = (batch, figures.to("cpu", non_blocking=True))
         if loss.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -68,7 +77,9 @@ class LossGuard:
         if self._arrived is not None:
             self._arrived.synchronize()
         self._pending, self._arrived = None, None
-        for what, value in zip(("loss", "norm of the gradients"), figures.tolist(), strict=True):
+        *finite, asked = figures.tolist()
+        self.stop_was_asked |= asked > 0
+        for what, value in zip(("loss", "norm of the gradients"), finite, strict=True):
             if math.isfinite(value):
                 continue
             path = self._keep(batch)
@@ -86,8 +97,7 @@ class LossGuard:
             "proportions": self._labels[rows.to(self._labels.device)].cpu(),
             "rows": rows,
         }
-        with whole_file(path) as partial:
-            save_file(dict(content), partial)
+        write_tensors(path, content)
         return path
 
 
