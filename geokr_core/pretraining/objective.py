@@ -47,7 +47,7 @@ class Objective(ABC):
 
     Attributes:
         learns_land_cover: whether the network's head is linear and predicts classes, so that student and teacher see one crop
-            and a KL is measured. Otherwise the head projects, and each of two views is cropped by itself.
+            and a KL is measured. Otherwise the head projects, and each of two views is cropped independently.
         terms: names of what `losses` returns, columns of ``history.csv``; the first is ``loss``.
     """
 

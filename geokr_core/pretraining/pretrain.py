@@ -21,12 +21,11 @@ from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.networks.distributed import joined, world_of_environment
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.recipes import method_of
-from geokr_core.pretraining.results import FINISHED, assemble, finish_run, run_record
+from geokr_core.pretraining.results import FINISHED, assemble, damage_of, finish_run, run_record
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.loop import train
 from geokr_core.pretraining.training.monitoring import Clock
 from geokr_core.pretraining.training.state import Run
-from geokr_core.step.digests import file_md5
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 
@@ -93,16 +92,14 @@ def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path
 
 
 def _is_kept(run: Run, reporter: Reporter) -> bool:
-    """Whether a run is finished and lies there as it was written: its files have second names in the output."""
-    folder = run.folder / FINISHED
-    if not folder.is_dir():
+    """Whether a run is finished and lies there as it was written; one that is damaged is dropped."""
+    if not (run.folder / FINISHED).is_dir():
         return False
-    written: Mapping[str, str] = run_record(run).get("files", {})  # earlier ones do not say
-    changed = [name for name, md5 in written.items() if not (folder / name).is_file() or file_md5(folder / name) != md5]
-    if changed:
-        reporter.warning(f"{folder}: {', '.join(changed)} changed since it was written; {run.name} is trained again.")
-        shutil.rmtree(folder)
-    return not changed
+    damage = damage_of(run)
+    if damage:
+        reporter.warning(f"{damage} {run.name} is trained again.")
+        shutil.rmtree(run.folder / FINISHED)
+    return not damage
 
 
 _DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})

@@ -176,7 +176,7 @@ class Recipe(Choices):
 
     @property
     def has_land_cover_head(self) -> bool:
-        """Whether the head is linear and predicts classes; else it projects, and each view is cropped by itself."""
+        """Whether the head is linear and predicts classes; else it projects, and each view is cropped independently."""
         if self.objective in OBJECTIVES:
             return OBJECTIVES[self.objective].learns_land_cover
         learns: bool = objective_class(self.objective).learns_land_cover

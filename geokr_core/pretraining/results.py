@@ -20,7 +20,7 @@ from geokr_core.pretraining.training.loop import delivered, judged
 from geokr_core.pretraining.training.resuming import drop_progress
 from geokr_core.pretraining.training.state import Run, State
 from geokr_core.pretraining.training.validation import Judged
-from geokr_core.step.digests import file_md5
+from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json, whole_file, whole_folder, write_json
 from geokr_core.step.section import as_plain
 
@@ -56,9 +56,29 @@ def run_record(run: Run) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
+        TrainingError: it is damaged.
     """
-    record: dict[str, Any] = read_json(run.folder / FINISHED / "record.json")
+    path = run.folder / FINISHED / "record.json"
+    try:
+        record: dict[str, Any] = read_json(path)
+        written = record.pop("digest", None)  # the first version wrote none
+        result, history, _ = record["result"], record["history"], record.get("files", {})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise TrainingError(f"{path}: not a record of a finished run ({error}).") from error
+    if (written is not None and written != text_digest(record)) or not isinstance(result, dict) or not history:
+        raise TrainingError(f"{path}: not what was written.")
     return record
+
+
+def damage_of(run: Run) -> str:
+    """What is damaged of a finished run, whose files have second names in the output; empty where all is as written."""
+    folder = run.folder / FINISHED
+    try:
+        written: Mapping[str, str] = run_record(run).get("files", {})  # the first version recorded none
+    except (FileNotFoundError, TrainingError) as error:
+        return str(error)
+    changed = [name for name, md5 in written.items() if not (folder / name).is_file() or file_md5(folder / name) != md5]
+    return f"{folder}: {', '.join(changed)} changed since it was written." if changed else ""
 
 
 def finish_run(run: Run, state: State) -> None:
@@ -93,7 +113,8 @@ def finish_run(run: Run, state: State) -> None:
             write_json(folder / "calibration.json", on_validation.calibration(run.data.classes))
         write_json(folder / "run.json", _description(run) | evidence)
         files = {path.name: file_md5(path) for path in sorted(folder.iterdir())}
-        write_json(folder / "record.json", {"result": figures | evidence, "history": state.history, "files": files})
+        record = {"result": figures | evidence, "history": state.history, "files": files}
+        write_json(folder / "record.json", record | {"digest": text_digest(record)})
     drop_progress(run)
 
 

@@ -257,7 +257,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(changes: dict[str, Any], data: L
     assert not (tmp_path / "resumed").exists()
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", reporter)
-    assert any("going on after step 4" in message for message in reporter.infos)
+    assert any("resuming after step 4" in message for message in reporter.infos)
     assert data_version(tmp_path / "straight") == data_version(tmp_path / "resumed")
 
 
@@ -372,7 +372,7 @@ def test_a_damaged_checkpoint_ahead_does_not_cost_those_that_are_written(data: L
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(5))
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
-    assert any("going on after step 4" in message for message in reporter.infos)
+    assert any("resuming after step 4" in message for message in reporter.infos)
 
 
 def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
     (run,) = runs_of(config, data, tmp_path / "ck")
-    with pytest.raises(TrainingError, match="would go on after step 2, others after another one"):
+    with pytest.raises(TrainingError, match="would resume after step 2, others after another one"):
         resuming.resume(replace(run, world=Apart()), begin(run), RecordingReporter())
 
 
@@ -493,6 +493,51 @@ def test_a_damaged_checkpoint_is_refused(damage: bytes, tmp_path: Path) -> None:
         load_checkpoint(path, "mine")
 
 
+def test_a_single_bit_that_changed_in_a_checkpoint_is_found_and_the_one_before_is_used(
+    data: LevirKR, tmp_path: Path
+) -> None:
+    config = _config(steps=8, checkpoint_every=2, log_every=1)
+    pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
+    with pytest.raises(Killed):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(7))
+    newest = max((tmp_path / "ck").rglob("checkpoint_*"))
+    content = bytearray(newest.read_bytes())
+    for place in (len(content) - 7, content.index(b"num_summed") + 15):  # in a weight, in a number of the header
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        newest.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"not what was written|not a readable checkpoint"):
+            load_checkpoint(newest, newest.parent.name)
+    reporter = RecordingReporter()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert any(newest.name in w and "passing over" in w for w in reporter.warnings)
+    assert any("resuming after step 4" in message for message in reporter.infos)
+    assert data_version(tmp_path / "straight") == data_version(tmp_path / "out")
+
+
+def test_checkpoints_of_the_first_format_are_still_read(tmp_path: Path) -> None:
+    header = {"format": "1", "fingerprint": "mine", "scalars": '{"step": 3}'}
+    save_file({"w": torch.ones(2)}, tmp_path / "c.safetensors", metadata=header)
+    assert load_checkpoint(tmp_path / "c.safetensors", "mine").scalars == {"step": 3}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"result": 3}', None], ids=["empty", "cut", "other", "digit"])
+def test_a_damaged_record_of_a_finished_run_is_named_and_made_again(
+    damage: bytes | None, data: LevirKR, tmp_path: Path
+) -> None:
+    config = _config(steps=2)
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    right = data_version(tmp_path / "out")
+    (record,) = (tmp_path / "ck").rglob("record.json")
+    content = record.read_bytes()
+    record.write_bytes(content.replace(b'"num_steps": 2', b'"num_steps": 3') if damage is None else damage)
+    assert record.read_bytes() != content
+    reporter = RecordingReporter()
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    assert any("record.json" in w and "geokr-seed0 is trained again" in w for w in reporter.warnings)
+    assert data_version(tmp_path / "out") == right
+
+
 def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
     tensors = {"w": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), "n": torch.tensor(7)}
     scalars = {"step": 3, "history": [{"loss": 0.1 + 0.2, "validation_kl": None}]}
@@ -500,7 +545,7 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
     back = load_checkpoint(tmp_path / "c.safetensors", "mine")
     assert back.scalars == scalars
     assert all(torch.equal(back.tensors[name], value) for name, value in tensors.items())
-    with pytest.raises(TrainingError, match=r"of format 1 and run mine, but the run now is yours"):
+    with pytest.raises(TrainingError, match=r"of format 2 and run mine, but the run now is yours"):
         load_checkpoint(tmp_path / "c.safetensors", "yours")
 
 

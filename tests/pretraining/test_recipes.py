@@ -275,7 +275,7 @@ def test_each_method_resumes_to_the_same_bytes(
         pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer("judged", 5))
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", reporter)
-    assert any("judged-seed0: going on after step 4" in message for message in reporter.infos)
+    assert any("judged-seed0: resuming after step 4" in message for message in reporter.infos)
     assert any("geokr-seed0: finished before" in message for message in reporter.infos)
     assert data_version(tmp_path / "straight") == data_version(tmp_path / "resumed")
     run = next(run for run in read_json(tmp_path / "straight/runs.json") if run["variant"] == "judged")
@@ -293,7 +293,7 @@ def test_a_damaged_checkpoint_costs_some_steps_and_not_the_run(data: LevirKR, tm
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", reporter)
     assert any("passing over a checkpoint" in warning for warning in reporter.warnings)
-    assert any("going on after step 2" in message for message in reporter.infos)
+    assert any("resuming after step 2" in message for message in reporter.infos)
     assert data_version(tmp_path / "straight") == data_version(tmp_path / "resumed")
     assert not older.exists()
 

@@ -1,6 +1,7 @@
-"""Which chips make up which batch, and reading them one batch ahead. Augmentation is in ``augment``.
+"""Batches as they are read: one ahead of the step that uses them.
 
-The order is a pure function of seed and step, so a resumed run goes on with the very batch the killed one was at.
+Their order (``networks.batch_order``) is a pure function of seed and step, so that a resumed run reads the very batch that the
+killed one was at. Not here: augmentation (``inputs``).
 """
 
 import time
@@ -70,7 +71,7 @@ def reader(
 def prefetched(read: Callable[[int], Batch], first: int, last: int) -> Iterator[Iterator[Batch]]:
     """Read batches in one background thread, always one ahead.
 
-    A thread and not processes: reading is one memory copy a shard, which costs less than handing it between
+    A thread and not processes: reading is one memory copy a shard, which costs less than passing it between
     processes would.
 
     Args:

@@ -6,19 +6,24 @@ kept, so that a damaged one costs some steps and not the run.
 Not here: which tensors and scalars a checkpoint holds (``resuming``).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from geokr_core.errors import TrainingError
 from geokr_core.networks.weights import write_tensors
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+"""2: with a digest of all that it holds, so that damage within a tensor is found."""
+
+_READABLE: Final = ("1", "2")
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ def save_checkpoint(path: Path, fingerprint: str, tensors: Mapping[str, Tensor],
     Raises:
         OSError: the file system refused; the earlier checkpoint is left as it was.
     """
-    header = {"format": str(_FORMAT), "fingerprint": fingerprint, "scalars": json.dumps(dict(scalars), sort_keys=True)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    told = json.dumps(dict(scalars), sort_keys=True)
+    header = {"format": str(_FORMAT), "fingerprint": fingerprint, "scalars": told, "digest": _digest(state, told)}
     write_tensors(path, state, header)
 
 
@@ -57,7 +63,7 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
         The state.
 
     Raises:
-        TrainingError: the file is unreadable, or belongs to another configuration, data set or format.
+        TrainingError: the file is unreadable or damaged, or belongs to another configuration, data set or format.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as stored:
@@ -66,12 +72,22 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it to start afresh.") from error
     found = (header.get("format"), header.get("fingerprint"))
-    if found != (str(_FORMAT), fingerprint):
+    if found[0] not in _READABLE or found[1] != fingerprint:
         raise TrainingError(
             f"{path}: a checkpoint of format {found[0]} and run {found[1]}, but the run now is {fingerprint} in format "
             f"{_FORMAT}: its parameters or its data differ. Restore them to resume it, or delete it."
         )
+    if found[0] != "1" and header.get("digest") != _digest(tensors, header.get("scalars", "")):
+        raise TrainingError(f"{path}: not what was written (another digest than its header names); delete it.")
     return Checkpoint(tensors, json.loads(header["scalars"]))
+
+
+def _digest(tensors: Mapping[str, Tensor], scalars: str) -> str:
+    digest = hashlib.sha256(scalars.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -246,7 +246,7 @@ def _loop(
         if keeps:
             guard.settle()
             with clock.stopped():
-                reporter.flush()  # first: a run that goes on after this step tells nothing of it again
+                reporter.flush()  # first: a run that is resumed after this step does not report it again
                 save(run, state)
             saved_at = time.monotonic()
         if stops:

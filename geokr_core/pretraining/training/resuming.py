@@ -74,13 +74,13 @@ def resume(run: Run, state: State, reporter: Reporter) -> None:
     One that cannot be used is reported and left alone; without any, the run starts afresh.
 
     Raises:
-        TrainingError: the processes of the run do not go on from the same step.
+        TrainingError: the processes of the run do not resume after the same step.
     """
     _put_newest(run, state, reporter)
     steps = float(run.world.mean(torch.tensor(float(state.step), device=run.runtime.device)))
     if steps != state.step:
         raise TrainingError(
-            f"{run.name}: process {run.world.rank} would go on after step {state.step}, others after another one "
+            f"{run.name}: process {run.world.rank} would resume after step {state.step}, others after another one "
             f"(mean {steps:g}). All processes must read the same checkpoints: keep {run.folder} on a disk that they share."
         )
 
@@ -95,7 +95,7 @@ def _put_newest(run: Run, state: State, reporter: Reporter) -> None:
         _restore(run, state, checkpoint.tensors)
         for key in _SCALARS:
             setattr(state, key, checkpoint.scalars[key])
-        reporter.info(f"{run.name}: going on after step {state.step}")
+        reporter.info(f"{run.name}: resuming after step {state.step}")
         return
 
 

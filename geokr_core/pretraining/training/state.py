@@ -138,7 +138,7 @@ class State:
         teacher: its average.
         objective: what is minimised.
         optimiser: Adam or AdamW over the student.
-        start: the backbone before the first step, where the recipe holds on to it; never in a checkpoint.
+        start: the backbone before the first step, where the recipe refers to it; never in a checkpoint.
         variances: of each channel of its features, where the recipe measures in these; never in a checkpoint.
         update_steps: steps at which the teacher moves; None: every step.
         terms: names of what is averaged between two points of the curves.

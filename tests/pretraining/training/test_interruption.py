@@ -66,7 +66,7 @@ def test_stopped_at_random_steps_it_ends_with_the_same_bytes(data: LevirKR, tmp_
         )
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "stopped", tmp_path / "ck", reporter)
-    assert "moco-seed0: going on after step 8" in " ".join(reporter.infos)
+    assert "moco-seed0: resuming after step 8" in " ".join(reporter.infos)
     assert data_version(tmp_path / "straight") == data_version(tmp_path / "stopped"), steps
 
 
