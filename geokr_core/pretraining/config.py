@@ -8,7 +8,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from geokr_core.networks.architectures import ARCHITECTURES, Architecture
 from geokr_core.pretraining.recipe import Recipe, RecipeOverrides
 from geokr_core.pretraining.recipes import is_method, resolve, unknown_method
-from geokr_core.step.section import Section, Share, explain
+from geokr_core.step.explain import explain
+from geokr_core.step.section import Section, Share
 
 
 def _each_once(seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -40,9 +41,9 @@ class VariantConfig(Section):
 class RunSettings(Section):
     """What is trained, for how long and on what: all of the section that no recipe decides."""
 
-    without_effect: ClassVar[frozenset[str]] = frozenset(
-        {"threads", "device", "checkpoint_every", "keep_checkpoints", "examples_every"}
-    )
+    # Not `threads` and `device`: sums over several threads are added up in another order, and weights differ in their last
+    # digits (measured). Finished runs are named by both.
+    without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoints", "examples_every"})
 
     preset: Literal["geokr", "continued", "enlarged", "paper"] = Field(
         "geokr",
@@ -110,10 +111,6 @@ class RunSettings(Section):
 
 class PretrainingConfig(RecipeOverrides, RunSettings):
     """How backbones are trained. A field left out takes the value of the preset and the method."""
-
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoints", "examples_every"})
-    """Fields that no result depends on: another value leaves finished runs as they are. All others count, `threads`
-    included: sums over several threads are added up in another order."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

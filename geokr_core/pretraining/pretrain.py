@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from geokr_core.errors import TrainingError
-from geokr_core.levir_kr.dataset import open_levir_kr
+from geokr_core.errors import DatasetError, TrainingError
+from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.networks.distributed import joined, world_of_environment
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.recipes import method_of
@@ -68,7 +68,7 @@ def pretrain(
                 reporter.info(f"{run.name}: finished before, kept")
                 continue
             if world.is_first and not clocks:
-                data.require_undamaged()
+                _require_undamaged(data)
             state, clock = train(run, reporter)
             clocks.append(clock)
             if world.is_first:
@@ -100,6 +100,18 @@ def _is_kept(run: Run, reporter: Reporter) -> bool:
         reporter.warning(f"{damage} {run.name} is trained again.")
         shutil.rmtree(run.folder / FINISHED)
     return not damage
+
+
+def _require_undamaged(data: LevirKR) -> None:
+    """Refuse shards, cells or a catalogue whose bytes are not those that were frozen, before anything is learned from them."""
+    damaged = data.damaged()
+    if damaged:
+        raise DatasetError(
+            f"{data.folder}: {len(damaged)} file(s) are not what was frozen: "
+            + "; ".join(f"{path}: {what}" for path, what in list(damaged.items())[:5])
+            + ". Run `geokr chips` and `geokr levir-kr`, which make damaged files again, or `dvc pull` where the data set is "
+            "versioned elsewhere."
+        )
 
 
 _DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})

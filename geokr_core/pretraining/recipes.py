@@ -6,7 +6,6 @@ same chips, same steps, same backbone, same loop. Free of torch, as everything t
 Not here: what a recipe is (``pretraining.recipe``); the losses that it switches on (``pretraining.objectives``).
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
@@ -16,8 +15,9 @@ from pydantic import ValidationError
 from geokr_core.errors import ConfigError
 from geokr_core.networks.strength import Strength
 from geokr_core.pretraining.recipe import Recipe
+from geokr_core.step.explain import explain
 from geokr_core.step.plugins import load_plugin, plugins
-from geokr_core.step.section import explain
+from geokr_core.step.section import unknown_name
 
 METHODS_GROUP: Final = "geokr.methods"
 """Entry points of methods that other packages bring; each names a `Method`."""
@@ -127,10 +127,7 @@ def is_method(name: str) -> bool:
 
 def unknown_method(name: str) -> str:
     """A sentence about a method that there is not, with the name that was probably meant."""
-    known = [*METHODS, *plugins(METHODS_GROUP)]
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
-    return f"no method {name!r}; {meant}"
+    return unknown_name("method", name, [*METHODS, *plugins(METHODS_GROUP)])
 
 
 PAPER: Final = Recipe(

@@ -127,7 +127,7 @@ def result_inputs(config: PretrainingConfig, recipe: Recipe, device: str, data_v
     Returns:
         Values that JSON can hold.
     """
-    ignored = PretrainingConfig.NEUTRAL | _STOOD_FOR
+    ignored = PretrainingConfig.without_effect | _STOOD_FOR
     settings = {key: value for key, value in as_plain(config).items() if value is not None and key not in ignored}
     settings |= objective_class(recipe.objective).code(recipe) | regularisation.code(recipe)
     if config.shuffle_window_chips is not None:
