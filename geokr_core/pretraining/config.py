@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from geokr_core.networks.architectures import ARCHITECTURES, Architecture
 from geokr_core.pretraining.recipe import Recipe, RecipeOverrides
 from geokr_core.pretraining.recipes import is_method, resolve, unknown_method
-from geokr_core.step.explain import explain
+from geokr_core.step.explain import problems
 from geokr_core.step.section import Section, Share
 
 
@@ -140,7 +140,8 @@ class PretrainingConfig(RecipeOverrides, RunSettings):
             try:
                 own = self.of_variant(variant) if variant.settings else self
             except ValidationError as error:
-                raise ValueError(f"variants.{variant.name}.settings: {explain(error)}") from error
+                wrong = "; ".join(map(str, problems(error, PretrainingConfig, variant.settings)))
+                raise ValueError(f"variants.{variant.name}.settings: {wrong}") from error
             if complaint := _impossible(own, own.recipe(variant.method)):
                 raise ValueError(f"variant {variant.name}: {complaint}")
         return self

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from geokr_core.errors import ConfigError
 from geokr_core.networks.strength import Strength
 from geokr_core.pretraining.recipe import Recipe
-from geokr_core.step.explain import explain
+from geokr_core.step.explain import problems
 from geokr_core.step.plugins import load_plugin, plugins
 from geokr_core.step.section import unknown_name
 
@@ -266,4 +266,4 @@ def resolve(preset: str, method: str, num_steps: int, given: Mapping[str, Any]) 
     try:
         return Recipe(**{**dict(base), **settings, "augmentation": augmentation})
     except ValidationError as error:
-        raise ConfigError(f"method {method!r}: {explain(error)}") from error
+        raise ConfigError(f"method {method!r}: {'; '.join(map(str, problems(error, Recipe, settings)))}") from error

@@ -905,9 +905,7 @@ def test_a_network_that_learned_nothing_is_pointed_out(
 ) -> None:
     reporter = RecordingReporter()
     judged = loop.judged
-    monkeypatch.setattr(
-        "geokr_core.pretraining.results.judged", lambda *arguments: replace(judged(*arguments), kl=9.0)
-    )
+    monkeypatch.setattr("geokr_core.pretraining.results.judged", lambda *arguments: replace(judged(*arguments), kl=9.0))
     summary = pretrain(_config(steps=1), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert any("no better than that of a constant prediction" in warning for warning in reporter.warnings)
     assert summary.warnings == reporter.warnings
