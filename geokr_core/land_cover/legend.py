@@ -220,7 +220,7 @@ class ProductLegend(BaseModel):
         """The product's own classes as the classes chips are described in; classes of one name are one.
 
         Raises:
-            ConfigError: names that cannot be told apart as column names, or more classes than a byte can number.
+            ConfigError: names that are the same as column names, or more classes than a byte can number.
         """
         names: dict[str, str] = {}
         colours: dict[str, str] = {}
@@ -228,13 +228,13 @@ class ProductLegend(BaseModel):
             earlier = names.setdefault(entry.identifier, entry.name)
             if not entry.identifier or earlier.casefold() != entry.name.casefold():
                 raise ConfigError(
-                    f"legend {self.name!r}: the names {earlier!r} and {entry.name!r} cannot both be classes of their own: "
+                    f"legend {self.name!r}: the names {earlier!r} and {entry.name!r} cannot be two classes: "
                     "names must differ in letters or digits. Rename one."
                 )
             colours.setdefault(entry.identifier, (entry.colour or _distinct_colour(len(colours))).upper())
         if len(names) > MAX_CLASSES:
             raise ConfigError(
-                f"legend {self.name!r}: {len(names)} classes of its own found, at most {MAX_CLASSES} are supported. Put rare "
+                f"legend {self.name!r}: {len(names)} classes found, at most {MAX_CLASSES} are supported. Put rare "
                 "ones together under one name, or map them to globeland30."
             )
         return CommonLegend(f"own: {self.name}", tuple(colours), tuple(colours.values()), is_own=True)
@@ -295,7 +295,7 @@ def common_legend(choice: str, legends: Sequence[ProductLegend]) -> CommonLegend
         legends: legends of the products.
 
     Raises:
-        ConfigError: ``own`` with products of different legends or names that cannot be told apart, or a product of which
+        ConfigError: ``own`` with products of different legends or names that are the same as column names, or a product of which
             no class is in the preset.
     """
     if choice == "own":

@@ -44,7 +44,7 @@ def translated(codes: np.ndarray, listed: Mapping[int, int]) -> np.ndarray:
 
 
 def _by_table(codes: np.ndarray, listed: Mapping[int, int]) -> np.ndarray:
-    """Codes of 8 or 16 bits: one look-up by the code's bit pattern, so that signed codes need no case of their own."""
+    """Codes of 8 or 16 bits: one look-up by the code's bit pattern, so that signed codes need no separate case."""
     bits = np.dtype(f"u{codes.dtype.itemsize}")
     limits = np.iinfo(codes.dtype)
     table = np.full(np.iinfo(bits).max + 1, UNLISTED, dtype=np.uint8)

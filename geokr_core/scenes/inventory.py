@@ -118,13 +118,13 @@ def _take(
             marks = listing.marks(candidate.roots)
             stamp = _stamp(candidate, marks)
             kept = known.row(candidate.scene_id, stamp)
-            row, said = kept or _inspected(config.folder, candidate, owners, checksums)
+            row, of_scene = kept or _inspected(config.folder, candidate, owners, checksums)
             owners.setdefault(candidate.scene_id, candidate.files[0])
             rows.append(row)
-            remarks += [f"{candidate.scene_id}: {remark}" for remark in said]
+            remarks += [f"{candidate.scene_id}: {remark}" for remark in of_scene]
             # A file that may still change under the same mark is looked at again next time.
             if row["status"] == USABLE and all(is_settled(mark) for mark in marks.values()):
-                known.note(candidate.scene_id, stamp, said)
+                known.note(candidate.scene_id, stamp, of_scene)
             if kept:
                 checksums.retain(config.folder / name for name in marks)
             checksums.keep()

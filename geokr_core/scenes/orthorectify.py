@@ -160,9 +160,15 @@ class Orthorectifier:
     """Reads lines of a map grid out of a scene in sensor geometry, with memory bounded by the lines asked for."""
 
     def __init__(
-        self, rpcs: RPC, source_shape: tuple[int, int], grid: Grid, terrain: Terrain, num_bands: int, dtype: np.dtype,
+        self,
+        rpcs: RPC,
+        source_shape: tuple[int, int],
+        grid: Grid,
+        terrain: Terrain,
+        num_bands: int,
+        dtype: np.dtype,
         read_window: ReadWindow,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take what describes the scene.
 
         Args:
@@ -238,9 +244,15 @@ class Orthorectifier:
             source = np.nan_to_num(source, copy=False)
         carried = np.zeros((self._num_bands + 1, tile.height, tile.width), dtype=self._dtype)
         warp(
-            source, carried, rpcs=_cut(self._rpcs, window, rows, cols), src_crs=CRS.from_epsg(4326), dst_crs=tile.crs,
-            dst_transform=tile.transform, resampling=Resampling.bilinear, **self._terrain.options,
-        )  # fmt: skip
+            source,
+            carried,
+            rpcs=_cut(self._rpcs, window, rows, cols),
+            src_crs=CRS.from_epsg(4326),
+            dst_crs=tile.crs,
+            dst_transform=tile.transform,
+            resampling=Resampling.bilinear,
+            **self._terrain.options,
+        )
         return carried
 
     def _source_window(self, tile: Grid) -> Window | None:

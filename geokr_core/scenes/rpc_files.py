@@ -17,14 +17,23 @@ _ENDINGS = (".rpb", ".RPB", ".rpc", ".RPC", "_rpc.txt", "_RPC.TXT", "_RPC.txt")
 _MAX_BYTES = 1 << 20
 
 _SINGLE = {
-    "line_off": "lineOffset", "samp_off": "sampOffset", "lat_off": "latOffset", "long_off": "longOffset",
-    "height_off": "heightOffset", "line_scale": "lineScale", "samp_scale": "sampScale", "lat_scale": "latScale",
-    "long_scale": "longScale", "height_scale": "heightScale",
-}  # fmt: skip
+    "line_off": "lineOffset",
+    "samp_off": "sampOffset",
+    "lat_off": "latOffset",
+    "long_off": "longOffset",
+    "height_off": "heightOffset",
+    "line_scale": "lineScale",
+    "samp_scale": "sampScale",
+    "lat_scale": "latScale",
+    "long_scale": "longScale",
+    "height_scale": "heightScale",
+}
 _SERIES = {
-    "line_num_coeff": "lineNumCoef", "line_den_coeff": "lineDenCoef", "samp_num_coeff": "sampNumCoef",
+    "line_num_coeff": "lineNumCoef",
+    "line_den_coeff": "lineDenCoef",
+    "samp_num_coeff": "sampNumCoef",
     "samp_den_coeff": "sampDenCoef",
-}  # fmt: skip
+}
 _NUM_TERMS = 20
 
 

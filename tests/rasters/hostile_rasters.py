@@ -1,6 +1,6 @@
 """Broken and malicious GeoTIFFs from a seed, and a worker that drives the real chain over them.
 
-Run as a program (``python hostile_rasters.py --help``) it is the worker: a process of its own, so that a crash, a hang
+Run as a program (``python hostile_rasters.py --help``) it is the worker: a separate process, so that a crash, a hang
 or a flood of memory inside GDAL shows as the death of the worker and not of the test run.
 """
 
@@ -568,7 +568,7 @@ def outcome(store: Path, scene_id: str) -> tuple[str, str]:
 def check_scene(scenes: Path, tiles: Path, store: Path, scene_id: str, alone: Path) -> list[str]:
     """Compare chips and labels with an independent reading of the same file; a list of what differs.
 
-    The file is copied into a folder of its own (``alone``), read as a whole by plain rasterio, and its land cover is
+    The file is copied into a separate folder (``alone``), read as a whole by plain rasterio, and its land cover is
     counted by looking up many points, with nothing of the code under test but the stretch that the rows record.
     """
     import pandas as pd

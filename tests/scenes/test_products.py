@@ -84,7 +84,7 @@ def test_red_of_a_gaofen_scene_is_its_third_band(tmp_path: Path) -> None:
     assert valid.all()
 
 
-def test_bands_that_nobody_can_know_are_asked_for(tmp_path: Path) -> None:
+def test_bands_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_raster(folder / f"{GF1}-MSS1.tiff", BGRN, "EPSG:32648", UTM)
     write_raster(folder / f"{GF1}_FUSION.tiff", BGRN[:3], "EPSG:32648", UTM)

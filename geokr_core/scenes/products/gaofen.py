@@ -40,7 +40,7 @@ def _bands(sensor: str, part: str) -> tuple[str, ...] | None:
 
 
 def _side_file(folder: Path, path: str, match: re.Match[str]) -> str:
-    """The scene's XML: of its own name, or of the name it had before users appended to it."""
+    """The scene's XML: of the scene's name, or of the name it had before users appended to it."""
     own = PurePosixPath(path).stem
     delivered = own[: len(own) - len(match["suffix"])] if match["suffix"] else own
     for stem in dict.fromkeys((own, delivered)):
@@ -120,7 +120,7 @@ class Gaofen(SceneProduct):
         )
 
     def band_names(self, description: Description, stack: Stack) -> tuple[str, ...]:
-        """The sensor's bands in their order; one tagged as transparency was made over by somebody.
+        """The sensor's bands in their order; one tagged as transparency has been edited by someone.
 
         Raises:
             SceneRefusedError: the file has another number of bands, or one is tagged as transparency.

@@ -43,12 +43,14 @@ def contradiction(bands: tuple[str, ...], stack: Stack) -> str:
         bands: names in file order.
         stack: the file's bands.
     """
-    said = dict(zip(bands, (text.strip() for text in stack.descriptions), strict=False))
-    told = {name: re.sub(r"[^a-z]", "", said[name].casefold()) for name in said}
-    shown = ", ".join(f"{said[name] or '-'} for {name}" for name in said)
-    if any(name in _COLOURS and told[name] in {*_COLOURS, "nir"} - {name} for name in said):
+    described = dict(zip(bands, (text.strip() for text in stack.descriptions), strict=False))
+    plain = {name: re.sub(r"[^a-z]", "", described[name].casefold()) for name in described}
+    shown = ", ".join(f"{described[name] or '-'} for {name}" for name in described)
+    if any(name in _COLOURS and plain[name] in {*_COLOURS, "nir"} - {name} for name in described):
         return f"its bands are described as {shown}"
-    numbers = [re.fullmatch(r"(?:.*[^0-9a-z])?b(?:and)?[ _]?0*(\d+)", said.get(c, "").casefold()) for c in _COLOURS]
+    numbers = [
+        re.fullmatch(r"(?:.*[^0-9a-z])?b(?:and)?[ _]?0*(\d+)", described.get(c, "").casefold()) for c in _COLOURS
+    ]
     if all(numbers):
         red, green, blue = (int(number[1]) for number in numbers if number)
         if red < green < blue:

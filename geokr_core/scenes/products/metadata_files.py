@@ -38,7 +38,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     guard = expat.ParserCreate()
     guard.StartDoctypeDeclHandler = _refuse_doctype
     try:
-        # A pass of its own: the standard library's tree builder does not show declarations to its caller.
+        # A separate pass: the standard library's tree builder does not show declarations to its caller.
         guard.Parse(content, True)
         return ElementTree.fromstring(content)  # noqa: S314 - declarations were refused above
     except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
