@@ -20,7 +20,7 @@ from geokr_core.backbone.bundle import open_bundle, verify_bundle
 from geokr_core.errors import MissingInputError, RegistryError
 from geokr_core.evaluation.config import Criterion, EvaluationConfig
 from geokr_core.evaluation.output import RESULTS
-from geokr_core.evaluation.scorecard import Scorecard
+from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
 from geokr_core.registry.standing import CHALLENGER, CHAMPION
@@ -173,7 +173,7 @@ class _Contest:
             if aliases_of(self.connection.client, self.name).get(CHAMPION) == champion:
                 self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
                 drop_tags(self.connection.client, self.name, self.version, _REFUSED_TAG, _REFUSED_DELTA_TAG)
-                describe(self.connection.client, self.name, self.version, decision["reason"])
+                describe(self.connection.client, self.name, self.version, _page(decision))
                 return decision
             drop_tags(self.connection.client, self.name, self.version, *reasons)
             self.judge.reporter.warning(f"The champion of {self.name} changed meanwhile; comparing again.")
@@ -184,7 +184,7 @@ class _Contest:
 
     def _refused(self, verdict: Verdict, decision: dict[str, Any]) -> dict[str, Any]:
         self._tag(self.version, {_REFUSED_TAG: verdict.reason, _REFUSED_DELTA_TAG: _delta(verdict)})
-        describe(self.connection.client, self.name, self.version, decision["reason"])
+        describe(self.connection.client, self.name, self.version, _page(decision))
         return decision
 
     def _tags(self, version: int) -> Mapping[str, str]:
@@ -238,6 +238,33 @@ class _Contest:
         }
 
 
+def _page(decision: Mapping[str, Any]) -> str:
+    """What became of a version, and its scores, in Markdown: the top of its page in the registry."""
+    margins = {margin["name"]: margin for margin in decision["margins"]}
+    rows = [
+        f"| {name} | {score.value:.4f} | {_beside(margins.get(name))} |"
+        for name, score in sorted(_scores_of(decision).items())
+    ]
+    table = [
+        "| criterion | this version | the champion it met, and the difference (95 % interval) |",
+        "|---|---|---|",
+        *rows,
+    ]
+    return f"{decision['reason']}\n\n" + "\n".join(table)
+
+
+def _scores_of(decision: Mapping[str, Any]) -> Mapping[str, CriterionScore]:
+    return Scorecard.from_text(json.dumps(decision["challenger"]["scores"])).scores
+
+
+def _beside(margin: Mapping[str, Any] | None) -> str:
+    if margin is None:
+        return "none"
+    low, high = margin["ci_low"], margin["ci_high"]
+    interval = "" if low is None or high is None else f" ({low:+.4f} … {high:+.4f})"
+    return f"{margin['champion']:.4f}, {margin['difference']:+.4f}{interval}"
+
+
 def _delta(verdict: Verdict) -> str:
     return "none" if verdict.gain is None else repr(verdict.gain)
 
@@ -270,8 +297,9 @@ def _promotion_summary(decision: Mapping[str, Any]) -> Summary:
     if decision["margins"]:
         table = [{key: _shown_figure(value) for key, value in row.items()} for row in decision["margins"]]
     else:
-        scores = Scorecard.from_text(json.dumps(decision["challenger"]["scores"])).scores
-        table = [{"name": name, "challenger": _shown_figure(score.value)} for name, score in scores.items()]
+        table = [
+            {"name": name, "challenger": _shown_figure(score.value)} for name, score in _scores_of(decision).items()
+        ]
     return Summary(numbers=numbers, table=table)
 
 

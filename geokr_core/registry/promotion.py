@@ -192,7 +192,7 @@ def _outcome(
     if gain < 0:
         return False, f"worse by {by}"
     if num_seeds < MIN_SEEDS:
-        return False, f"better by {by}, which cannot be told from noise: evaluate with {MIN_SEEDS} seeds or more"
+        return False, f"better by {by}, which is within noise: evaluate with {MIN_SEEDS} seeds or more"
     interval = f"95 % interval {low:+.4f} … {high:+.4f}"
     if low > config.min_gain:
         return True, f"better by {by} ({interval}, all above the {config.min_gain:g} asked)"

@@ -83,9 +83,14 @@ def register_once(
         source=f"models:/{logged.model_id}",
         run_id=run_id,
         tags=tags,
-        description=(bundle.folder / MODEL_CARD).read_text(encoding="utf-8")[:_MAX_DESCRIPTION_CHARS],
+        description=_without_header((bundle.folder / MODEL_CARD).read_text(encoding="utf-8"))[:_MAX_DESCRIPTION_CHARS],
         model_id=logged.model_id,
     )
+
+
+def _without_header(card: str) -> str:
+    """A model card without the YAML block for hubs at its top, which MLflow would show as a heading."""
+    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
 
 
 def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
@@ -96,7 +101,7 @@ def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
     """
     num_bands, dim = len(bundle.bands), bundle.feature_dim
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it asks for an input example and for type hints of its own kind
+        warnings.simplefilter("ignore", UserWarning)  # it asks for an input example and for its own kind of type hints
         save_model(
             path=str(folder),
             python_model=str(_PYFUNC_CODE),

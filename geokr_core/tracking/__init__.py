@@ -1,7 +1,7 @@
 """MLflow runs: one a materialisation, kept on disk while the server is away. No model and no torch.
 
 ``server`` reaches MLflow, ``runs`` opens a run there, ``delivery`` gets records to it even when it is away for a while,
-``spool`` keeps them until then, ``tracked_run`` is the run of a step. Everything goes through a client of its own, so that
+``spool`` keeps them until then, ``tracked_run`` is the run of a step. Everything goes through a separate client, so that
 MLflow's global state (the tracking URI, the active run) is neither read nor changed.
 
 Not here: registered models and their aliases (``registry``).

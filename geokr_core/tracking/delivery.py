@@ -42,7 +42,7 @@ class Delivery:
         reporter: hears that the server was lost, and that it is back.
         opening: what is wanted of the run.
         link: None while the server is away.
-        on_open: is told of the run when it could only be opened later, and whether it has ended by then.
+        on_open: gets the run when it could only be opened later, and whether it has ended by then.
     """
 
     spool: Spool

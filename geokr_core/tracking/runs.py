@@ -1,4 +1,4 @@
-"""MLflow runs: begun, or gone on with where a step that was killed or failed had begun one. What they are told is elsewhere."""
+"""MLflow runs: begun, or resumed where a step that was killed or failed had begun one. What is recorded in them is elsewhere."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from mlflow.tracking import MlflowClient
 from geokr_core.tracking.server import Connection
 
 FINGERPRINT_TAG: Final = "geokr/fingerprint"
-"""Digest of everything that a step depends on: by it a step that is gone on with finds the run it began."""
+"""Digest of everything that a step depends on: by it a step that is resumed finds the run it began."""
 MAX_PARAM_CHARS: Final = 500
 
 _PROCESS_TAG: Final = "geokr/process"
-"""Host, process id and its start: whether a run that says it is running still has somebody who runs it."""
+"""Host, process id and its start: whether the process of a run that says it is running is alive."""
 _ATTEMPT_TAG: Final = "geokr/attempt"
 _KEY_TAG: Final = "geokr/key"
 """Key of the newest opening of a run."""
@@ -74,7 +74,7 @@ def run_of_key(connection: Connection, key: str) -> Run | None:
 
 
 def open_run(connection: Connection, opening: Opening, known: Run | None = None) -> Opened:
-    """Begin a run, or go on with the newest of the same step and fingerprint that did not end well and that nobody runs.
+    """Begin a run, or resume the newest of the same step and fingerprint that did not end well and that no process runs.
 
     Args:
         connection: to the server.
@@ -100,7 +100,7 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
 
 
 def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: int, error: str | None) -> None:
-    """Say how a run ended, unless it was opened anew since.
+    """Record how a run ended, unless it was opened anew since.
 
     Args:
         client: of the server.
@@ -118,7 +118,7 @@ def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: in
 
 
 def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:
-    """The newest run of the same step and fingerprint that did not end well and that nobody runs any more."""
+    """The newest run of the same step and fingerprint that did not end well and that no process runs any more."""
     mark = tags.get(FINGERPRINT_TAG)
     if mark is None:
         return None

@@ -1,9 +1,8 @@
-"""The MLflow server or database: where it is, how it is reached, locks between processes, and what is said when it is away.
+"""The MLflow server or database: where it is, how it is reached, locks between processes, and the error when it is away.
 
 What is recorded there is in ``tracking`` and ``versions``.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
@@ -96,14 +96,17 @@ def _lock_folder(uri: str, artifacts: Path | None) -> Path:
 @contextmanager
 def lock(path: Path, reporter: Reporter | None = None) -> Iterator[None]:
     """Hold a lock between processes of this machine; the system frees it when its holder dies."""
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if reporter is not None:
-                reporter.info("Another promotion is going on; waiting for it to end.")
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        if reporter is not None:
+            reporter.info("Another promotion is going on; waiting for it to end.")
+        held.acquire()
+    try:
         yield
+    finally:
+        held.release()
 
 
 @contextmanager

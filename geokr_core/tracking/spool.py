@@ -5,7 +5,6 @@ it, is not known here (MLflow is in ``registry``). A record leaves the spool onl
 taken twice, after a kill in between, must do no harm. A record that was torn, by a kill or a full disk, is lost alone.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import whole_file
@@ -108,12 +109,12 @@ class Spool:
         """Own the folder for the block: False where a living process does. The system frees it when its owner dies."""
         place = self.folder.with_name(f".{self.folder.name}.{_LOCK}")
         place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+        try:
+            held = FileLock(place).acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        with held:
             yield True
             if not self:
                 place.unlink(missing_ok=True)

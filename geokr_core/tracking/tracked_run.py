@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -171,7 +173,7 @@ class TrackedRun:
         )
 
     def _opened(self, link: Link, has_ended: bool) -> None:
-        """Know the run that could only be opened now, and show from here on that somebody runs it."""
+        """Know the run that could only be opened now, and show from here on that it is alive."""
         self.run_id, self.url = link.run_id, _page(link.connection, link.run_id)
         if self._monitor is None and not has_ended:
             self._monitor = _started_monitor(link)
@@ -187,7 +189,7 @@ def track_step(
 ) -> Iterator[TrackedRun]:
     """Open one MLflow run for the block, with parameters, tags and system metrics.
 
-    The run ends as FINISHED, as FAILED if the block raises an exception, as KILLED if it is interrupted. Where MLflow
+    The run ends as FINISHED, as FAILED if the block raises an exception, as KILLED if it is interrupted (Ctrl-C, SIGTERM). Where MLflow
     cannot be reached, now or later, the reporter hears a warning and the block goes on; what there is to record waits in
     files, and the run is opened when the server is back.
 
@@ -195,14 +197,17 @@ def track_step(
         step: name of the run.
         parameters: configuration; scalars become parameters, the whole becomes ``params.json``.
         tags: more tags, e.g. ``dagster/asset_key``. With `FINGERPRINT_TAG` among them, the run of a step that was
-            killed or failed with the same fingerprint is gone on with: its curves stay whole. One that still runs is left
-            alone.
+            killed or failed with the same fingerprint is resumed: its curves stay whole. One that still runs is left alone.
         reporter: who listens beside MLflow.
 
     Yields:
         The run; use its ``reporter`` inside the block and call `TrackedRun.finish` at its end.
     """
-    run = _open_run(step, parameters, tags, reporter)
+    with _terminable():
+        yield from _tracked(_open_run(step, parameters, tags, reporter))
+
+
+def _tracked(run: TrackedRun) -> Iterator[TrackedRun]:
     token = current_run.set(run)
     try:
         yield run
@@ -213,6 +218,28 @@ def track_step(
         run._close("FINISHED", None)
     finally:
         current_run.reset(token)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into the interruption that Ctrl-C is, so that the run ends and is not left as RUNNING.
+
+    Who has a handler already, and threads, which may have none, are left alone. A second SIGTERM changes nothing: the
+    first is being answered.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt("SIGTERM")
+
+    if ours:
+        signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str], reporter: Reporter) -> TrackedRun:
@@ -230,7 +257,7 @@ def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str],
         return run
     run_id = opened.run_id
     if opened.attempt > 1:
-        reporter.info(f"{step}: going on with MLflow's run {run_id}")
+        reporter.info(f"{step}: MLflow's run {run_id} is resumed")
     link = Link(connection, run_id)
     delivery = Delivery(spool_of(connection.uri, run_id), step, reporter, opening, link)
     curves, monitor = _MlflowReporter(delivery), _started_monitor(link)

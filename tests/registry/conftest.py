@@ -32,7 +32,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for the module: MLflow takes seconds to create one. Each test has a model name of its own."""
+    """One database for the module: MLflow takes seconds to create one. Each test has its own model name."""
     return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
 
 
@@ -67,7 +67,7 @@ CHAMPION = ChampionConfig(primary=({"task": "scenes"},))
 
 
 def data_version_of_bundle(bundle: Path) -> str:
-    """What a bundle is told by, whichever name it bears."""
+    """What identifies a bundle, whichever name it bears."""
     return file_md5(bundle / "backbone.safetensors")
 
 

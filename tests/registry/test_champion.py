@@ -79,9 +79,13 @@ def test_better_replaces_worse_and_equal_do_not(shop: "Shop", server: MlflowClie
     refused = server.get_model_version(shop.name, "3")
     assert refused.tags["refused_because"] in worse["reason"]
     assert refused.tags["refused_delta"] == "-0.2505"
-    told, _, card = refused.description.partition("\n\n<!-- model card -->\n\n")
-    assert told == worse["reason"]
-    assert card == (shop.bundle(2) / "MODEL_CARD.md").read_text(encoding="utf-8")[: len(card)]
+    page, _, card = refused.description.partition("\n\n<!-- model card -->\n\n")
+    assert page.startswith(worse["reason"])
+    assert "| scenes/linear_probe/last/all/accuracy | 0.4500 | 0.7005, -0.2505 (" in page
+    whole = (shop.bundle(2) / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert whole.startswith("---\nlicense:")
+    assert card.startswith("# "), "MLflow shows the YAML block as a heading"
+    assert card == whole[whole.index("# ") :][: len(card)]
     assert len(card) > 1000
 
     equal = shop.promote(0, [0.6, 0.801])
@@ -104,7 +108,7 @@ def test_one_seed_tells_nothing_of_noise(shop: "Shop") -> None:
     shop.promote(0, [0.5])
     decision = shop.promote(1, [0.9])
     assert decision["promoted"] is False
-    assert "cannot be told from noise: evaluate with 2 seeds or more" in decision["reason"]
+    assert "which is within noise: evaluate with 2 seeds or more" in decision["reason"]
     assert decision["delta_ci_low"] is None
 
 
@@ -118,9 +122,10 @@ def test_gain_must_exceed_what_is_asked(shop: "Shop") -> None:
 
 def test_a_guard_that_falls_stops_a_gain_elsewhere(shop: "Shop") -> None:
     rule = ChampionConfig(
-        primary=({"task": "scenes"},), guards=({"task": "clouds", "protocol": "fine_tune", "metric": "miou"},),
+        primary=({"task": "scenes"},),
+        guards=({"task": "clouds", "protocol": "fine_tune", "metric": "miou"},),
         max_regression=0.02,
-    )  # fmt: skip
+    )
     shop.promote(0, {"scenes": [0.5, 0.6], "clouds": [0.70, 0.80]}, rule)
     lost = shop.promote(1, {"scenes": [0.7, 0.8], "clouds": [0.65, 0.76]}, rule)
     assert lost["promoted"] is False

@@ -29,8 +29,13 @@ def test_mlflow_command_downloads_a_usable_bundle_without_pickle(shop: "Shop", t
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert set(BUNDLE_FILES) <= found
     assert found - set(BUNDLE_FILES) == {
-        "MLmodel", "backbone_pyfunc.py", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta",
-    }  # fmt: skip
+        "MLmodel",
+        "backbone_pyfunc.py",
+        "conda.yaml",
+        "python_env.yaml",
+        "requirements.txt",
+        "registered_model_meta",
+    }
     for path in target.rglob("*"):
         assert path.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
         if path.is_file():

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for the module: MLflow takes seconds to create one. Each test has a model name of its own."""
+    """One database for the module: MLflow takes seconds to create one. Each test opens its own runs."""
     return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
 
 

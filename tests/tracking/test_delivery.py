@@ -122,7 +122,7 @@ def test_a_run_that_begins_while_the_server_is_away_is_opened_when_it_is_back(
     assert len(listener.warnings) == 1
     assert any("is back" in message for message in listener.infos) == (back == "meanwhile")
     registry.deliver_kept(RecordingReporter())
-    # The curve of the run that was killed goes on in it, and nothing is left behind.
+    # The curve of the run that was killed continues in it, and nothing is left behind.
     found = server.get_run(first.run_id)
     assert found.info.status == "FINISHED"
     assert [(m.step, m.value) for m in server.get_metric_history(first.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
@@ -140,7 +140,7 @@ def test_a_run_that_was_opened_before_the_server_was_lost_again_is_not_opened_tw
         raise MlflowException("connection reset")
 
     with monkeypatch.context() as away:
-        away.setattr(MlflowClient, "log_dict", lost)  # the run is there, its parameters are not yet all told
+        away.setattr(MlflowClient, "log_dict", lost)  # the run is there, its parameters are not yet all recorded
         with registry.track_step("pretraining", {"steps": 2}, {"mine": "twice"}, RecordingReporter()) as run:
             run.reporter.metrics({"loss": 1.0}, step=1)
     registry.deliver_kept(RecordingReporter())
@@ -150,7 +150,7 @@ def test_a_run_that_was_opened_before_the_server_was_lost_again_is_not_opened_tw
     assert [info.path for info in server.list_artifacts(found.info.run_id)][-1] == "params.json"
 
 
-def test_what_was_half_delivered_goes_to_its_run_even_if_that_was_gone_on_with_since(
+def test_what_was_half_delivered_goes_to_its_run_even_if_that_was_resumed_since(
     server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags = {registry.FINGERPRINT_TAG: "half"}
@@ -200,7 +200,7 @@ def test_a_run_is_known_once_it_could_be_opened(server: MlflowClient, monkeypatc
     assert run.url == f"runs:/{run.run_id}"
     until = time.monotonic() + 30
     while not server.get_metric_history(str(run.run_id), "system/cpu_utilization_percentage"):
-        assert time.monotonic() < until, "nothing shows that somebody runs it"
+        assert time.monotonic() < until, "nothing shows that it is alive"
         time.sleep(0.1)
     opened.__exit__(None, None, None)
     assert server.get_run(str(run.run_id)).info.status == "FINISHED"
@@ -246,9 +246,21 @@ def test_a_server_that_is_stopped_and_started_again_misses_nothing(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("geokr_core.tracking.tracked_run._FLUSH_SECONDS", 0.0)
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+    ]
 
     @contextmanager
     def serving() -> Iterator[None]:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -53,8 +54,12 @@ def test_tracked_step_records_everything(server: MlflowClient, monkeypatch: pyte
     assert found.data.tags["dagster/run_id"] == "d-1"
     assert found.data.tags["dagster/asset_key"] == "pretraining"
     assert {info.path for info in server.list_artifacts(run.run_id)} == {
-        "params.json", "summary.json", "table.csv", "preview.png", "log.txt",
-    }  # fmt: skip
+        "params.json",
+        "summary.json",
+        "table.csv",
+        "preview.png",
+        "log.txt",
+    }
     place = Path(server.download_artifacts(run.run_id, "params.json"))
     assert json.loads(place.read_text(encoding="utf-8")) == parameters
     assert listener.infos == ["hello"]
@@ -84,7 +89,32 @@ def test_interrupted_step_is_a_killed_run(server: MlflowClient) -> None:
     assert only_run(server, run.run_id).info.status == "KILLED"
 
 
-def test_a_step_that_is_gone_on_with_goes_on_with_its_run(server: MlflowClient) -> None:
+_WAITS = """
+import sys, time
+from geokr_core.step.reporter import RecordingReporter
+from geokr_core.tracking.tracked_run import track_step
+with track_step("levir_kr", {"a": 1}, {}, RecordingReporter()) as run:
+    run.reporter.metrics({"loss": 1.0}, step=1)
+    heavy = {"torch", "torchvision", "timm"} & set(sys.modules)
+    print(run.run_id, *heavy, flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_terminated_step_is_a_killed_run_and_tracking_needs_no_torch(server: MlflowClient) -> None:
+    with subprocess.Popen([sys.executable, "-c", _WAITS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        run_id, *heavy = process.stdout.readline().split()
+        process.terminate()
+        assert process.wait(timeout=60) != 0
+    assert heavy == []
+    found = only_run(server, run_id)
+    assert found.info.status == "KILLED"
+    assert found.data.metrics["loss"] == 1.0, "the curve up to the signal is lost"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_step_that_is_resumed_resumes_its_run(server: MlflowClient) -> None:
     """A killed training that is resumed has one curve, not two halves in two runs."""
 
     def trained(mark: str, first: int, last: int, *, dies: bool = False) -> str | None:
@@ -112,7 +142,7 @@ def test_a_step_that_is_gone_on_with_goes_on_with_its_run(server: MlflowClient) 
     assert trained("other parameters", 1, 6) not in begun[:-1]
 
 
-def test_a_run_that_somebody_still_runs_is_left_alone_and_lines_of_both_attempts_stay(server: MlflowClient) -> None:
+def test_a_run_that_is_alive_is_left_alone_and_lines_of_both_attempts_stay(server: MlflowClient) -> None:
     tags = {registry.FINGERPRINT_TAG: "same"}
     with (
         registry.track_step("pretraining", {}, tags, RecordingReporter()) as running,
@@ -132,7 +162,7 @@ def test_a_run_that_somebody_still_runs_is_left_alone_and_lines_of_both_attempts
     assert logs == {"log.txt", "log_attempt_2.txt"}
 
 
-def test_a_run_of_another_machine_is_gone_on_with_once_it_is_silent(server: MlflowClient) -> None:
+def test_a_run_of_another_machine_is_resumed_once_it_is_silent(server: MlflowClient) -> None:
     tags = {registry.FINGERPRINT_TAG: "elsewhere"}
     with pytest.raises(KeyboardInterrupt), registry.track_step("pretraining", {}, tags, RecordingReporter()) as first:
         raise KeyboardInterrupt
