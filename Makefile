@@ -42,6 +42,7 @@ test-slow: setup ## the tests left out by `make test`: minutes long, or in need 
 .PHONY: ui
 ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
 	@echo "Dagster: http://127.0.0.1:$(PORT)  (ready within a minute; Ctrl-C stops it)"
+	@echo "First time: launch the job whole_chain, http://127.0.0.1:$(PORT)/locations/geokr/jobs/whole_chain"
 	@mkdir -p .dagster_home
 	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
 

@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from geokr_assets import metadata
-from geokr_assets.check_list import CHECKS, IN_OWN_PROCESS, Check, of_step
-from geokr_assets.partitions import PARTITIONED
+from geokr_assets.materialise import judges_itself
 from geokr_assets.resources import ParamsFile
+from geokr_core.chain.check_list import CHECKS, Check, of_step
 from geokr_core.chain.params import Params
 
 if TYPE_CHECKING:
     from geokr_core.chain.checks import Finding
-
-MADE_WITH_STEP = (*IN_OWN_PROCESS, *PARTITIONED)
-"""Steps that judge what they made themselves: Dagster knows nothing of the scenes within a run."""
 
 
 def specs_of(step: str, params: Params) -> list[dg.AssetCheckSpec]:
@@ -24,7 +21,7 @@ def specs_of(step: str, params: Params) -> list[dg.AssetCheckSpec]:
     return [
         dg.AssetCheckSpec(check.name, asset=step, blocking=check.blocking, description=check.description)
         for check in of_step(step, params)
-        if step in MADE_WITH_STEP
+        if judges_itself(step)
     ]
 
 
@@ -57,22 +54,26 @@ def evaluations_of(
     for check in of_step(step, params):
         if chosen is not None and check.name not in chosen:
             continue
-        finding = check.judge(params, scene_id)
-        yield dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(step),
-            check_name=check.name,
-            passed=finding.passed,
-            severity=dg.AssetCheckSeverity(check.severity),
-            description=finding.message,
-            metadata=metadata.as_dagster(metadata.of_finding(finding)),
-            blocking=check.blocking,
-            partition=scene_id or None,
-        )
+        yield evaluation_of(check, check.judge(params, scene_id), scene_id)
+
+
+def evaluation_of(check: Check, finding: "Finding", scene_id: str = "") -> dg.AssetCheckEvaluation:
+    """A finding as an event."""
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(check.step),
+        check_name=check.name,
+        passed=finding.passed,
+        severity=dg.AssetCheckSeverity(check.severity),
+        description=finding.message,
+        metadata=metadata.as_dagster(metadata.of_finding(finding)),
+        blocking=check.blocking,
+        partition=scene_id or None,
+    )
 
 
 def build_checks() -> list[dg.AssetChecksDefinition]:
     """Dagster's asset checks, but those that the assets bring along; each can also be run alone, from the asset's page."""
-    return [_definition(check) for check in CHECKS if check.step not in MADE_WITH_STEP]
+    return [_definition(check) for check in CHECKS if not judges_itself(check.step)]
 
 
 def _definition(check: Check) -> dg.AssetChecksDefinition:

@@ -11,10 +11,11 @@ import dagster as dg
 from geokr_assets.assets import build_assets
 from geokr_assets.checks import build_checks
 from geokr_assets.executors import configured_executor
-from geokr_assets.jobs import align_scene, build_whole_chain, reevaluate, take_inventory_again
+from geokr_assets.jobs import build_whole_chain, chips_and_proportions, reevaluate, take_inventory_again
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
 from geokr_assets.sensors import dvc_lock, scene_folder
+from geokr_assets.step_process import SECONDS_TO_STOP
 from geokr_core.chain.params import load_params, params_path
 from geokr_core.chain.steps import STEPS
 
@@ -41,12 +42,17 @@ def build_defs(
     return dg.Definitions(
         assets=build_assets(params),
         asset_checks=build_checks(),
-        jobs=[build_whole_chain(params), take_inventory_again, align_scene, *([reevaluate] if judges else [])],
+        jobs=[
+            build_whole_chain(params),
+            take_inventory_again,
+            chips_and_proportions,
+            *([reevaluate] if judges else []),
+        ],
         schedules=[reevaluation] if judges else [],
         sensors=[scene_folder, dvc_lock],
         resources={
             "params_file": ParamsFile(path=params_file),
-            "pipes": dg.PipesSubprocessClient(),
+            "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=SECONDS_TO_STOP),
             **(resources or {}),
         },
         executor=executor or configured_executor(),

@@ -64,7 +64,7 @@ def executor_named(name: str) -> dg.ExecutorDefinition:
 def configured_executor() -> dg.ExecutorDefinition:
     """The executor that the environment asks for; in the run's own process where it is silent.
 
-    Starting a process a step costs more than most steps take, and training has a process of its own anyway.
+    Starting a process for each step costs more than most steps take, and training has a separate process anyway.
 
     Raises:
         ConfigError: as for `executor_named`.

@@ -5,7 +5,7 @@
     none, so a job of assets cannot cut all scenes *and* freeze the data set. This job therefore consists of ops, one a
     step, which call the same functions as the assets and report the same materialisations (one a scene, where a step
     runs scene by scene) and checks. A blocking check that fails ends the run.
-``align_scene``
+``chips_and_proportions``
     Chips and proportions, scene by scene. Its page offers the backfill over all scenes, or over those that are missing.
     A run takes up to ``$GEOKR_SCENES_PER_RUN`` scenes one after another, and one bad scene spoils nothing. Afterwards
     materialise ``levir_kr`` and onwards.
@@ -20,24 +20,14 @@ from collections.abc import Iterator
 import dagster as dg
 
 from geokr_assets import checks
-from geokr_assets.materialise import (
-    DATA_VERSION_TAG,
-    event_of,
-    pool_of,
-    pretrain_in_own_process,
-    record_if_complete,
-    take_inventory,
-    take_levir_kr,
-    take_scene,
-    take_step,
-)
+from geokr_assets.materialise import event_of, handling_of, record_if_complete, reported, take, take_scene
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile, StepConfig
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import Step, steps_of, upstream_of
 
-align_scene = dg.define_asset_job(
-    "align_scene",
+chips_and_proportions = dg.define_asset_job(
+    "chips_and_proportions",
     selection=dg.AssetSelection.assets(*PARTITIONED),
     description="Cut one scene into chips and count the land cover under each. Backfill it for many scenes at once.",
 )
@@ -80,13 +70,13 @@ def _op(params: Params, step: Step) -> dg.OpDefinition:
         description=step.purpose,
         ins={name: dg.In(dg.Nothing) for name in upstream_of(params, step)},
         out=dg.Out(dg.Nothing),
-        pool=pool_of(step.name),
+        pool=handling_of(step.name).pool,
     )
     def _run(
         context: dg.OpExecutionContext, config: StepConfig, params_file: ParamsFile, pipes: dg.PipesSubprocessClient
     ) -> Iterator[dg.AssetMaterialization]:
         for event in _materialise(context, params_file, pipes, step.name, config.force):
-            # Yielded and not logged: what is made is told at once, and not lost if its check ends the run.
+            # Yielded and not logged: what is made is reported at once, and not lost if its check ends the run.
             yield event
             _judge(context, params_file.load(), step.name, event.partition or "")
 
@@ -96,28 +86,13 @@ def _op(params: Params, step: Step) -> dg.OpDefinition:
 def _materialise(
     context: dg.OpExecutionContext, params_file: ParamsFile, pipes: dg.PipesSubprocessClient, step: str, force: bool
 ) -> Iterator[dg.AssetMaterialization]:
-    if step in PARTITIONED:
-        usable = params_file.usable_scenes()
-        for scene_id in usable:
-            yield event_of(take_scene(context, params_file, step, scene_id, usable), scene_id)
-        record_if_complete(context, params_file, step)
-    elif step == "scenes":
-        yield event_of(take_inventory(context, params_file, force=force))
-    elif step == "levir_kr":
-        yield event_of(take_levir_kr(context, params_file, force=force))
-    elif step == "pretraining":
-        yield _reported(pretrain_in_own_process(context, params_file, pipes, force=force))
-    else:
-        yield event_of(take_step(context, params_file, step, force=force))
-
-
-def _reported(invocation: dg.PipesClientCompletedInvocation) -> dg.AssetMaterialization:
-    """What came back through Pipes, as an event."""
-    for result in invocation.get_results():
-        if isinstance(result, dg.MaterializeResult) and result.data_version is not None:
-            tags = {DATA_VERSION_TAG: result.data_version.value}
-            return dg.AssetMaterialization(dg.AssetKey("pretraining"), metadata=result.metadata, tags=tags)
-    raise dg.Failure(description="The training process ended without reporting what it made.")
+    if step not in PARTITIONED:
+        yield reported(step, take(context, params_file, pipes, step, force=force))
+        return
+    usable = params_file.usable_scenes()
+    for scene_id in usable:
+        yield event_of(take_scene(context, params_file, step, scene_id, usable), scene_id)
+    record_if_complete(context, params_file, step)
 
 
 def _judge(context: dg.OpExecutionContext, params: Params, step: str, scene_id: str) -> None:

@@ -1,23 +1,26 @@
 """The bridge from Dagster to the chain: run one step through its one function, record it in DVC, say what came of it.
 
-Assets and the job ``whole_chain`` both stand on this module, so that a step does the same whoever started it. What a
-step does is written in ``geokr_core``; what is shown of it, in ``metadata``.
+Assets and the job ``whole_chain`` both stand on `take`, so that a step does the same whoever started it. `HANDLING` says of
+each step what Dagster does otherwise than for most; no other module of this package asks for a step's name. What a step
+does is written in ``geokr_core``; what is shown of it, in ``metadata``.
 """
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError  # Dagster exports no name for it
 
 from geokr_assets import metadata
-from geokr_assets.partitions import PARTITIONED, SCENES_NAME
+from geokr_assets.partitions import INVENTORY, PARTITIONED, SCENES_NAME
 from geokr_assets.reporter import LogReporter
 from geokr_assets.resources import ParamsFile
+from geokr_assets.step_process import REASON
 from geokr_core.chain import scene_by_scene, versioning
 from geokr_core.chain.params import Params
 from geokr_core.chain.run import Outcome, run_step
@@ -39,16 +42,42 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag by which Dagster keeps the data version of a materialisation that was not made by an asset's own step."""
 
-POOLS = {"pretraining": "gpu", "evaluation": "gpu", "chips": None, "proportions": None}
-"""Pool of each step, one step of a pool at a time: the GPU is not shared, and all that writes to DVC takes turns.
 
-Scenes are in no pool: a thousand of them may be cut at once. Commits to DVC take turns by a lock of their own.
-"""
+@dataclass(frozen=True)
+class Job:
+    """What a step is run with.
+
+    Attributes:
+        context: of the run.
+        params_file: the parameter file.
+        pipes: starts a process where the step runs in a separate one.
+        step: name of the step.
+        force: run even if the output is up to date.
+    """
+
+    context: Context
+    params_file: ParamsFile
+    pipes: dg.PipesSubprocessClient
+    step: str
+    force: bool = False
 
 
-def pool_of(step: str) -> str | None:
-    """The pool that ``step`` waits in."""
-    return POOLS.get(step, "dvc")
+def take(
+    context: Context, params_file: ParamsFile, pipes: dg.PipesSubprocessClient, step: str, *, force: bool = False
+) -> Materialised:
+    """Run a step for the whole archive, as its row of `HANDLING` says.
+
+    Args:
+        context: of the run.
+        params_file: the parameter file.
+        pipes: starts a process where the step runs in a separate one.
+        step: name of the step.
+        force: run even if the output is up to date.
+
+    Raises:
+        dg.Failure: the step refused; carries the step's own message, without a trace of our insides.
+    """
+    return handling_of(step).take(Job(context, params_file, pipes, step, force))
 
 
 def run_tags(context: Context, step: str) -> dict[str, str]:
@@ -56,44 +85,77 @@ def run_tags(context: Context, step: str) -> dict[str, str]:
     return {"dagster/run_id": context.run.run_id, "dagster/asset_key": step}
 
 
-def take_step(context: Context, params_file: ParamsFile, step: str, *, force: bool = False) -> Outcome:
-    """Run a step for the whole archive and record its output in DVC.
+def _plain(job: Job) -> Materialised:
+    return result_of(_outcome(job))
 
-    Raises:
-        dg.Failure: the step refused; carries the step's own message, without a trace of our insides.
-    """
+
+def _outcome(job: Job) -> Outcome:
+    """Run a step in this process and record its output in DVC."""
+    context, file = job.context, job.params_file
     with teaching():
-        params = params_file.load()
-        outcome = run_step(step, params, LogReporter(context.log), force=force, tags=run_tags(context, step))
+        tags = run_tags(context, job.step)
+        outcome = run_step(job.step, file.load(), LogReporter(context.log), force=job.force, tags=tags)
     # A commit takes seconds; a step that had nothing to do and that DVC knows already needs none.
-    if not outcome.was_current or versioning.recorded_versions().get(step) != outcome.data_version:
-        record_in_dvc(context.log, params_file.file, step)
+    if not outcome.was_current or versioning.recorded_versions().get(job.step) != outcome.data_version:
+        record_in_dvc(context.log, file.file, job.step)
     return outcome
 
 
-def take_inventory(context: Context, params_file: ParamsFile, *, force: bool = False) -> Outcome:
-    """Run the step ``scenes`` and make a partition of every usable scene, so that a person can go on at once.
-
-    Raises:
-        dg.Failure: as for `take_step`.
-    """
-    outcome = take_step(context, params_file, "scenes", force=force)
+def _inventory(job: Job) -> Materialised:
+    """Take the inventory and make a partition of every usable scene, so that a person can go on at once."""
+    outcome, context = _outcome(job), job.context
     known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
-    new = [scene_id for scene_id in scene_by_scene.scene_ids(params_file.load()) if scene_id not in known]
+    new = [scene_id for scene_id in scene_by_scene.scene_ids(job.params_file.load()) if scene_id not in known]
     if new:
         context.instance.add_dynamic_partitions(SCENES_NAME, new)
         context.log.info(f"{len(new)} new scene(s): chips and proportions can be made of them now.")
     # The summary's own table lists the refused scenes too, with reasons cut off.
     outcome = replace(outcome, summary=replace(outcome.summary, table=()))
-    return _with_quarantine(outcome, params_file.load())
+    return result_of(_with_quarantine(outcome, job.params_file.load()))
+
+
+def _when_complete(job: Job) -> Materialised:
+    """Run a step that reads all scenes, but not before every scene is there: a data set must not depend on who was faster."""
+    with teaching():
+        params = job.params_file.load()
+        for step in PARTITIONED:
+            if not is_complete(step, params):
+                raise dg.Failure(description=_missing_scenes(params, step), allow_retries=False)
+    return result_of(_with_quarantine(_outcome(job), params, *PARTITIONED))
+
+
+def _in_own_process(job: Job) -> Materialised:
+    """Run a step in a separate process, whose log, figures and checks come back through Pipes.
+
+    Terminating the run interrupts the process, which then saves what it has.
+    """
+    context, file = job.context, job.params_file.file
+    command = [sys.executable, "-m", "geokr_assets.step_process", "--params", str(file), "--step", job.step]
+    try:
+        invocation = job.pipes.run(
+            context=context,
+            command=[*command, "--force"] if job.force else command,
+            extras={"tags": run_tags(context, job.step)},
+        )
+    except DagsterPipesExecutionError as error:
+        # It could not even say why: killed, out of memory, a crash in a library.
+        raise dg.Failure(
+            description=f"The process of {job.step} ended without a word: {error}. The log above has its last lines; an "
+            "exit code of -9 or 137 means that it was killed, mostly for want of memory.",
+            allow_retries=False,
+        ) from error
+    for message in invocation.get_custom_messages():
+        raise dg.Failure(description=str(message[REASON]), allow_retries=False)
+    record_in_dvc(context.log, file, job.step)
+    return invocation.get_materialize_result()
 
 
 def _with_quarantine(outcome: Outcome, params: Params, *later: str) -> Outcome:
-    """What was set aside and why, looked up anew: the output of a later step does not change with the inventory."""
+    """What was quarantined and why, looked up anew: the output of a later step does not change with the inventory."""
     from geokr_core.scenes.quarantine import markdown, quarantined
 
     folders = Folders(params)
-    rows = quarantined(folders["scenes"], *(folders[step] for step in later))
+    rows = quarantined(folders[INVENTORY], *(folders[step] for step in later))
     summary = replace(outcome.summary, texts={"quarantine": markdown(rows), **outcome.summary.texts})
     return replace(outcome, summary=summary)
 
@@ -101,27 +163,72 @@ def _with_quarantine(outcome: Outcome, params: Params, *later: str) -> Outcome:
 def take_scene(
     context: Context, params_file: ParamsFile, step: str, scene_id: str, usable: "Mapping[str, Scene]"
 ) -> Outcome:
-    """Run a step for one scene; a scene whose shard is up to date costs nothing.
+    """Run a step for one scene; a scene that is up to date costs nothing.
 
     Raises:
-        dg.Failure: as for `take_step`; not for a scene that is set aside, which is an outcome like any other.
+        dg.Failure: as for `take`; not for a scene that is quarantined, which is an outcome like any other.
     """
     with teaching():
         params = params_file.load()
         outcome = run_scene(step, scene_id, params, LogReporter(context.log), scenes=usable)
-        if step != "proportions" or outcome.summary.warnings:
+        show = handling_of(step).show
+        if show is None or outcome.summary.warnings:
             return outcome
-        return _with_picture(outcome, params, usable[scene_id])
+        pictures = {**show(params, usable[scene_id]), **outcome.summary.pictures}
+        return replace(outcome, summary=replace(outcome.summary, pictures=pictures))
 
 
-def _with_picture(outcome: Outcome, params: Params, scene: "Scene") -> Outcome:
+def gone(step: str, scene_id: str) -> dg.AssetMaterialization:
+    """The outcome of a partition whose scene is gone or unusable now: there is nothing to make, and nothing failed."""
+    why = f"Scene {scene_id} is no usable scene of the inventory any more: nothing was made. Its partition is retired soon."
+    return dg.AssetMaterialization(step, partition=scene_id, metadata={"gone": why}, tags={DATA_VERSION_TAG: "gone"})
+
+
+def _land_cover_beside(params: Params, scene: "Scene") -> Mapping[str, bytes]:
     """The scene with the land cover of its ground beside it: made where it is shown, and not kept."""
     from geokr_core.proportions.quicklook import picture_of
 
     index = Folders(params)["land_cover"]
     picture = picture_of(params.scenes.folder, scene, params.chips.bands, params.land_cover.folder, index)
-    pictures = {"scene and land cover": picture, **outcome.summary.pictures}
-    return replace(outcome, summary=replace(outcome.summary, pictures=pictures))
+    return {"scene and land cover": picture}
+
+
+@dataclass(frozen=True)
+class Handling:
+    """What Dagster does with a step.
+
+    Attributes:
+        take: runs it for the whole archive.
+        pool: the pool that it waits in, one step of a pool at a time: the GPU is not shared, and all that writes to DVC takes
+            turns.
+        show: makes pictures of a scene that are shown and not kept.
+    """
+
+    take: Callable[[Job], Materialised] = _plain
+    pool: str | None = "dvc"
+    show: "Callable[[Params, Scene], Mapping[str, bytes]] | None" = None
+
+
+HANDLING: Mapping[str, Handling] = {
+    INVENTORY: Handling(take=_inventory),
+    # Scenes are in no pool: a thousand of them may be cut at once. Commits to DVC take turns by a lock of the chain.
+    **{step: Handling(pool=None) for step in PARTITIONED},
+    "proportions": Handling(pool=None, show=_land_cover_beside),
+    "levir_kr": Handling(take=_when_complete),
+    "pretraining": Handling(take=_in_own_process, pool="gpu"),
+    "evaluation": Handling(pool="gpu"),
+}
+"""Steps that are handled otherwise than most."""
+
+
+def handling_of(step: str) -> Handling:
+    """What Dagster does with ``step``."""
+    return HANDLING.get(step, Handling())
+
+
+def judges_itself(step: str) -> bool:
+    """Whether what runs the step also judges it: Dagster sees neither another process nor the scenes within a run."""
+    return step in PARTITIONED or handling_of(step).take is _in_own_process
 
 
 def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> None:
@@ -134,72 +241,24 @@ def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> 
         context.log.info(f"Other scenes of {step} are still to do; DVC records the step with the last one.")
 
 
-def take_levir_kr(context: Context, params_file: ParamsFile, *, force: bool = False) -> Outcome:
-    """Run the step ``levir_kr``, but not before every scene is there: a data set must not depend on who was faster.
-
-    Raises:
-        dg.Failure: scenes are missing or out of date (the message names them), or as for `take_step`.
-    """
-    with teaching():
-        params = params_file.load()
-        for step in PARTITIONED:
-            if not is_complete(step, params):
-                raise dg.Failure(description=_missing_scenes(params, step), allow_retries=False)
-    return _with_quarantine(take_step(context, params_file, "levir_kr", force=force), params, *PARTITIONED)
-
-
-def is_missing(params: Params, step: str, scene_id: str) -> bool:
-    """Whether a scene has neither a table nor a quarantine record of ``chips`` or ``proportions``."""
-    folders = Folders(params)
-    if step == "proportions" and (folders["chips"] / f"{scene_id}.quarantine.json").exists():
-        return False  # nothing to count
-    return not any((folders[step] / f"{scene_id}{suffix}").exists() for suffix in (".parquet", ".quarantine.json"))
-
-
 def _missing_scenes(params: Params, step: str) -> str:
     scene_ids = scene_by_scene.scene_ids(params)
-    missing = [scene_id for scene_id in scene_ids if is_missing(params, step, scene_id)]
+    missing = [scene_id for scene_id in scene_ids if not scene_by_scene.is_made(step, scene_id, params)]
     found = (
         f"{len(missing)} of {len(scene_ids)} scenes have no {step}: {', '.join(missing[:10])}{' …' if missing[10:] else ''}"
         if missing
         else f"the {step} of some of {len(scene_ids)} scenes are older than the scenes or the parameters"
     )
     return (
-        f"Levir-KR needs every scene, but {found}. Open the job `align_scene` and backfill all partitions "
+        f"This step needs every scene, but {found}. Open the job `{'_and_'.join(PARTITIONED)}` and backfill all partitions "
         "(those that are up to date take no time), or launch the job `whole_chain`."
     )
-
-
-def pretrain_in_own_process(
-    context: Context, params_file: ParamsFile, pipes: dg.PipesSubprocessClient, *, force: bool = False
-) -> dg.PipesClientCompletedInvocation:
-    """Run the step ``pretraining`` in a process of its own and record its output in DVC.
-
-    Its log, its figures and its checks come back through Pipes. Terminating the run interrupts the process.
-
-    Raises:
-        dg.Failure: the process ended with an error; its last lines, in the log of the run, say why.
-    """
-    command = [sys.executable, "-m", "geokr_assets.pretraining_process", "--params", str(params_file.file)]
-    try:
-        invocation = pipes.run(
-            context=context,
-            command=[*command, "--force"] if force else command,
-            extras={"tags": run_tags(context, "pretraining")},
-        )
-    except dg.DagsterPipesExecutionError as error:
-        raise dg.Failure(
-            description=f"Pretraining ended with an error: {error}. Its last lines in the log above say why.",
-            allow_retries=False,
-        ) from error
-    record_in_dvc(context.log, params_file.file, "pretraining")
-    return invocation
 
 
 def record_in_dvc(log: logging.Logger, params_file: Path, step: str) -> None:
     """Commit a step's output to DVC, so that ``dvc status`` finds it clean.
 
-    If DVC refuses (busy, or broken), the output is none the worse: the work goes on, and the log says what to do.
+    If DVC refuses (busy, or broken), the output is none the worse: the work continues, and the log says what to do.
     """
     try:
         versioning.commit(step, params_file, LogReporter(log))
@@ -215,8 +274,14 @@ def result_of(outcome: Outcome) -> Materialised:
     )
 
 
+def reported(step: str, result: Materialised) -> dg.AssetMaterialization:
+    """What an asset returns as an event, for a materialisation that no asset's own step made (a job of ops)."""
+    tags = {} if result.data_version is None else {DATA_VERSION_TAG: result.data_version.value}
+    return dg.AssetMaterialization(dg.AssetKey(step), metadata=result.metadata, tags=tags)
+
+
 def event_of(outcome: Outcome, scene_id: str | None = None) -> dg.AssetMaterialization:
-    """The same as an event, for a materialisation that no asset's own step made (a job of ops, a sensor)."""
+    """An outcome as an event, for a scene, and for what a sensor found."""
     return dg.AssetMaterialization(
         asset_key=outcome.step,
         partition=scene_id,

@@ -1,4 +1,4 @@
-"""Resources and run configuration: the parameter file, and what one step can be told. Pipes is Dagster's own."""
+"""Resources and run configuration: the parameter file, and what can be set for one step. Pipes is Dagster's own."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,10 +3,11 @@
 Both are running from the start, because neither begins anything that a person has not begun before:
 
 ``scene_folder``
-    Waits until somebody has materialised ``scenes``. From then on it takes new files into the inventory and has their
-    scenes cut and counted. It never trains.
+    Waits until someone has materialised ``scenes``. From then on it takes new files into the inventory, has their scenes
+    cut and counted, and retires the partitions of scenes that are gone. It never trains.
 ``dvc_lock``
-    Starts no run at all. After ``dvc repro``, ``dvc checkout`` or ``geokr run`` it tells Dagster what is there now.
+    Starts no run at all. After ``dvc repro``, ``dvc checkout`` or ``geokr run`` it reports to Dagster what is there now, and
+    what the checks found of it.
 """
 
 import json
@@ -18,17 +19,18 @@ from pathlib import Path
 
 import dagster as dg
 
+from geokr_assets.checks import evaluation_of
 from geokr_assets.executors import scenes_per_run
-from geokr_assets.jobs import align_scene, take_inventory_again
-from geokr_assets.materialise import DATA_VERSION_TAG, event_of, is_missing
-from geokr_assets.partitions import PARTITIONED, SCENES, SCENES_NAME
+from geokr_assets.jobs import chips_and_proportions, take_inventory_again
+from geokr_assets.materialise import DATA_VERSION_TAG, event_of
+from geokr_assets.partitions import INVENTORY, PARTITIONED, SCENES, SCENES_NAME
 from geokr_assets.resources import ParamsFile
 from geokr_core.chain import versioning
 from geokr_core.chain.params import Params
 from geokr_core.chain.record import read_record
 from geokr_core.chain.run import Outcome
-from geokr_core.chain.scene_by_scene import scene_ids, scene_outcome
-from geokr_core.chain.steps import Folders, steps_of
+from geokr_core.chain.scene_by_scene import is_made, scene_ids, scene_outcome
+from geokr_core.chain.steps import STEPS, Folders, steps_of, upstream_of
 from geokr_core.step.digests import data_version, listing_digest
 from geokr_core.step.found_files import find_files
 from geokr_core.step.summary import Summary, read_summary
@@ -46,21 +48,23 @@ UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagst
 
 @dg.sensor(
     name="scene_folder",
-    jobs=[take_inventory_again, align_scene],
+    jobs=[take_inventory_again, chips_and_proportions],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="New files in the scene folder are taken into the inventory by a run of `scenes`, and then their scenes are cut "
-    "and counted, many a run. Waits until somebody has materialised `scenes` for the first time. Vanished scenes keep their "
-    "partition and their history.",
+    "and counted, many a run. Waits until someone has materialised `scenes` for the first time. Partitions of scenes that are "
+    "gone or unusable are retired; Dagster keeps their history.",
 )
 def scene_folder(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:
     """Watch the scene folder. A tick reads no file: it looks at names, sizes and times, and asks for runs."""
     params = params_file.load()
-    folder, inventory = params.scenes.folder, Folders(params)["scenes"] / "inventory.parquet"
+    folder, inventory = params.scenes.folder, Folders(params)[INVENTORY] / "inventory.parquet"
     if not folder.is_dir():
         return dg.SkipReason(f"{folder} does not exist yet.")
     if not inventory.exists():
-        return dg.SkipReason("Nobody has taken the inventory yet: materialise `scenes`, then new files are noticed.")
+        return dg.SkipReason(
+            "There is no inventory yet: launch the job `whole_chain`, or materialise `scenes`; then new files are noticed."
+        )
     seen = _Seen(**json.loads(context.cursor)) if context.cursor else None
     if seen is not None and seen.awaited:
         return _welcome_scenes(context, params, seen)
@@ -71,7 +75,7 @@ def scene_folder(context: dg.SensorEvaluationContext, params_file: ParamsFile) -
         return _adopt(context, params, listing)
     if time.time() - _newest(folder) < SETTLING_S:
         return dg.SkipReason(f"A file below {folder} was written to within the last {SETTLING_S:.0f} s.")
-    if _under_way(context.instance, {"world", "scenes"}):
+    if _under_way(context.instance, {INVENTORY, *upstream_of(params, STEPS[INVENTORY])}):
         return dg.SkipReason("A run that makes the world or the inventory is under way.")
     request = dg.RunRequest(run_key=f"scenes@{listing}", job_name=take_inventory_again.name)
     known = context.instance.get_dynamic_partitions(SCENES_NAME)
@@ -98,14 +102,36 @@ class _Seen:
 
 
 def _adopt(context: dg.SensorEvaluationContext, params: Params, listing: str) -> dg.SensorResult:
-    """The first tick after somebody took the inventory: every scene has its partition, and nothing is started."""
-    known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
-    new = [scene_id for scene_id in scene_ids(params) if scene_id not in known]
+    """The first tick after someone took the inventory: every scene has its partition, and nothing is started."""
     return dg.SensorResult(
         skip_reason=dg.SkipReason("The inventory is newer than every file; from now on new files are noticed."),
-        dynamic_partitions_requests=[SCENES.build_add_request(new)] if new else [],
+        dynamic_partitions_requests=[*_welcomed(context, params), *_retired(context, params)],
         cursor=_Seen(listing).cursor,
     )
+
+
+Partitions = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
+
+
+def _welcomed(context: dg.SensorEvaluationContext, params: Params) -> list[Partitions]:
+    """A partition for every usable scene that has none."""
+    known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
+    new = [scene_id for scene_id in scene_ids(params) if scene_id not in known]
+    return [SCENES.build_add_request(new)] if new else []
+
+
+def _retired(context: dg.SensorEvaluationContext, params: Params) -> list[Partitions]:
+    """No partition for a scene that is gone or unusable: a backfill of all partitions could not make it."""
+    usable = set(scene_ids(params))
+    vanished = [key for key in context.instance.get_dynamic_partitions(SCENES_NAME) if key not in usable]
+    if not vanished:
+        return []
+    context.log.warning(
+        f"{len(vanished)} scene(s) are gone or unusable now and will not enter Levir-KR; their partitions are retired: "
+        + ", ".join(vanished[:10])
+        + (", …" if vanished[10:] else "")
+    )
+    return [SCENES.build_delete_request(vanished)]
 
 
 def _welcome_scenes(
@@ -119,22 +145,18 @@ def _welcome_scenes(
     if not runs[0].is_success:
         text = f"Run {runs[0].run_id} of the inventory failed; mend what it says and materialise `scenes`."
         return dg.SensorResult(skip_reason=dg.SkipReason(text), cursor=cursor)
-    known, usable = context.instance.get_dynamic_partitions(SCENES_NAME), set(scene_ids(params))
-    if vanished := sorted(set(known) - usable):
-        context.log.warning(
-            f"{len(vanished)} scene(s) are gone or unusable now and will not enter Levir-KR; their partitions stay: "
-            + ", ".join(vanished[:10])
-        )
+    known = context.instance.get_dynamic_partitions(SCENES_NAME)
     # A range of partitions goes by their order, which is that of their arrival: new ones lie together.
     new, size = list(known[seen.num_known :]), scenes_per_run()
     chunks = [new[k : k + size] for k in range(0, len(new), size)]
     # Scenes that the command line has cut already need no run.
     to_do = [
-        chunk for chunk in chunks if any(is_missing(params, step, scene) for scene in chunk for step in PARTITIONED)
+        chunk for chunk in chunks if not all(is_made(step, scene, params) for scene in chunk for step in PARTITIONED)
     ]
     return dg.SensorResult(
         run_requests=[_request(chunk, seen.listing) for chunk in to_do],
         skip_reason=None if to_do else dg.SkipReason("The inventory was taken again: no new usable scene to cut."),
+        dynamic_partitions_requests=_retired(context, params),
         cursor=cursor,
     )
 
@@ -142,9 +164,9 @@ def _welcome_scenes(
 def _request(scenes: list[str], listing: str) -> dg.RunRequest:
     run_key = f"{scenes[0]}…{scenes[-1]}@{listing}"
     if len(scenes) == 1:
-        return dg.RunRequest(run_key=run_key, job_name=align_scene.name, partition_key=scenes[0])
+        return dg.RunRequest(run_key=run_key, job_name=chips_and_proportions.name, partition_key=scenes[0])
     tags = {RANGE_START_TAG: scenes[0], RANGE_END_TAG: scenes[-1]}
-    return dg.RunRequest(run_key=run_key, job_name=align_scene.name, tags=tags)
+    return dg.RunRequest(run_key=run_key, job_name=chips_and_proportions.name, tags=tags)
 
 
 def _newest(folder: Path) -> float:
@@ -187,6 +209,8 @@ def dvc_lock(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg
         return dg.SkipReason(
             f"DVC does not version what {params_file.file} makes (it versions what `params.yaml` makes)."
         )
+    from geokr_core.chain.findings import recorded_findings  # loads pandas
+
     params = params_file.load()
     state = _state(params)
     seen = json.loads(context.cursor or "{}")
@@ -196,10 +220,16 @@ def dvc_lock(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg
         return dg.SkipReason("A run is under way; it reports itself what it makes.")
     changed = [step for step in state if state[step] != seen.get(step)]
     events = [event for step in changed for event in _news(context, params, step, state[step][0])]
+    found = [
+        evaluation_of(judged.check, judged.finding)
+        for step in {event.asset_key.to_user_string(): None for event in events}
+        for judged in recorded_findings(step, params, state[step][0])
+        if not judged.scene_id  # outside a run Dagster takes one evaluation a partition, and refuses the second
+    ]
     known = context.instance.get_dynamic_partitions(SCENES_NAME)
     new = sorted({event.partition for event in events if event.partition} - set(known))
     return dg.SensorResult(
-        asset_events=events,
+        asset_events=[*events, *found],
         skip_reason=None if events else dg.SkipReason("Dagster knows already what lies in the store."),
         dynamic_partitions_requests=[SCENES.build_add_request(new)] if new else [],
         cursor=json.dumps(state),
@@ -228,7 +258,7 @@ def _news(
         outcomes = [
             (scene_id, scene_outcome(step, scene_id, params))
             for scene_id in scene_ids(params)
-            if not is_missing(params, step, scene_id)
+            if is_made(step, scene_id, params)
         ]
     else:
         outcomes = [("", _outcome(params, step, version))]

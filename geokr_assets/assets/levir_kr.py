@@ -5,13 +5,12 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from geokr_assets.align import Event, align_scenes
-from geokr_assets.assets.step_asset import declare, scene_spec
+from geokr_assets.assets.step_asset import scene_spec, step_asset
 from geokr_assets.checks import specs_of
+from geokr_assets.chips_and_proportions import Event, chips_and_proportions
 from geokr_assets.executors import scenes_per_run
-from geokr_assets.materialise import Materialised, result_of, take_levir_kr
 from geokr_assets.partitions import PARTITIONED, SCENES
-from geokr_assets.resources import ParamsFile, StepConfig
+from geokr_assets.resources import ParamsFile
 from geokr_core.chain.params import Params
 
 GROUP = "levir_kr"
@@ -19,11 +18,15 @@ GROUP = "levir_kr"
 
 def build(params: Params) -> list[dg.AssetsDefinition]:
     """Assets of the group."""
-    return [_align(params), _levir_kr(params)]
+    return [_chips_and_proportions(params), _levir_kr(params)]
 
 
-def _align(params: Params) -> dg.AssetsDefinition:
+def _chips_and_proportions(params: Params) -> dg.AssetsDefinition:
     """``chips`` and ``proportions``: two assets, made by one op, scene after scene."""
+    first = (
+        "\n\n**No partitions yet?** The inventory finds the scenes: launch the job `whole_chain`, which makes everything, or "
+        "materialise `scenes` and what it needs, then come back and choose *All*."
+    )
     specs = [
         scene_spec(
             params,
@@ -31,7 +34,7 @@ def _align(params: Params) -> dg.AssetsDefinition:
             group=GROUP,
             kinds={"rasterio", "numpy", "parquet"},
             description="A **chip** is a small square of a scene in the scene's own grid; no pixel is resampled. One scene "
-            "gives one shard (`<scene>.npy`) and one table with the place, date and quality of each chip.",
+            "gives one shard (`<scene>.npy`) and one table with the place, date and quality of each chip." + first,
         ),
         scene_spec(
             params,
@@ -39,17 +42,18 @@ def _align(params: Params) -> dg.AssetsDefinition:
             group=GROUP,
             kinds={"rasterio", "parquet"},
             description="For each chip the fraction of its ground that is forest, water, cropland, … according to the "
-            "land-cover product. These **proportions are the labels** that nobody had to draw.\n\nDo image and land "
-            "cover lie on each other? Set `alignment.check: true` in the parameter file, and every scene is asked.",
+            "land-cover product. These **proportions are the labels**: no one had to draw them.\n\nDo image and land "
+            "cover lie on each other? Set `alignment.check: true` in the parameter file, and every scene is asked."
+            + first,
         ),
     ]
     with warnings.catch_warnings():
-        # How many scenes a run takes is a beta in Dagster 1.13; without it each scene would be a run of its own.
+        # How many scenes a run takes is a beta in Dagster 1.13; without it each scene would be a separate run.
         warnings.simplefilter("ignore", dg.BetaWarning)
         policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=scenes_per_run())
 
     @dg.multi_asset(
-        name="align_scenes",
+        name="scene_by_scene",
         specs=specs,
         check_specs=[check for step in PARTITIONED for check in specs_of(step, params)],
         partitions_def=SCENES,
@@ -57,14 +61,14 @@ def _align(params: Params) -> dg.AssetsDefinition:
         backfill_policy=policy,
         description="Cut scenes into chips and count the land cover under each, scene after scene.",
     )
-    def align(context: dg.AssetExecutionContext, params_file: ParamsFile) -> Iterator[Event]:
-        yield from align_scenes(context, params_file)
+    def made_together(context: dg.AssetExecutionContext, params_file: ParamsFile) -> Iterator[Event]:
+        yield from chips_and_proportions(context, params_file)
 
-    return align
+    return made_together
 
 
 def _levir_kr(params: Params) -> dg.AssetsDefinition:
-    @declare(
+    return step_asset(
         params,
         "levir_kr",
         group=GROUP,
@@ -73,7 +77,3 @@ def _levir_kr(params: Params) -> dg.AssetsDefinition:
         "no ground is on both sides, sealed by hashes. Its data version follows the backbone to whoever downloads it."
         "\n\nIt needs all scenes: where one is missing, it stops and names it.",
     )
-    def levir_kr(context: dg.AssetExecutionContext, config: StepConfig, params_file: ParamsFile) -> Materialised:
-        return result_of(take_levir_kr(context, params_file, force=config.force))
-
-    return levir_kr

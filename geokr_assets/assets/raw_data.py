@@ -2,9 +2,7 @@
 
 import dagster as dg
 
-from geokr_assets.assets.step_asset import OWNERS, RAW, declare, given_sources, step_asset
-from geokr_assets.materialise import Materialised, result_of, take_inventory
-from geokr_assets.resources import ParamsFile, StepConfig
+from geokr_assets.assets.step_asset import OWNERS, RAW, given_sources, step_asset
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import source_folder, steps_of
 
@@ -13,7 +11,7 @@ GROUP = "raw_data"
 _GIVEN = {
     "scenes": (
         "The archive of raw satellite scenes.",
-        "Files as delivered: any orthorectified raster, one file a scene or one file a band. Nobody has labelled them. "
+        "Files as delivered: any orthorectified raster, one file a scene or one file a band. They have no labels. "
         "Put new files into this folder; the sensor `scene_folder` notices them.",
         {"geotiff"},
     ),
@@ -24,7 +22,7 @@ _GIVEN = {
     ),
     "evaluation": (
         "Small labelled sets that the backbone is judged on.",
-        "They are never seen in pretraining; they show what the backbone is worth to somebody with few labels.",
+        "They are never seen in pretraining; they show what the backbone is worth to someone with few labels.",
         {"png"},
     ),
 }
@@ -77,16 +75,12 @@ def _given(params: Params) -> list[dg.AssetSpec]:
 
 
 def _scenes(params: Params) -> dg.AssetsDefinition:
-    @declare(
+    return step_asset(
         params,
         "scenes",
         group=GROUP,
         kinds={"rasterio", "parquet"},
         description="Only headers are read. A scene that could not give correct labels (no map grid, unreadable, wrong "
-        "bands) is **quarantined** with its reason, and the run goes on with the others.\n\nEvery usable scene becomes "
+        "bands) is **quarantined** with its reason, and the run continues with the others.\n\nEvery usable scene becomes "
         "a partition of `chips` and `proportions`.",
     )
-    def scenes(context: dg.AssetExecutionContext, config: StepConfig, params_file: ParamsFile) -> Materialised:
-        return result_of(take_inventory(context, params_file, force=config.force))
-
-    return scenes

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from geokr_assets import checks
-from geokr_assets.materialise import Materialised, pool_of, result_of, take_step
+from geokr_assets.materialise import Materialised, handling_of, take
 from geokr_assets.partitions import PARTITIONED, SCENES
 from geokr_assets.resources import ParamsFile, StepConfig
 from geokr_core import __version__
@@ -65,7 +65,7 @@ def declare(
         description=_described(step, description),
         metadata=_metadata(params, step),
         code_version=__version__,
-        pool=pool_of(step),
+        pool=handling_of(step).pool,
         check_specs=checks.specs_of(step, params),
     )
 
@@ -74,8 +74,10 @@ def step_asset(params: Params, step: str, *, group: str, kinds: set[str], descri
     """The asset of a step that runs once for the whole archive; arguments as for `declare`."""
 
     @declare(params, step, group=group, kinds=kinds, description=description)
-    def asset(context: dg.AssetExecutionContext, config: StepConfig, params_file: ParamsFile) -> Materialised:
-        return result_of(take_step(context, params_file, step, force=config.force))
+    def asset(
+        context: dg.AssetExecutionContext, config: StepConfig, params_file: ParamsFile, pipes: dg.PipesSubprocessClient
+    ) -> Materialised:
+        return take(context, params_file, pipes, step, force=config.force)
 
     return asset
 

@@ -26,8 +26,6 @@ SUM_TOLERANCE = 1e-3
 MIN_LABEL_ENTROPY_NAT = 0.5
 """Below this, one class covers nearly all ground (two classes at 80:20 have 0.50 nat) and there is little to learn."""
 
-MAX_QUARANTINED_FRACTION = 0.05
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -56,14 +54,14 @@ def fractions_sum_to_one(proportions: Path, chips: Path, scene_id: str) -> Findi
 
     Args:
         proportions: folder of proportions.
-        chips: folder of shards; a scene that was set aside there has no proportions.
+        chips: folder of shards; a scene that was quarantined there has no proportions.
         scene_id: the scene.
 
     Raises:
         MissingInputError: the scene has neither proportions nor a quarantine record.
     """
     if reason := quarantine_of(scene_id, proportions, chips):
-        return Finding(True, f"Set aside, nothing to check: {reason}")
+        return Finding(True, f"Quarantined, nothing to check: {reason}")
     table = _read_table(proportions / f"{scene_id}.parquet", "geokr proportions")
     classes = [name for name in table.columns if name.startswith(FRACTION)]
     if not classes:
@@ -119,7 +117,7 @@ def chips_show_their_ground(
     from geokr_core.scenes.inventory import usable_scenes
 
     if reason := quarantine_of(scene_id, chips):
-        return Finding(True, f"Set aside, nothing to check: {reason}")
+        return Finding(True, f"Quarantined, nothing to check: {reason}")
     table = _read_table(chips / f"{scene_id}.parquet", "geokr chips")
     shard = np.load(chips / f"{scene_id}.npy", mmap_mode="r", allow_pickle=False)
     if len(shard) != len(table):
@@ -153,9 +151,16 @@ def chips_show_their_ground(
 
 
 def land_cover_lies_on_image(
-    config: AlignmentConfig, bands: tuple[str, ...], scene_folder: Path, scenes: Path, source: Path, land_cover: Path,
-    chips: Path, proportions: Path, scene_id: str,
-) -> Finding:  # fmt: skip
+    config: AlignmentConfig,
+    bands: tuple[str, ...],
+    scene_folder: Path,
+    scenes: Path,
+    source: Path,
+    land_cover: Path,
+    chips: Path,
+    proportions: Path,
+    scene_id: str,
+) -> Finding:
     """Whether mutual information between a scene and its land cover peaks where neither is shifted.
 
     A scene whose ground does not tell (one class, cloud, a map of another decade) passes, and the message says so.
@@ -167,7 +172,7 @@ def land_cover_lies_on_image(
         scenes: folder of the inventory.
         source: folder of the land-cover tiles.
         land_cover: folder of their index.
-        chips: folder of shards; a scene that was set aside there is not looked at.
+        chips: folder of shards; a scene that was quarantined there is not looked at.
         proportions: folder of proportions; likewise.
         scene_id: the scene.
 
@@ -179,7 +184,7 @@ def land_cover_lies_on_image(
     from geokr_core.scenes.inventory import usable_scenes
 
     if reason := quarantine_of(scene_id, chips, proportions):
-        return Finding(True, f"Set aside, nothing to check: {reason}")
+        return Finding(True, f"Quarantined, nothing to check: {reason}")
     scene = usable_scenes(scenes).get(scene_id)
     if scene is None:
         return Finding(
@@ -193,7 +198,7 @@ def land_cover_lies_on_image(
         return Finding(False, f"The scene cannot be looked at: {error}")
     verdict = found.verdict(config.tolerance_px)
     right, down = found.refined_px
-    said = {
+    message = {
         "aligned": f"Image and land cover fit best within the tolerance, at {found.peak_px} px (right, down).",
         "shifted": f"The land cover fits best when moved {right:+.1f} px to the right and {down:+.1f} px down: labels are not "
         "those of the ground in the chips. Compare CRS, datum and pixel registration of the scene and of the product.",
@@ -202,7 +207,7 @@ def land_cover_lies_on_image(
     }[verdict]
     return Finding(
         passed=verdict != "shifted",
-        message=said,
+        message=message,
         numbers=found.row(config.tolerance_px),
         table=[
             {
@@ -251,7 +256,7 @@ def weights_are_finite(pretraining: Path) -> Finding:
 
 
 def teacher_is_apart(pretraining: Path) -> Finding:
-    """Whether the teacher of every run was a network of its own, and moved.
+    """Whether the teacher of every run was a separate network, and moved.
 
     The teacher itself is gone after the run; this reads what the run measured on it at its end.
 
@@ -265,7 +270,7 @@ def teacher_is_apart(pretraining: Path) -> Finding:
     wrong = [run for run in runs if run["teacher_shares_storage"] or run["teacher_updates"] < 1]
     return Finding(
         passed=not wrong,
-        message=f"The teacher of all {len(runs)} run(s) is a network of its own and moved."
+        message=f"The teacher of all {len(runs)} run(s) is a separate network and moved."
         if not wrong
         else f"The teacher of {len(wrong)} of {len(runs)} run(s) shares memory with the student or never moved: it taught "
         "nothing. Look at `teacher_updates` and at the column `teacher_momentum` of history.csv.",
@@ -304,10 +309,11 @@ def holds_against_champion(champion: Path) -> Finding:
     )
 
 
-def quarantined_scenes(scenes: Path, *later: Path) -> Finding:
-    """How many scenes were set aside, in the inventory and by the later steps.
+def quarantined_scenes(max_fraction: float, scenes: Path, *later: Path) -> Finding:
+    """How many scenes were quarantined, in the inventory and by the later steps.
 
     Args:
+        max_fraction: of all scenes, 0–1, that may be.
         scenes: folder of the inventory.
         later: folders of steps that write quarantine records (chips, proportions).
 
@@ -323,12 +329,16 @@ def quarantined_scenes(scenes: Path, *later: Path) -> Finding:
             reasons[str(scene_id)] = reason
     fraction = len(reasons) / max(1, len(table))
     return Finding(
-        passed=fraction <= MAX_QUARANTINED_FRACTION,
-        message=f"{len(reasons)} of {len(table)} scenes are set aside"
-        + ("." if not reasons else "; the table says why, and what to do about each."),
+        passed=fraction <= max_fraction,
+        message=f"{len(reasons)} of {len(table)} scenes are quarantined"
+        + ("." if not reasons else f" ({_some(reasons)}); the table says why, and what to do about each."),
         numbers={"num_scenes": len(table), "num_quarantined": len(reasons), "quarantined_fraction": fraction},
         table=[{"scene": scene_id, "reason": reason} for scene_id, reason in reasons.items()][:20],
     )
+
+
+def _some(names: Mapping[str, str]) -> str:
+    return ", ".join(list(names)[:5]) + (", …" if len(names) > 5 else "")
 
 
 def labels_vary(levir_kr: Path) -> Finding:

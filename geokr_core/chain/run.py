@@ -78,6 +78,8 @@ def run(
         outcomes.append(run_step(name, params, reporter, force=force))
         if in_dvc and not outcomes[-1].was_current:
             _record_in_dvc([name], params, reporter)
+        if not outcomes[-1].was_current:
+            _record_findings(outcomes[-1], params, reporter)
     if in_dvc:
         known = versioning.recorded_versions()
         unknown = [
@@ -105,6 +107,13 @@ def _record_in_dvc(steps: Sequence[str], params: Params, reporter: Reporter) -> 
         versioning.commit(steps, params.path, reporter)
     except VersioningError as error:
         reporter.warning(str(error))
+
+
+def _record_findings(outcome: Outcome, params: Params, reporter: Reporter) -> None:
+    from geokr_core.chain.findings import record_findings
+
+    if int(os.environ.get("RANK", "0")) == 0:
+        record_findings(outcome.step, params, outcome.data_version, reporter)
 
 
 def run_step(

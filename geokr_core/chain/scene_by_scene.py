@@ -90,6 +90,20 @@ def scene_outcome(name: str, scene_id: str, params: Params) -> Outcome:
     return Outcome(name, folders[name], scene_version(name, scene_id, params), summary, False)
 
 
+def is_made(name: str, scene_id: str, params: Params) -> bool:
+    """Whether a step has something of a scene, current or not: its output, or the reason why there is none.
+
+    A scene that an earlier step quarantined is done with.
+    """
+    from geokr_core.scenes.quarantine import quarantine_of
+
+    folders = Folders(params)
+    if scene_step(name).outputs(folders).record(scene_id) is not None:
+        return True
+    before = [folders[other] for other in _before(name) if STEPS[other].scenes is not None]
+    return quarantine_of(scene_id, *before) is not None
+
+
 def scene_version(name: str, scene_id: str, params: Params) -> str:
     """Data version of one scene's files in the output of a step."""
     return scene_step(name).outputs(Folders(params)).version(scene_id)

@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from geokr_assets import checks as asset_checks
-from geokr_assets.check_list import CHECKS
-from geokr_core.chain import checks
+from geokr_core.chain import checks, delivery_checks
+from geokr_core.chain.check_list import CHECKS
 from geokr_core.chain.checks import Finding
 from geokr_core.chain.params import Params
+from geokr_core.chain.steps import STEPS
 from geokr_core.errors import MissingInputError
 from geokr_core.step.files import write_json
 from geokr_core.testing import make_levir_kr
@@ -61,7 +62,7 @@ def test_a_shard_longer_than_its_table_fails(project: Path) -> None:
     assert not _chips_finding(project).passed
 
 
-def test_a_scene_set_aside_has_nothing_to_check_and_a_scene_never_cut_is_no_pass(tmp_path: Path) -> None:
+def test_a_quarantined_scene_has_nothing_to_check_and_a_scene_never_cut_is_no_pass(tmp_path: Path) -> None:
     write_json(tmp_path / "a.quarantine.json", {"scene_id": "a", "reason": "no pixel holds data"})
     assert "no pixel holds data" in checks.chips_show_their_ground(tmp_path, tmp_path, tmp_path, "a").message
     assert checks.fractions_sum_to_one(tmp_path / "proportions", tmp_path, "a").passed
@@ -163,16 +164,18 @@ def _inventory(folder: Path, num_usable: int, num_refused: int) -> Path:
 
 
 def test_few_quarantined_scenes_pass_and_many_fail(tmp_path: Path) -> None:
-    assert checks.quarantined_scenes(_inventory(tmp_path, 40, 1)).passed
-    finding = checks.quarantined_scenes(_inventory(tmp_path, 3, 1))
+    assert checks.quarantined_scenes(0.05, _inventory(tmp_path, 40, 1)).passed
+    assert not checks.quarantined_scenes(0.0, tmp_path).passed, "a refused scene is named on the page of the scenes"
+    finding = checks.quarantined_scenes(0.05, _inventory(tmp_path, 3, 1))
+    assert "(s3)" in finding.message
     assert not finding.passed
     assert finding.table == [{"scene": "s3", "reason": "no CRS"}]
 
 
-def test_scenes_set_aside_by_later_steps_count_too(tmp_path: Path) -> None:
+def test_scenes_quarantined_by_later_steps_count_too(tmp_path: Path) -> None:
     chips = tmp_path / "chips"
     write_json(chips / "s0.quarantine.json", {"scene_id": "s0", "reason": "cut off"})
-    finding = checks.quarantined_scenes(_inventory(tmp_path, 4, 0), chips)
+    finding = checks.quarantined_scenes(0.05, _inventory(tmp_path, 4, 0), chips)
     assert not finding.passed
     assert finding.numbers["num_quarantined"] == 1
 
@@ -199,9 +202,10 @@ def test_a_backbone_worse_than_the_champion_fails(tmp_path: Path, delta: float |
 # --- as Dagster sees them -------------------------------------------------------------------------------------------
 
 
-def test_every_check_of_the_list_is_a_function_of_the_core() -> None:
+def test_every_check_of_the_list_is_a_function_of_the_core_and_every_step_has_one() -> None:
     for check in CHECKS:
-        assert callable(getattr(checks, check.name)), check.name
+        assert callable(getattr({"checks": checks, "delivery_checks": delivery_checks}[check.module], check.name))
+    assert {check.step for check in CHECKS} == set(STEPS)
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -234,7 +238,7 @@ def test_a_blocking_check_that_fails_stops_what_follows(
 def test_a_check_of_quality_that_fails_only_warns(
     materialise: Materialise, monkeypatch: pytest.MonkeyPatch, params: Params
 ) -> None:
-    monkeypatch.setattr(checks, "quarantined_scenes", _failing("half of them are set aside"))
+    monkeypatch.setattr(checks, "quarantined_scenes", _failing("half of them are quarantined"))
     result = materialise("scenes")
     assert result.success
     (evaluation,) = result.get_asset_check_evaluations()

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from geokr_assets.assets.step_asset import RAW
+from geokr_assets.step_process import SECONDS_TO_STOP
 from geokr_core.chain.params import load_params
 from geokr_core.chain.steps import STEPS, steps_of, upstream_of
 from geokr_core.errors import ConfigError
@@ -21,11 +22,18 @@ REPOSITORY = Path(__file__).parents[2]
 
 # key: (group, kinds, partitioned, pool, blocking checks, other checks)
 EXPECTED = {
-    "world": ("raw_data", {"python", "geotiff"}, False, "dvc", [], []),
+    "world": ("raw_data", {"python", "geotiff"}, False, "dvc", ["raw_data_are_there"], []),
     "scenes": ("raw_data", {"rasterio", "parquet"}, False, "dvc", [], ["quarantined_scenes"]),
-    "land_cover": ("raw_data", {"rasterio", "parquet"}, False, "dvc", [], []),
-    "chips": ("levir_kr", {"rasterio", "numpy", "parquet"}, True, None, ["chips_show_their_ground"], []),
-    "proportions": ("levir_kr", {"rasterio", "parquet"}, True, None, ["fractions_sum_to_one"], []),
+    "land_cover": ("raw_data", {"rasterio", "parquet"}, False, "dvc", [], ["every_product_has_tiles"]),
+    "chips": (
+        "levir_kr",
+        {"rasterio", "numpy", "parquet"},
+        True,
+        None,
+        ["chips_show_their_ground"],
+        ["scene_is_usable"],
+    ),
+    "proportions": ("levir_kr", {"rasterio", "parquet"}, True, None, ["fractions_sum_to_one"], ["scene_is_usable"]),
     "levir_kr": ("levir_kr", {"parquet", "dvc"}, False, "dvc", [], ["labels_vary", "quarantined_scenes"]),
     "pretraining": (
         "pretraining",
@@ -35,10 +43,10 @@ EXPECTED = {
         ["teacher_is_apart", "weights_are_finite"],
         [],
     ),
-    "backbone": ("pretraining", {"pytorch", "safetensors"}, False, "dvc", [], []),
-    "evaluation": ("evaluation", {"pytorch", "parquet", "mlflow"}, False, "gpu", [], []),
-    "report": ("evaluation", {"html", "mlflow"}, False, "dvc", [], []),
-    "champion": ("registry", {"mlflow"}, False, "dvc", [], ["holds_against_champion"]),
+    "backbone": ("pretraining", {"pytorch", "safetensors"}, False, "dvc", ["bundle_is_whole"], []),
+    "evaluation": ("evaluation", {"pytorch", "parquet", "mlflow"}, False, "gpu", ["scores_are_numbers"], []),
+    "report": ("evaluation", {"html", "mlflow"}, False, "dvc", [], ["report_stands_alone"]),
+    "champion": ("registry", {"mlflow"}, False, "dvc", [], ["holds_against_champion", "promotion_stands"]),
 }
 
 
@@ -106,7 +114,7 @@ def test_definitions_load_without_deprecations_and_without_heavy_imports(world_p
 
 
 def test_the_training_process_does_not_load_dagster(world_params: Path) -> None:
-    done = _run("import sys, geokr_assets.pretraining_process; assert 'dagster' not in sys.modules", world_params)
+    done = _run("import sys, geokr_assets.step_process; assert 'dagster' not in sys.modules", world_params)
     assert done.returncode == 0, done.stderr
 
 
@@ -130,7 +138,12 @@ def test_assets_are_as_written_down(defs: dg.Definitions) -> None:
 
 
 def test_jobs_sensors_and_schedules_are_as_written_down(defs: dg.Definitions) -> None:
-    assert {job.name for job in defs.jobs or []} == {"whole_chain", "take_inventory", "align_scene", "reevaluate"}
+    assert {job.name for job in defs.jobs or []} == {
+        "whole_chain",
+        "take_inventory",
+        "chips_and_proportions",
+        "reevaluate",
+    }
     assert {sensor.name: sensor.default_status.value for sensor in defs.sensors or []} == {
         "scene_folder": "RUNNING",
         "dvc_lock": "RUNNING",
@@ -224,7 +237,11 @@ def test_the_instance_sends_nothing_home_and_covers_nothing() -> None:
     settings = yaml.safe_load((REPOSITORY / ".dagster_home" / "dagster.yaml").read_text(encoding="utf-8"))
     assert settings["telemetry"] == settings["nux"] == {"enabled": False}
     assert settings["concurrency"]["pools"] == {"default_limit": 1, "granularity": "op"}
-    assert settings["run_monitoring"]["enabled"]
+    monitoring = settings["run_monitoring"]
+    assert monitoring["enabled"]
+    # Otherwise the retry of a run whose worker was killed waits for minutes for a slot that no one holds.
+    assert monitoring["poll_interval_seconds"] + monitoring["free_slots_after_run_end_seconds"] <= 30
+    assert monitoring["cancel_timeout_seconds"] > SECONDS_TO_STOP
 
 
 def _imports(path: Path) -> set[str]:

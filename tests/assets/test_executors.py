@@ -29,10 +29,13 @@ REPOSITORY = Path(__file__).parents[2]
 INSTALLED = {
     name
     for name, module in (
-        ("k8s", "dagster_k8s"), ("celery", "dagster_celery"), ("celery_k8s", "dagster_celery_k8s"), ("docker", "dagster_docker")
+        ("k8s", "dagster_k8s"),
+        ("celery", "dagster_celery"),
+        ("celery_k8s", "dagster_celery_k8s"),
+        ("docker", "dagster_docker"),
     )
     if importlib.util.find_spec(module)
-}  # fmt: skip
+}
 
 
 def test_the_environment_chooses_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +131,9 @@ def archive(tmp_path: Path) -> Path:
 
 
 def _start(params_file: Path, first: str, last: str, log: Path) -> subprocess.Popen[bytes]:
-    """A run of some scenes in processes of its own."""
+    """A run of some scenes in separate processes."""
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-    arguments = ["-m", "geokr_assets.definitions", "-j", "align_scene", "--tags", json.dumps(tags)]
+    arguments = ["-m", "geokr_assets.definitions", "-j", "chips_and_proportions", "--tags", json.dumps(tags)]
     home = params_file.parents[1] / "dagster_home"
     with log.open("wb") as stream:
         return subprocess.Popen(

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from geokr_assets.materialise import record_in_dvc
 from geokr_core.chain import versioning
 from geokr_core.chain.params import Params
 from geokr_core.chain.run import Outcome
-from geokr_core.chain.scene_by_scene import scene_ids, scene_version
+from geokr_core.chain.scene_by_scene import is_made, scene_ids, scene_version
 from geokr_core.chain.steps import Folders
 from geokr_core.errors import SceneRefusedError, VersioningError
 from geokr_core.scenes import inventory
@@ -69,21 +70,22 @@ def test_a_scene_shows_its_own_numbers_picture_and_data_version(
 
 def test_levir_kr_names_the_scenes_that_are_missing(materialise: Materialise, params: Params) -> None:
     missing = _scene_ids(params)[0]
-    (Folders(params)["proportions"] / f"{missing}.parquet").unlink()
+    for path in Folders(params)["proportions"].glob(f"{missing}*"):
+        path.unlink()
     result = materialise("levir_kr")
     assert not result.success
     assert f"1 of 2 scenes have no proportions: {missing}" in _failure(result)
-    assert "align_scene" in _failure(result)
+    assert "the job `chips_and_proportions`" in _failure(result)
 
 
-def test_levir_kr_does_not_miss_the_proportions_of_a_scene_that_was_set_aside(params: Params) -> None:
-    from geokr_assets.materialise import is_missing
-
+def test_levir_kr_does_not_miss_the_proportions_of_a_scene_that_was_quarantined(params: Params) -> None:
     scene_id = _scene_ids(params)[0]
-    (Folders(params)["proportions"] / f"{scene_id}.parquet").unlink()
-    assert is_missing(params, "proportions", scene_id)
-    (Folders(params)["chips"] / f"{scene_id}.quarantine.json").write_text("{}", encoding="utf-8")
-    assert not is_missing(params, "proportions", scene_id)
+    for path in Folders(params)["proportions"].glob(f"{scene_id}*"):
+        path.unlink()
+    assert not is_made("proportions", scene_id, params)
+    record = {"scene_id": scene_id, "reason": "no pixel holds data"}
+    (Folders(params)["chips"] / f"{scene_id}.quarantine.json").write_text(json.dumps(record), encoding="utf-8")
+    assert is_made("proportions", scene_id, params)
 
 
 def test_a_step_that_refuses_fails_the_run_with_its_own_words(
@@ -140,8 +142,12 @@ def test_a_summary_becomes_metadata() -> None:
     )
     shown = metadata.as_dagster(metadata.of_outcome(_outcome(summary, "http://127.0.0.1:5000/#/runs/1")))
     assert {name: shown[name].value for name in ("num_chips", "kl", "bad", "name", "promoted")} == {
-        "num_chips": 3, "kl": 0.5, "bad": "nan", "name": "geokr", "promoted": True,
-    }  # fmt: skip
+        "num_chips": 3,
+        "kl": 0.5,
+        "bad": "nan",
+        "name": "geokr",
+        "promoted": True,
+    }
     assert isinstance(shown["promoted"], dg.BoolMetadataValue)
     assert shown["dagster/row_count"].value == 3
     assert shown["data version"].value == "0123.dir"

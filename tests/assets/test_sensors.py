@@ -7,12 +7,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import rasterio
 import yaml
 
 from geokr_assets.resources import ParamsFile
 from geokr_assets.sensors import dvc_lock, scene_folder
 from geokr_core.chain.params import Params
-from geokr_core.chain.run import run_step
+from geokr_core.chain.run import run, run_step
 from geokr_core.chain.scene_by_scene import scene_ids
 from geokr_core.chain.steps import Folders
 from geokr_core.step.digests import data_version
@@ -47,7 +48,7 @@ def _age(folder: Path) -> None:
 
 @pytest.fixture
 def known(instance: dg.DagsterInstance, params: Params) -> dg.DagsterInstance:
-    """An instance in which somebody has materialised ``scenes``."""
+    """An instance in which someone has materialised ``scenes``."""
     instance.add_dynamic_partitions("scenes", scene_ids(params))
     _age(params.scenes.folder)
     return instance
@@ -79,7 +80,7 @@ def _take_inventory(
     instance.add_run_tags(done.run_id, {"dagster/run_key": str(request.run_key)})
 
 
-def test_nothing_happens_before_somebody_took_the_inventory(
+def test_nothing_happens_before_someone_took_the_inventory(
     instance: dg.DagsterInstance, params: Params, params_file: ParamsFile
 ) -> None:
     shutil.rmtree(Folders(params)["scenes"])
@@ -104,7 +105,7 @@ def test_new_scenes_are_inventoried_by_a_run_and_then_cut_many_a_run(
     _take_inventory(known, materialise, asked)
     result = _watch(known, params_file, asked.cursor)
     both, single = result.run_requests or []
-    assert {request.job_name for request in (both, single)} == {"align_scene"}
+    assert {request.job_name for request in (both, single)} == {"chips_and_proportions"}
     assert both.tags["dagster/asset_partition_range_start"] == new[0]
     assert both.tags["dagster/asset_partition_range_end"] == new[1]
     assert single.partition_key == new[2]
@@ -173,7 +174,7 @@ def test_a_scene_behind_a_linked_folder_is_noticed(
     assert _watch(known, params_file, cursor).run_requests
 
 
-def test_an_unusable_file_gets_no_partition_and_a_vanished_scene_keeps_its_own(
+def test_an_unusable_file_gets_no_partition_and_that_of_a_vanished_scene_is_retired(
     known: dg.DagsterInstance,
     watched: str,
     params: Params,
@@ -188,7 +189,9 @@ def test_an_unusable_file_gets_no_partition_and_a_vanished_scene_keeps_its_own(
     _take_inventory(known, materialise, asked)
     result = _watch(known, params_file, asked.cursor)
     assert "no new usable scene" in _said(result)
-    assert gone in known.get_dynamic_partitions("scenes")
+    (retired,) = result.dynamic_partitions_requests or []
+    assert isinstance(retired, dg.DeleteDynamicPartitionsRequest)
+    assert retired.partition_keys == [gone]
     assert "broken" not in known.get_dynamic_partitions("scenes")
 
 
@@ -254,7 +257,8 @@ def _hear(instance: dg.DagsterInstance, params_file: ParamsFile, cursor: str | N
 
 
 def _events(result: dg.SensorResult) -> list[tuple[str, str | None]]:
-    return [(event.asset_key.to_user_string(), event.partition) for event in result.asset_events]  # type: ignore[union-attr]
+    events = [event for event in result.asset_events if isinstance(event, dg.AssetMaterialization)]
+    return [(event.asset_key.to_user_string(), event.partition) for event in events]
 
 
 def test_dagster_hears_of_what_dvc_made(
@@ -278,15 +282,65 @@ def test_dagster_hears_of_what_dvc_made(
     assert "knows already" in _said(_hear(instance, params_file))
 
 
+def test_dagster_hears_what_the_checks_found_in_runs_outside_of_it(
+    instance: dg.DagsterInstance,
+    project: Path,
+    params: Params,
+    params_file: ParamsFile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "chips")  # as `dvc repro` sets it: it records the output itself
+    (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")
+    cut_off = params.scenes.folder / f"{scene_ids(params)[0]}.tiff"
+    cut_off.write_bytes(cut_off.read_bytes()[: cut_off.stat().st_size // 2])
+    reporter = RecordingReporter()
+    run(params, reporter, steps=["scenes", "land_cover", "chips", "proportions"])
+    assert any("check quarantined_scenes of scenes" in warning and "broken" in warning for warning in reporter.warnings)
+    (project / ".dvc").mkdir()
+    (project / "dvc.yaml").write_text("stages: {}", encoding="utf-8")
+    _lock(params)
+    _hear(instance, params_file)
+    _change_pixels(cut_off.with_name(f"{scene_ids(params)[1]}.tiff"))
+    run(params, reporter, steps=["scenes", "chips"])
+    _lock(params)
+    assert len(_hear(instance, params_file).asset_events) > 2, "what was found again is reported again"
+    keys = [
+        dg.AssetCheckKey(dg.AssetKey(step), name)
+        for step, name in [
+            ("scenes", "quarantined_scenes"),
+            ("chips", "scene_is_usable"),
+            ("chips", "chips_show_their_ground"),
+            ("proportions", "fractions_sum_to_one"),
+        ]
+    ]
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    passed = {key.name: found[key].status.value for key in keys}
+    assert passed == {
+        "quarantined_scenes": "FAILED",
+        "scene_is_usable": "FAILED",
+        "chips_show_their_ground": "SUCCEEDED",
+        "fractions_sum_to_one": "SUCCEEDED",
+    }
+    evaluation = found[keys[1]].event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
+    assert cut_off.stem in str(evaluation.description)
+    assert evaluation.severity == dg.AssetCheckSeverity.WARN
+
+
+def _change_pixels(path: Path) -> None:
+    with rasterio.open(path, "r+") as scene:
+        scene.write(scene.read() + 1)
+
+
 def test_only_the_scene_that_changed_is_news(
     instance: dg.DagsterInstance, versioned: Path, params: Params, params_file: ParamsFile
 ) -> None:
     cursor = _hear(instance, params_file).cursor
     scene_id = scene_ids(params)[0]
-    shard = Folders(params)["chips"] / f"{scene_id}.npy"
-    shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
+    _change_pixels(params.scenes.folder / f"{scene_id}.tiff")
+    for step in ("scenes", "chips"):
+        run_step(step, params, RecordingReporter())
     _lock(params)
-    assert _events(_hear(instance, params_file, cursor)) == [("chips", scene_id)]
+    assert _events(_hear(instance, params_file, cursor)) == [("scenes", None), ("chips", scene_id)]
 
 
 def test_data_other_than_recorded_are_no_news(

@@ -1,4 +1,4 @@
-"""A real `dagster dev`, as `make ui` starts it, with an instance of its own; and a client for its GraphQL."""
+"""A real `dagster dev`, as `make ui` starts it, with a separate instance; and a client for its GraphQL."""
 
 import json
 import os

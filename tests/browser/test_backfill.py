@@ -1,4 +1,4 @@
-"""Many scenes through the UI: a backfill of small scenes ends, each scene is told by itself, and the pages stay usable."""
+"""Many scenes through the UI: a backfill of small scenes ends, each scene is reported by itself, and the pages stay usable."""
 
 import shutil
 import statistics
@@ -31,7 +31,7 @@ BACKFILL = """query($id: String!){partitionBackfillOrError(backfillId: $id){
   ... on PartitionBackfill{status numPartitions runs(limit: 1000){id status tags{key value}}}}}"""
 MATERIALISED = """query($k: AssetKeyInput!){assetNodeOrError(assetKey: $k){... on AssetNode{
   partitionStats{numMaterialized numFailed numPartitions}}}}"""
-# What the page of an asset asks when somebody opens it.
+# What the page of an asset asks when someone opens it.
 PAGE = """query($k: AssetKeyInput!){assetNodeOrError(assetKey: $k){... on AssetNode{
   partitionKeyConnection(limit: 1000, ascending: true){results} partitionStats{numMaterialized}
   assetMaterializations(limit: 20){runId partition metadataEntries{label __typename}}}}}"""
@@ -75,7 +75,7 @@ def _launch(page: Any, server: Any) -> str:
     """Launch the backfill of all scenes as a person does; returns its id."""
     from playwright.sync_api import expect
 
-    page.goto(f"{server.url}/locations/geokr/jobs/align_scene")
+    page.goto(f"{server.url}/locations/geokr/jobs/chips_and_proportions")
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="All", exact=True).click()
     button = page.get_by_role("button", name="Launch backfill")
@@ -103,7 +103,7 @@ def _visit(page: Any, server: Any, folder: Path) -> list[float]:
         page.goto(f"{server.url}/{address}")
         expect(page.get_by_text(text).first).to_be_visible(timeout=30_000)
         seconds.append(time.monotonic() - started)
-        page.wait_for_timeout(2_000)  # somebody looks at it
+        page.wait_for_timeout(2_000)  # someone looks at it
         page.screenshot(path=folder / f"{address.split('?')[0].replace('/', '_')}.png")
     return seconds
 
@@ -146,10 +146,14 @@ def test_a_backfill_of_small_scenes_ends_and_the_pages_stay_usable(
     backfill = server.ask(BACKFILL, id=backfill_id)["partitionBackfillOrError"]
     seconds = time.monotonic() - started
     figures = {
-        "num_scenes": num_scenes, "seconds": round(seconds, 1), "num_runs": len(backfill["runs"]),
-        "query_median_s": round(statistics.median(latencies), 3), "query_max_s": round(max(latencies), 3),
-        "page_median_s": round(statistics.median(pages), 2), "page_max_s": round(max(pages), 2),
-    }  # fmt: skip
+        "num_scenes": num_scenes,
+        "seconds": round(seconds, 1),
+        "num_runs": len(backfill["runs"]),
+        "query_median_s": round(statistics.median(latencies), 3),
+        "query_max_s": round(max(latencies), 3),
+        "page_median_s": round(statistics.median(pages), 2),
+        "page_max_s": round(max(pages), 2),
+    }
     sys.stderr.write(f"{figures}\n")
     assert backfill["status"] == "COMPLETED_SUCCESS", backfill
     assert len(backfill["runs"]) <= -(-num_scenes // 10)
@@ -159,12 +163,13 @@ def test_a_backfill_of_small_scenes_ends_and_the_pages_stay_usable(
     while any(_stats(server, asset) != wanted for asset in ("chips", "proportions")) and time.monotonic() < deadline:
         time.sleep(1)
     assert {asset: _stats(server, asset) for asset in ("chips", "proportions")} == {
-        "chips": wanted, "proportions": wanted
-    }  # fmt: skip
+        "chips": wanted,
+        "proportions": wanted,
+    }
     assert statistics.median(latencies) < 2.0, figures
     assert statistics.median(pages) < 10.0, figures
     params = load_params(params_file)
     assert is_current(params, STEPS["proportions"])
-    # Each scene was told by itself.
+    # Each scene was reported by itself.
     table = server.ask(PAGE, k={"path": ["proportions"]})["assetNodeOrError"]["assetMaterializations"]
     assert len({event["partition"] for event in table}) == len(table)

@@ -39,7 +39,7 @@ def _write_params(root: Path) -> Path:
 
 @pytest.fixture
 def dagster_url(tmp_path: Path, start_dagster: Callable[..., Any]) -> str:
-    """The address of a Dagster with a world of its own."""
+    """The address of a Dagster with a separate world."""
     return str(start_dagster(_write_params(tmp_path)).url)
 
 

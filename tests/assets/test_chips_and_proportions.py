@@ -1,4 +1,4 @@
-"""Chips and proportions of many scenes in one run: each is told by itself, and one that fails keeps none from being made."""
+"""Chips and proportions of many scenes in one run: each is reported by itself, and one that fails keeps none from being made."""
 
 import base64
 import shutil
@@ -57,12 +57,9 @@ def test_a_run_over_a_range_tells_each_scene_with_its_own_metadata_and_checks(
     evaluations = result.get_asset_check_evaluations()
     judged = [(check.check_name, check.partition) for check in evaluations if check.partition]
     summed_up = {check.check_name: check.description for check in evaluations if not check.partition}
-    assert summed_up == dict.fromkeys(
-        ("chips_show_their_ground", "fractions_sum_to_one"), "3 of 3 scene(s) of the run pass."
-    )
-    assert judged == [
-        (name, scene) for scene in four_scenes[:3] for name in ("chips_show_their_ground", "fractions_sum_to_one")
-    ]
+    names = ("chips_show_their_ground", "scene_is_usable", "fractions_sum_to_one", "scene_is_usable")
+    assert summed_up == dict.fromkeys(names, "3 of 3 scene(s) pass.")
+    assert judged == [(name, scene) for scene in four_scenes[:3] for name in names]
     assert instance.get_materialized_partitions(dg.AssetKey("chips")) == set(four_scenes[:3])
     # The last scene is still to do, so the step as a whole is not.
     assert not is_current(params, STEPS["chips"])
@@ -103,7 +100,7 @@ def test_a_blocking_check_that_fails_stops_its_own_scene_only(
     assert failed == [("chips_show_their_ground", bad), ("chips_show_their_ground", None)]
 
 
-def test_a_scene_that_is_set_aside_is_no_failure(
+def test_a_scene_that_is_quarantined_is_no_failure_but_a_warning_that_names_it(
     materialise: Materialise, four_scenes: list[str], params: Params
 ) -> None:
     cut_off = sorted(params.scenes.folder.glob("*.tiff"))[0]
@@ -116,6 +113,34 @@ def test_a_scene_that_is_set_aside_is_no_failure(
         if event.materialization.asset_key == dg.AssetKey("chips") and "quarantined" in event.materialization.metadata
     ]
     assert aside.partition == cut_off.stem
+    warned = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert [(check.asset_key.to_user_string(), check.check_name, check.partition) for check in warned] == [
+        ("chips", "scene_is_usable", cut_off.stem),
+        ("proportions", "scene_is_usable", cut_off.stem),
+        ("chips", "scene_is_usable", None),
+        ("proportions", "scene_is_usable", None),
+    ]
+    assert all(check.severity == dg.AssetCheckSeverity.WARN for check in warned)
+    assert all(cut_off.stem in str(check.description) for check in warned)
+    assert warned[2].metadata["table"].records[0].data["scene"] == cut_off.stem
+
+
+def test_a_scene_that_is_gone_is_an_outcome_and_no_failure(
+    materialise: Materialise, four_scenes: list[str], params: Params, instance: dg.DagsterInstance
+) -> None:
+    vanished = four_scenes[1]
+    (params.scenes.folder / f"{vanished}.tiff").unlink()
+    assert materialise("scenes").success
+    result = materialise("chips", "proportions", partition_range=(four_scenes[0], four_scenes[3]))
+    assert result.success, "a backfill of all partitions would fail for good"
+    (gone, _) = [
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.materialization.partition == vanished
+    ]
+    assert vanished in gone.metadata["gone"].value
+    assert not (params.store / "chips" / f"{vanished}.npy").exists()
+    assert is_current(params, STEPS["proportions"])
 
 
 def test_the_alignment_check_is_made_of_every_scene_only_when_it_is_switched_on(
@@ -128,6 +153,7 @@ def test_the_alignment_check_is_made_of_every_scene_only_when_it_is_switched_on(
     assert names(materialise("chips", "proportions", partition_range=first)) == {
         "chips_show_their_ground",
         "fractions_sum_to_one",
+        "scene_is_usable",
     }
     path = project / "params.yaml"
     path.write_text(path.read_text() + "\nalignment: {check: true, max_pixels: 20000}\n")
@@ -146,7 +172,7 @@ def test_the_alignment_check_is_made_of_every_scene_only_when_it_is_switched_on(
     assert found[0].metadata["verdict"].value in {"aligned", "unclear", "shifted"}
 
 
-def test_scenes_and_the_data_set_list_what_was_set_aside(
+def test_scenes_and_the_data_set_list_what_was_quarantined(
     materialise: Materialise, four_scenes: list[str], params: Params
 ) -> None:
     (params.scenes.folder / "broken.tiff").write_bytes(b"no raster")

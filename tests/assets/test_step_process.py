@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
+from geokr_assets.step_process import SECONDS_TO_STOP
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import Folders
 from geokr_core.step.digests import data_version
@@ -64,18 +67,32 @@ def test_what_the_process_made_and_checked_comes_back_through_pipes(materialise:
 
 
 @pytest.mark.usefixtures("untracked")
-def test_a_training_that_refuses_fails_the_run_and_its_words_are_in_the_log(
-    materialise: Materialise,
-    project: Path,
-    frozen: Params,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+def test_a_training_that_refuses_fails_the_run_with_its_own_message(
+    materialise: Materialise, project: Path, frozen: Params
 ) -> None:
     _change(project, initial_weights="nowhere.safetensors")
     result = materialise("pretraining")
     assert not result.success
     assert not result.asset_materializations_for_node("pretraining")
-    assert "nowhere.safetensors" in caplog.text + capfd.readouterr().err
+    assert "nowhere.safetensors" in _failure(result)
+    assert "Pipes" not in _failure(result)
+
+
+@pytest.mark.usefixtures("untracked")
+def test_a_training_process_that_dies_without_a_word_is_said_to_have_died(
+    materialise: Materialise, frozen: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    result = materialise("pretraining")
+    assert not result.success
+    assert "ended without a word" in _failure(result)
+    assert "failed with code 1" in _failure(result)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    assert event.step_failure_data.user_failure_data is not None
+    return str(event.step_failure_data.user_failure_data.description)
 
 
 _RUN = """
@@ -87,7 +104,6 @@ with dg.DagsterInstance.ephemeral() as instance:
 """
 
 
-@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize(
     "how",
     [
@@ -95,7 +111,9 @@ with dg.DagsterInstance.ephemeral() as instance:
         pytest.param(signal.SIGKILL, id="killed outright", marks=pytest.mark.slow),
     ],
 )
-def test_the_training_ends_with_its_run(project: Path, frozen: Params, how: signal.Signals) -> None:
+def test_the_training_stops_with_its_run_and_is_killed_in_mlflow(
+    project: Path, frozen: Params, how: signal.Signals
+) -> None:
     _change(project, steps=100_000, checkpoint_every=1)
     run = subprocess.Popen(
         [sys.executable, "-c", _RUN],
@@ -107,20 +125,22 @@ def test_the_training_ends_with_its_run(project: Path, frozen: Params, how: sign
     try:
         training = _wait_for_training(run.pid, frozen.store / ".checkpoints")
         run.send_signal(how)
-        # Dagster gives up waiting for it after 20 s; by then it must have gone by itself.
-        _, alive = psutil.wait_procs([training], timeout=15)
+        _, alive = psutil.wait_procs([training], timeout=SECONDS_TO_STOP - 5)
         assert not alive
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
     assert not Folders(frozen)["pretraining"].exists()
+    server = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    (found,) = server.search_runs([server.get_experiment_by_name("geokr").experiment_id])
+    assert found.info.status == "KILLED"
 
 
 def _wait_for_training(pid: int, checkpoints: Path) -> psutil.Process:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if any(path.is_file() for path in checkpoints.rglob("*")):
             children = psutil.Process(pid).children(recursive=True)
-            return next(child for child in children if "geokr_assets.pretraining_process" in child.cmdline())
+            return next(child for child in children if "geokr_assets.step_process" in child.cmdline())
         time.sleep(0.2)
     raise AssertionError("the training did not start")

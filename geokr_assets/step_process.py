@@ -1,0 +1,111 @@
+"""The training process: ``python -m geokr_assets.step_process``, started by the asset ``pretraining``.
+
+It speaks to Dagster through Pipes and does not load it. For a training without Dagster use ``geokr pretrain``.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from dagster_pipes import PipesContext, open_dagster_pipes
+
+from geokr_assets import metadata
+from geokr_assets.reporter import LogReporter
+from geokr_core.chain.check_list import of_step
+from geokr_core.chain.params import load_params
+from geokr_core.chain.run import run_step
+from geokr_core.errors import GeoKRError
+
+REASON = "reason"
+"""Key of the message that says why there is no output. It ends the process with exit code 0: Dagster's own client keeps
+no message of a process that ends otherwise."""
+
+SECONDS_TO_STOP = 60.0
+"""After the run's process is gone: for a checkpoint and for the end of the MLflow run."""
+
+
+def main() -> int:
+    """Run a step and report it, or report why it could not be made."""
+    parser = argparse.ArgumentParser(description="Run a step in a separate process, for Dagster.")
+    parser.add_argument("--params", type=Path, required=True, help="parameter file")
+    parser.add_argument("--step", required=True, help="step of the chain")
+    parser.add_argument("--force", action="store_true", help="run even if the output is up to date")
+    arguments = parser.parse_args()
+    _stop_once()
+    _end_with_parent()
+    with open_dagster_pipes() as pipes:
+        try:
+            _make(pipes, arguments.step, arguments.params, arguments.force)
+        except GeoKRError as error:
+            pipes.report_custom_message({REASON: str(error)})
+        except KeyboardInterrupt:
+            pipes.log.warning("Stopped. The next run resumes from the last checkpoint.")
+            return 130
+        except Exception as error:  # noqa: BLE001  # a fault of this project: reported, with its traceback in the log
+            pipes.log.error(traceback.format_exc())  # noqa: TRY400  # its text crosses Pipes, the exception does not
+            pipes.report_custom_message({REASON: f"{type(error).__name__}: {error} (the log has the traceback)"})
+    return 0
+
+
+def _make(pipes: PipesContext, step: str, params_file: Path, force: bool) -> None:
+    params = load_params(params_file)
+    reporter = LogReporter(pipes.log)
+    outcome = run_step(step, params, reporter, force=force, tags=pipes.get_extra("tags"))
+    pipes.report_asset_materialization(
+        asset_key=step,
+        metadata={**metadata.of_outcome(outcome), **metadata.curves(reporter.points)},
+        data_version=outcome.data_version,
+    )
+    for check in of_step(step, params):
+        finding = check.judge(params)
+        # Pipes has no field for the sentence that says what was found.
+        message: metadata.Entry = {"type": "text", "raw_value": finding.message}
+        pipes.report_asset_check(
+            asset_key=step,
+            check_name=check.name,
+            passed=finding.passed,
+            severity=check.severity,
+            metadata={"finding": message, **metadata.of_finding(finding)},
+        )
+
+
+def _stop_once() -> None:
+    """Take SIGINT and SIGTERM alike, and only the first: a checkpoint is being written when the second one arrives.
+
+    A machine that shuts down, or a scheduler, signals all processes of a run, and Dagster passes its own signal on.
+    """
+
+    def stop(*_: object) -> None:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+
+
+def _end_with_parent() -> None:
+    """Stop this process when the run's process is gone.
+
+    A run that is terminated interrupts us, but one that is killed outright sends no signal: the training would run on
+    unwatched, and hold the GPU.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(SECONDS_TO_STOP)
+        os._exit(130)  # every output appears whole or not at all, so this leaves nothing half-written
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

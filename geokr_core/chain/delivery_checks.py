@@ -1,0 +1,163 @@
+"""What must hold of raw data, and of what is delivered: bundle, scores, report and promotion.
+
+As ``geokr_core.chain.checks``, which judges the data set and the training: functions that look at files and return a
+`Finding`, repair nothing, and raise nothing where data is merely bad.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from geokr_core.chain.checks import Finding
+from geokr_core.errors import BackboneError, MissingInputError, RegistryError
+from geokr_core.scenes.quarantine import quarantine_of
+from geokr_core.step.files import read_json
+
+_LOADED = re.compile(
+    r"<(?:img|script|link|iframe|source)\b[^>]*\b(?:src|href)\s*=\s*[\"']?(?!data:|#)([^\"'\s>]+)", re.I
+)
+"""What a browser fetches when it opens a page; a link that a reader may click is none of these."""
+
+
+def raw_data_are_there(world: Path) -> Finding:
+    """Whether the generated world has scenes, land cover and labelled sets.
+
+    Args:
+        world: its folder.
+
+    Raises:
+        MissingInputError: there is no such folder.
+    """
+    if not world.is_dir():
+        raise MissingInputError(f"{world}: not there; run `geokr world` first.")
+    counts = {
+        folder.name: sum(path.is_file() for path in folder.rglob("*"))
+        for folder in sorted(world.iterdir())
+        if folder.is_dir()
+    }
+    empty = [name for name, count in counts.items() if not count]
+    passed = bool(counts) and not empty
+    message = f"{sum(counts.values())} files: " + ", ".join(f"{count} of {name}" for name, count in counts.items())
+    if not passed:
+        message = f"Nothing lies in {', '.join(empty) or world}: run `geokr world --force`."
+    return Finding(passed, message, {f"num_files_{name}": count for name, count in counts.items()})
+
+
+def every_product_has_tiles(land_cover: Path) -> Finding:
+    """Whether each land-cover product of the index has tiles.
+
+    Args:
+        land_cover: folder of the index.
+
+    Raises:
+        MissingInputError: there is no index.
+    """
+    index = land_cover / "products.json"
+    if not index.is_file():
+        raise MissingInputError(f"{index}: not there; run `geokr land-cover` first.")
+    tiles = pd.read_parquet(land_cover / "tiles.parquet", columns=["product"])["product"].value_counts()
+    counts = {str(entry["name"]): int(tiles.get(entry["name"], 0)) for entry in read_json(index)["products"]}
+    empty = [name for name, count in counts.items() if not count]
+    message = ", ".join(f"{count} tile(s) of {name}" for name, count in counts.items())
+    if empty:
+        message += f". Scenes that use {', '.join(empty)} get no labels: look at `land_cover.products[].files`."
+    return Finding(not empty, message, {f"num_tiles_{name}": count for name, count in counts.items()})
+
+
+def scene_is_usable(scene_id: str, *folders: Path) -> Finding:
+    """Whether a scene gave an output; one that is quarantined is named with its reason.
+
+    Args:
+        scene_id: the scene.
+        folders: of the steps that may have quarantined it.
+    """
+    reason = quarantine_of(scene_id, *folders)
+    if reason is None:
+        return Finding(True, "The scene is used.")
+    rows = [{"scene": scene_id, "reason": reason}]
+    return Finding(False, f"Scene {scene_id} is quarantined and will not enter Levir-KR: {reason}", table=rows)
+
+
+def bundle_is_whole(backbone: Path) -> Finding:
+    """Whether the bundle is what a receiver needs: every file's sha256, strict loading, golden features.
+
+    Args:
+        backbone: folder of the bundle.
+
+    Raises:
+        MissingInputError: there is no bundle.
+    """
+    from geokr_core.backbone.bundle import BUNDLE_FILES, verify_bundle
+
+    try:
+        verify_bundle(backbone)
+    except BackboneError as error:
+        return Finding(False, str(error))
+    return Finding(True, f"All {len(BUNDLE_FILES)} files are whole, and loading gives the golden features.")
+
+
+def scores_are_numbers(evaluation: Path) -> Finding:
+    """Whether every score is a finite number and every start was judged on every task.
+
+    Args:
+        evaluation: folder of the results.
+
+    Raises:
+        MissingInputError: there are no results.
+    """
+    path = evaluation / "results.parquet"
+    if not path.is_file():
+        raise MissingInputError(f"{path}: not there; run `geokr evaluate` first.")
+    table = pd.read_parquet(path)
+    broken = table[~np.isfinite(table["value"])]
+    rows = [{"task": str(row["task"]), "metric": str(row["metric"])} for row in broken.head(20).to_dict("records")]
+    passed = not len(broken) and len(table) > 0
+    message = (
+        f"All {len(table)} scores of {table['task'].nunique()} task(s) are numbers."
+        if passed
+        else f"{len(broken)} of {len(table)} scores are no number: look at that task; nothing is decided on them."
+    )
+    return Finding(passed, message, {"num_scores": len(table), "num_not_finite": len(broken)}, rows)
+
+
+def report_stands_alone(report: Path) -> Finding:
+    """Whether the report is one file that loads nothing from elsewhere, so that it can be mailed and kept.
+
+    Args:
+        report: folder of the report.
+
+    Raises:
+        MissingInputError: there is no report.
+    """
+    path = report / "report.html"
+    if not path.is_file():
+        raise MissingInputError(f"{path}: not there; run `geokr report` first.")
+    loaded = sorted(set(_LOADED.findall(path.read_text(encoding="utf-8"))))
+    message = f"The page loads {', '.join(loaded[:5])}." if loaded else "The page loads nothing from elsewhere."
+    size = path.stat().st_size
+    return Finding(not loaded, message, {"num_bytes": size, "num_loaded": len(loaded)}, [{"loaded": u} for u in loaded])
+
+
+def promotion_stands(champion: Path) -> Finding:
+    """Whether the registry still holds what the promotion recorded: the version, its files, the alias.
+
+    Args:
+        champion: folder of the decision.
+
+    Raises:
+        MissingInputError: no decision has been made.
+    """
+    from geokr_core.registry.standing import changed_since
+
+    path = champion / "decision.json"
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no decision; run `geokr promote` first.")
+    try:
+        changed = changed_since(read_json(path))
+    except RegistryError as error:
+        return Finding(False, str(error))
+    if changed is not None:
+        return Finding(False, f"{changed} Run `geokr promote` again.")
+    return Finding(True, "Version, files and alias are in the registry as recorded.")

@@ -1,0 +1,85 @@
+"""A run whose worker is killed while it holds the slot of a pool: its retry must not wait for a slot that no one holds."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+LAUNCH = """mutation($p: ExecutionParams!){launchPipelineExecution(executionParams: $p){__typename
+  ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}"""
+RUNS = "{runsOrError{... on Runs{results{id status tags{key value} stepStats{status startTime}}}}}"
+
+
+def _large_world(root: Path) -> Path:
+    """Parameters of a world that takes long enough to be killed in the making."""
+    content = {
+        "store": str(root / "store"),
+        "world": {"folder": str(root / "world"), "seed": 3, "scene_size_px": 2048, "num_scenes": 4},
+        "scenes": {
+            "folder": str(root / "world" / "scenes"),
+            "collections": [{"name": "gaofen", "files": "*.tiff", "land_cover": "globe"}],
+        },
+        "land_cover": {
+            "folder": str(root / "world" / "land_cover"),
+            "products": [{"name": "globe", "files": "**/*.tif", "legend": "globeland30", "year": 2020}],
+        },
+        "evaluation": {"folder": str(root / "world" / "tasks"), "tasks": [{"name": "scene_classification"}]},
+        "champion": {"primary": [{"task": "scene_classification"}]},
+    }
+    path = root / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def _until(what: str, found: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.5)
+    return value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_retry_of_a_killed_worker_starts_within_two_minutes(
+    tmp_path: Path, start_dagster: Callable[..., Any]
+) -> None:
+    server = start_dagster(_large_world(tmp_path))
+    selector = {
+        "repositoryLocationName": "geokr",
+        "repositoryName": "__repository__",
+        "pipelineName": "__ASSET_JOB",
+        "assetSelection": [{"path": ["world"]}],
+    }
+    launched = server.ask(LAUNCH, p={"selector": selector, "mode": "default", "runConfigData": {}})
+    first = launched["launchPipelineExecution"]["run"]["runId"]
+
+    def runs() -> dict[str, Any]:
+        return {run["id"]: run for run in server.ask(RUNS)["runsOrError"]["results"]}
+
+    _until("the step starts", lambda: any(step["startTime"] for step in runs()[first]["stepStats"]), 180)
+    time.sleep(1)  # it holds the slot of its pool now
+    workers = [p for p in psutil.process_iter(["cmdline"]) if first in " ".join(p.info["cmdline"] or ())]
+    assert workers, "the run has no worker"
+    killed = time.time()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    # Dagster starts the retry by itself; its step waits for the slot.
+    started = _until(
+        "the retry's step starts",
+        lambda: [
+            step["startTime"]
+            for run_id, run in runs().items()
+            if run_id != first
+            for step in run["stepStats"]
+            if step["startTime"]
+        ],
+        300,
+    )
+    assert started[0] - killed < 120
