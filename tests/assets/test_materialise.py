@@ -89,8 +89,10 @@ def test_levir_kr_does_not_miss_the_proportions_of_a_scene_that_was_quarantined(
 
 
 def test_a_step_that_refuses_fails_the_run_with_its_own_words(
-    materialise: Materialise, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+    materialise: Materialise, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance, params: Params
 ) -> None:
+    shutil.rmtree(Folders(params)["scenes"])
+
     def refuse(*_: object) -> Summary:
         raise SceneRefusedError("none of 2 scenes is usable")
 

@@ -28,6 +28,7 @@ def frozen(project: Path, params: Params) -> Params:
     for step in ("chips", "proportions"):
         for path in Folders(params)[step].iterdir():
             path.unlink()
+        shutil.rmtree(Folders(params).state(step))  # what was recorded of other files
     make_levir_kr(params.store, num_chips=32)
     return params
 
