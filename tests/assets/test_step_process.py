@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from geokr_assets.step_process import SECONDS_TO_STOP
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import Folders
+from geokr_core.levir_kr.freeze import freeze
 from geokr_core.step.digests import data_version
-from geokr_core.testing import make_levir_kr
+from geokr_core.step.reporter import RecordingReporter
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]
 
@@ -25,11 +26,8 @@ Materialise = Callable[..., dg.ExecuteInProcessResult]
 @pytest.fixture
 def frozen(project: Path, params: Params) -> Params:
     """A project whose data set is frozen, without the MLflow run that freezing opens."""
-    for step in ("chips", "proportions"):
-        for path in Folders(params)[step].iterdir():
-            path.unlink()
-        shutil.rmtree(Folders(params).state(step))  # what was recorded of other files
-    make_levir_kr(params.store, num_chips=32)
+    folders = Folders(params)
+    freeze(params.levir_kr, folders["chips"], folders["proportions"], folders["levir_kr"], RecordingReporter())
     return params
 
 
