@@ -112,7 +112,7 @@ def inputs_of(params: Params, step: Step, contents: Contents) -> dict[str, str]:
         MissingInputError: an input has not been made yet, or a source folder is missing or empty.
     """
     folders = Folders(params)
-    read: dict[str, str] = {}
+    own, read = own_inputs(params, step), dict[str, str]()
     for name in step.inputs:
         remedy = f"run `geokr {STEPS[name].command}` first, or `geokr run` for the whole chain"
         require(folders[name], remedy)
@@ -121,7 +121,7 @@ def inputs_of(params: Params, step: Step, contents: Contents) -> dict[str, str]:
         folder = source_folder(params, name)
         require(folder, f"point `{name}.folder` at your data")
         read[f"files below {name}.folder"] = folder_version(contents.of_source(folder))
-    return read | own_inputs(params, step)
+    return read | own
 
 
 def own_inputs(params: Params, step: Step) -> dict[str, str]:

@@ -9,10 +9,12 @@ from affine import Affine
 from geokr_core import cli
 from geokr_core.chain.freshness import fingerprint, is_current
 from geokr_core.chain.params import Params, load_params
+from geokr_core.chain.run import run as run_chain
 from geokr_core.chain.run import run_step
 from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene, scene_ids
+from geokr_core.chain.status import status
 from geokr_core.chain.steps import STEPS, Folders, Step, steps_of
-from geokr_core.errors import MissingInputError
+from geokr_core.errors import ConfigError, GeoKRError, MissingInputError
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
@@ -150,3 +152,31 @@ def test_the_command_line_has_a_command_for_every_step() -> None:
         for command in cli.app.registered_commands
     }
     assert {step.command: step.purpose for step in STEPS.values()}.items() <= told.items()
+
+
+def test_everything_refusable_is_refused_before_anything_runs(params: Params, tmp_path: Path) -> None:
+    refused = {
+        "scenes": params.scenes.model_copy(update={"folder": tmp_path / "nowhere"}),
+        "evaluation": params.evaluation.model_copy(update={"folder": tmp_path / "no_tasks"}),
+        "pretraining": params.pretraining.model_copy(update={"initial_weights": tmp_path / "no.safetensors"}),
+        "land_cover": params.land_cover.model_copy(
+            update={"products": (params.land_cover.products[0].model_copy(update={"legend": "globeland31"}),)}
+        ),
+    }
+    for section, value in refused.items():
+        with pytest.raises(GeoKRError, match="nowhere|no_tasks|no.safetensors|globeland31"):
+            run_chain(params.model_copy(update={section: value}), RecordingReporter())
+        assert not any((params.store / name).exists() for name in STEPS), section
+
+
+def test_who_wants_the_data_set_alone_needs_no_evaluation(params: Params) -> None:
+    alone = params.model_copy(update={"evaluation": None, "champion": None})
+    assert [step.name for step in steps_of(alone)][-1] == "backbone"
+    assert [one.state for one in status(alone)][:2] == ["to do", "to do"]
+    with pytest.raises(ConfigError, match="no section `evaluation`"):
+        run(alone, "evaluation")
+
+
+def test_a_step_that_does_not_exist_is_named(params: Params) -> None:
+    with pytest.raises(ConfigError, match="'chip' is no step of the chain; the steps are world, scenes"):
+        run_chain(params, steps=["chip"])
