@@ -18,7 +18,9 @@ PAGE = PROJECT / "docs" / "architecture.md"
 def floors(project: Path) -> str:
     """The layers of the import contract as a picture, highest first."""
     config = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
-    layers = next(c["layers"] for c in config["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    layers = next(
+        c["layers"] for c in config["tool"]["importlinter"]["contracts"] if c.get("containers") == ["geokr_core"]
+    )
     names = [re.split(r" [|:] ", layer) for layer in layers]
     width = max(len("   ".join(row)) for row in names) + 4
     rows = [f"│{'   '.join(row).center(width)}│" for row in names]

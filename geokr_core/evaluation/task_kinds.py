@@ -59,7 +59,9 @@ class TaskConfig(Section):
     @classmethod
     def variants(cls) -> Mapping[str, type[Section]]:
         """The sections that this one is read as, by the value of `kind`."""
-        return {kind: entry.parameters for kind, entry in KINDS.items()} if cls is TaskConfig else {}
+        if cls is not TaskConfig:
+            return {}
+        return {kind: entry.parameters for kind, entry in KINDS.items() if entry.parameters is not TaskConfig}
 
     def __new__(cls, **content: Any) -> Self:
         """An instance of the class of its kind, so that `TaskConfig(...)` is what the parameter file would give."""

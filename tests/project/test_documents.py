@@ -52,6 +52,12 @@ def _methods() -> Iterable[str]:
     return METHODS
 
 
+def _metrics() -> Iterable[str]:
+    from geokr_core.evaluation.task_kinds import KINDS
+
+    return (metric.name for kind in KINDS.values() for metric in kind.metrics)
+
+
 def _scene_products() -> Iterable[str]:
     from geokr_core.scenes.products.families import FAMILIES
 
@@ -70,6 +76,7 @@ def _tasks() -> Iterable[str]:
         pytest.param(_executors, "scale-out", id="executors"),
         pytest.param(_legends, "land-cover", id="legends"),
         pytest.param(_methods, "pretraining", id="methods"),
+        pytest.param(_metrics, "tasks", id="metrics"),
         pytest.param(_scene_products, "scenes", id="scene_products"),
         pytest.param(_tasks, "tasks", id="tasks"),
     ],
