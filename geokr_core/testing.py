@@ -52,19 +52,13 @@ def make_levir_kr(
     chips, proportions = store / "chips", store / "proportions"
     colours = rng.uniform(40, 215, size=(len(legend.classes), 3))
     for scene, rows in enumerate(np.array_split(np.arange(num_chips), num_scenes)):
-        _write_scene(chips, proportions, f"scene{scene}", rows, chip_size_px, colours, legend.classes, rng)
+        _write_scene(store, f"scene{scene}", len(rows), chip_size_px, colours, legend.classes, rng)
     cut = {"bands": ["red", "green", "blue"], "size_px": chip_size_px, "config": {}, "generated_world": True}
     write_json(chips / "cut.json", cut)
     write_json(
         proportions / "legend.json",
-        {
-            "legend": legend.name,
-            "digest": legend.digest,
-            "classes": legend.classes,
-            "colours": legend.colours,
-            "products": [],
-            "config": {},
-        },
+        {"legend": legend.name, "digest": legend.digest, "classes": legend.classes, "colours": legend.colours}
+        | {"products": [], "config": {}},
     )
     config = LevirKRConfig(validation_fraction=validation_fraction, place_size_deg=0.5)
     freeze(config, chips, proportions, store / "levir_kr", RecordingReporter())
@@ -87,16 +81,9 @@ def _write_cells(folder: Path, side: int, unknown_columns: int) -> None:
 
 
 def _write_scene(
-    chips: Path,
-    proportions: Path,
-    scene_id: str,
-    rows: np.ndarray,
-    size: int,
-    colours: np.ndarray,
-    classes: tuple[str, ...],
-    rng: np.random.Generator,
+    store: Path, scene_id: str, num: int, size: int, colours: np.ndarray, classes: tuple[str, ...], rng: Any
 ) -> None:
-    num, num_classes = len(rows), len(classes)
+    chips, proportions, num_classes = store / "chips", store / "proportions", len(classes)
     labels = rng.dirichlet(np.full(num_classes, 0.25), size=num)
     # Vertical bands of each class as wide as its share, so that the label can be read off the pixels.
     edges = np.cumsum(labels, axis=1) * size
@@ -122,21 +109,12 @@ def _write_scene(
             "footprint": [shapely.to_wkb(shapely.box(x, y, x + 0.01, y + 0.01)) for x, y in zip(lon, lat, strict=True)],
         }
     ).to_parquet(chips / f"{scene_id}.parquet", index=False)
-    pd.DataFrame(
-        {
-            "chip_id": ids,
-            "product": "globeland30",
-            "edition_year": 2020,
-            "known_fraction": 1.0,
-            "excluded_fraction": 0.0,
-            "sea_fraction": 0.0,
-            "unknown_fraction": 0.0,
-            "outside_fraction": 0.0,
-            "num_cells": 290.0,
-            "gap_days": 0.0,
-        }
-        | {f"fraction_{name}": labels[:, k] for k, name in enumerate(classes)}
-    ).to_parquet(proportions / f"{scene_id}.parquet", index=False)
+    tile = {"product": "globeland30", "edition_year": 2020, "known_fraction": 1.0}
+    other = dict.fromkeys(("excluded_fraction", "sea_fraction", "unknown_fraction", "outside_fraction"), 0.0)
+    shares = {f"fraction_{name}": labels[:, k] for k, name in enumerate(classes)}
+    pd.DataFrame({"chip_id": ids} | tile | other | {"num_cells": 290.0, "gap_days": 0.0} | shares).to_parquet(
+        proportions / f"{scene_id}.parquet", index=False
+    )
 
 
 def write_raster(
@@ -357,8 +335,8 @@ def make_image_set(
             file = f"{name}_{number:03d}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / file)
             lists["train" if number < images_per_class // 2 else "test"].append(f"{name}/{file}")
-    for split, names in lists.items() if splits else ():
-        (folder / f"split_{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    if splits:
+        _write_split(folder, lists["train"], lists["test"])
     return folder
 
 
@@ -413,8 +391,7 @@ def make_mask_set(
             Image.fromarray(content.astype(np.uint8)).save(folder / part / names[-1])
     if not sky:
         (folder / "palette.csv").write_text("class,red,green,blue\nground,0,0,0\nblob,250,100,10\n", encoding="utf-8")
-    for split, entries in (("train", names[:-num_test]), ("test", names[-num_test:])):
-        (folder / f"split_{split}.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    _write_split(folder, names[:-num_test], names[-num_test:])
     return folder
 
 
@@ -463,6 +440,10 @@ def make_box_set(
         images.append({"id": number, "file_name": names[-1], "width": image_size_px, "height": image_size_px})
     categories = [{"id": 1, "name": "square"}, {"id": 2, "name": "bar"}]
     write_json(folder / "annotations.json", {"images": images, "annotations": marks, "categories": categories})
-    for split, entries in (("train", names[:-num_test]), ("test", names[-num_test:])):
-        (folder / f"split_{split}.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    _write_split(folder, names[:-num_test], names[-num_test:])
     return folder
+
+
+def _write_split(folder: Path, train: list[str], test: list[str]) -> None:
+    for split, names in (("train", train), ("test", test)):
+        (folder / f"split_{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
