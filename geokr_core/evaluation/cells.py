@@ -27,7 +27,7 @@ class Start:
     Attributes:
         initialisation: what is judged.
         seed: of a random network.
-        architecture: a name ``backbone.build`` knows.
+        architecture: a name of ``networks.architectures``.
         weights: ``backbone.safetensors``, or None for a random network or no network at all.
         mean: channel means of Levir-KR, 0–1, in the order of `bands`.
         std: channel standard deviations of Levir-KR, 0–1, in the order of `bands`.
@@ -98,7 +98,7 @@ class Measurement:
         per_class: metric → one value a class in the order of `classes`, None where the test split has none of it.
         replicates: the task's first metric on resampled test items. The resamples depend on the number of items
             alone, so that those of two initialisations are pairs.
-        details: whatever else a person should know of the cell, e.g. the learning rate that was chosen.
+        details: whatever else matters about the cell, e.g. the learning rate that was chosen.
         gallery: pictures for the report, PNG in base64; empty where images must not be shown.
     """
 
@@ -130,7 +130,7 @@ class DownstreamTask(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a person should know about the set, e.g. how many images were resized."""
+        """What a reader needs to know about the set, e.g. how many images were resized."""
 
     @property
     def budget(self) -> Mapping[str, object]:

@@ -4,7 +4,7 @@ Here the layout is named once; who needs a figure of an evaluation reads it thro
 ``evaluation.statistics`` and ``evaluation.results``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import pandas as pd
 
-from geokr_core.errors import MissingInputError
+from geokr_core.errors import DamagedOutputError, MissingInputError
 from geokr_core.evaluation.metrics import Metric, TaskMetrics
 from geokr_core.evaluation.statistics import EFFICIENCY_COLUMNS, differences, summarise
 from geokr_core.evaluation.task_kinds import KNOWN_METRICS
@@ -89,13 +89,14 @@ class Judged:
 
         Raises:
             MissingInputError: there is no evaluation.
+            DamagedOutputError: a file of it is cut off or holds something else.
         """
         for name in (RESULTS, CONFUSION, SETTINGS):
             if not (folder / name).is_file():
                 raise MissingInputError(
                     f"{folder / name}: no such file; the report needs it. Run `geokr evaluate` first."
                 )
-        results = pd.read_parquet(folder / RESULTS)
+        results = _read(folder / RESULTS, pd.read_parquet)
         summary, compared = _table(folder / SUMMARY), _table(folder / DIFFERENCES)
         details = _content(folder / DETAILS, {"tasks": {}, "cells": []})
         return cls(
@@ -104,11 +105,11 @@ class Judged:
             differences=compared if compared is not None and "items_overlap" in compared else differences(results),
             efficiency=_or_empty(_table(folder / EFFICIENCY), EFFICIENCY_COLUMNS),
             per_class=_or_empty(_table(folder / PER_CLASS), PER_CLASS_COLUMNS),
-            confusion=read_json(folder / CONFUSION),
+            confusion=_content(folder / CONFUSION, {}),
             tasks=details["tasks"],
             cells=tuple(details["cells"]),
             gallery=_content(folder / GALLERY, {}),
-            settings=read_json(folder / SETTINGS),
+            settings=_content(folder / SETTINGS, {}),
         )
 
     @cached_property
@@ -128,15 +129,39 @@ class Judged:
         return TaskMetrics(by_task, KNOWN_METRICS.otherwise)
 
 
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(path)
+    except (ValueError, KeyError, OSError) as error:  # those of pyarrow, pandas and json are among them
+        raise DamagedOutputError(
+            f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}); it is not what the "
+            "evaluation wrote. Run `geokr evaluate --force`."
+        ) from error
+
+
 def _table(path: Path) -> pd.DataFrame | None:
     """A table, None where there is none."""
-    return pd.read_csv(path, dtype={"labels_per_class": str}) if path.is_file() else None
+    return _read(path, _read_csv) if path.is_file() else None
 
 
-def _or_empty(table: pd.DataFrame | None, columns: tuple[str, ...] | list[str]) -> pd.DataFrame:
-    there = table is not None and set(columns) <= set(table.columns)
-    return table if there and table is not None else pd.DataFrame(columns=list(columns))
+def _read_csv(path: Path) -> pd.DataFrame:
+    table: pd.DataFrame = pd.read_csv(path, dtype={"labels_per_class": str})
+    return table
+
+
+def _or_empty(table: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
+    return table if table is not None and set(columns) <= set(table.columns) else pd.DataFrame(columns=list(columns))
 
 
 def _content(path: Path, otherwise: Any) -> Any:
-    return read_json(path) if path.is_file() else otherwise
+    """The content of a JSON file; ``otherwise`` where there is none, whose type it must have."""
+    if not path.is_file():
+        return otherwise
+
+    def read(path: Path) -> Any:
+        content = read_json(path)
+        if not isinstance(content, type(otherwise)) or not otherwise.keys() <= content.keys():
+            raise ValueError(f"found {type(content).__name__}, expected an object of the evaluation")
+        return content
+
+    return _read(path, read)

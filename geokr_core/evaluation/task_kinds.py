@@ -4,7 +4,7 @@ An entry names the parameters that a task of the kind reads, its metrics and the
 module imports none of these classes: the parameter file needs the table and no torch.
 
 A new kind is a module in ``evaluation.tasks`` with a class that satisfies ``cells.DownstreamTask``, and an entry in
-`KINDS`. A package of your own brings one by an entry point of the group ``geokr.tasks`` that names a `TaskKind`.
+`KINDS`. An installed package adds one by an entry point of the group ``geokr.tasks`` that names a `TaskKind`.
 """
 
 import difflib

@@ -42,7 +42,7 @@ Format = Literal["png", "svg"]
 
 @dataclass(frozen=True)
 class Style:
-    """How an initialisation is named and told apart, alike in every chart and table of a page.
+    """How an initialisation is named and distinguished, alike in every chart and table of a page.
 
     Attributes:
         label: its name in words.
@@ -73,7 +73,7 @@ def initialisation_styles(names: Iterable[str]) -> dict[str, Style]:
 
     Returns:
         A style by name: `geokr` first, then the other variants in order of appearance, then the controls and starts
-        that everybody knows, these always with the same colour.
+        that are well known, these always with the same colour.
     """
     given = dict.fromkeys(names)
     others = [name for name in given if name not in INITIALISATION_NAMES]

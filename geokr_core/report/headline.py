@@ -82,7 +82,7 @@ def headline(judged: Judged, primary: Primary) -> str:
         if not (rows := rows_of(summary, primary, name)).empty
     }
     if "geokr" not in means:
-        return f"{primary.words}: the pretrained backbone was not evaluated, so nothing can be said about it."
+        return f"{primary.words}: the pretrained backbone was not evaluated, so there is nothing to report about it."
     ours = means["geokr"]
     sentences = [f"{primary.words}: GeoKR reaches {_a_metric(metric)} of {estimate_text(ours)}."]
     table = rows_of(judged.differences, primary).set_index("contrast")
@@ -175,8 +175,8 @@ def _versus_others(differences: Mapping[str, _Difference]) -> str:
     for name, difference in differences.items():
         doubt = ", though other test images could undo it" if difference.in_doubt else ""
         groups.setdefault(_standing(difference), []).append(f"{name} ({signed(difference.estimate.mean)}{doubt})")
-    said = "; ".join(f"{standing} {listed(names)}" for standing, names in sorted(groups.items()))
-    return f"Among the other variants GeoKR is {said}."
+    outcomes = "; ".join(f"{standing} {listed(names)}" for standing, names in sorted(groups.items()))
+    return f"Among the other variants GeoKR is {outcomes}."
 
 
 def _standing(difference: _Difference) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.config import BackboneConfig
-from geokr_core.errors import BackboneError, EvaluationError
+from geokr_core.errors import BackboneError
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.evaluate import evaluate
 from geokr_core.evaluation.learning.mask_task import MaskTask
@@ -194,7 +194,7 @@ def test_imagenet_weights_come_from_a_given_file_with_or_without_classifier(made
     assert "geokr - imagenet" in set(pd.read_csv(store.out / "differences.csv")["contrast"])
     assert "imagenet_weights" not in read_json(store.out / "evaluation.json")
 
-    with pytest.raises(EvaluationError, match="imagenet_weights.squeezenet1_1 names it"):
+    with pytest.raises(BackboneError, match=r"none\.pth: no such file.*imagenet_weights\.squeezenet1_1"):
         store.run(**common, initialisations=["imagenet"], imagenet_weights={"squeezenet1_1": tmp_path / "none.pth"})
     other = tmp_path / "other.pth"
     backbone_keys = {f"x.{key}": value for key, value in build("squeezenet1_1").state_dict().items()}
@@ -207,7 +207,7 @@ def test_imagenet_weights_that_are_nowhere_are_named(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    with pytest.raises(EvaluationError, match="names no file for squeezenet1_1"):
+    with pytest.raises(BackboneError, match="the ImageNet weights of squeezenet1_1 are not there"):
         Store(made, tmp_path).run(tasks=[TASKS[0]], initialisations=["imagenet"])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.config import BackboneConfig
-from geokr_core.errors import MissingInputError
+from geokr_core.errors import DamagedOutputError, MissingInputError
 from geokr_core.evaluation.charts import comparison_chart
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.results import RESULT_COLUMNS, write_tables
@@ -274,6 +274,33 @@ def test_a_missing_input_is_named(inputs: dict[str, Path], tmp_path: Path) -> No
     with pytest.raises(MissingInputError, match=r"results.parquet.*geokr evaluate"):
         written({**inputs, "evaluation": tmp_path}, tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["results.parquet", "summary_table.csv", "differences.csv", "confusion.json", "evaluation.json"]
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[1, 2", b"PAR1 nothing PAR1"])
+def test_a_damaged_file_of_the_evaluation_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = write_evaluation(tmp_path / "evaluation", results_of(geokr=[0.5, 0.6], random=[0.4, 0.5]))
+    Judged.read(folder)
+    (folder / name).write_bytes(content)
+
+    with pytest.raises(DamagedOutputError, match=rf"{name}: cannot be read.*geokr evaluate --force"):
+        Judged.read(folder)
+
+
+def test_an_evaluation_of_an_earlier_version_can_still_be_read(tmp_path: Path) -> None:
+    results = results_of(geokr=[0.5, 0.6], random=[0.4, 0.5])
+    folder = write_evaluation(tmp_path / "evaluation", results)
+    now = Judged.read(folder)
+    results.assign(seconds=1.0).to_parquet(folder / "results.parquet", index=False)
+    differences(results).drop(columns="items_overlap").to_csv(folder / "differences.csv", index=False)
+    for name in ("summary_table.csv", "label_efficiency.csv"):
+        (folder / name).unlink()
+    earlier = Judged.read(folder)
+
+    assert headline(earlier, PRIMARY) == headline(now, PRIMARY)
+    assert earlier.metrics.of("fields", "accuracy").words == "accuracy"
 
 
 def test_examples_show_rare_classes_and_no_chip_twice() -> None:

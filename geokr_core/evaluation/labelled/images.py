@@ -45,7 +45,7 @@ MAX_IMAGE_BYTES: Final = 1 << 30
 LONE_GREY: Final = (
     "found a grey picture (mode L), expected 8-bit RGB as the other images have. Convert it to 8-bit RGB."
 )
-"""What is said of a grey picture in a set of colour pictures."""
+"""The fault of a grey picture in a set of colour pictures."""
 
 _ORIENTATION: Final = 274
 """Tag of EXIF and TIFF that says how a picture is turned; 1 is upright."""

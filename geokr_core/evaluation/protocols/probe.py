@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -150,12 +151,7 @@ class LinearClassifier:
 
 
 def nearest_neighbours(
-    features: np.ndarray,
-    labels: np.ndarray,
-    queries: np.ndarray,
-    num_classes: int,
-    unlabelled: np.ndarray,
-    num_neighbours: int,
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, unlabelled: np.ndarray, num_neighbours: int
 ) -> np.ndarray:
     """Classify by the labelled images whose features point the same way.
 
@@ -166,7 +162,6 @@ def nearest_neighbours(
         features: float32 (N, D), of labelled training items.
         labels: int64 (N,).
         queries: float32 (M, D), of test items.
-        num_classes: number of classes K.
         unlabelled: float32 (P, D), of all training items, labelled or not: features are standardised by them.
         num_neighbours: items that vote, at most N.
 
@@ -177,23 +172,20 @@ def nearest_neighbours(
         EvaluationError: a feature is not finite.
     """
     centre, scale = standardisation(unlabelled)
-    known, asked = (_unit_length((part - centre) / scale) for part in (features, queries))
+    known, asked = ((part - centre) / scale for part in (features, queries))
     if not (np.isfinite(known).all() and np.isfinite(asked).all()):
         raise EvaluationError("k-NN met features that are not finite; look for enormous features in this network.")
+    classifier = KNeighborsClassifier(
+        min(num_neighbours, len(labels)), metric="cosine", algorithm="brute", weights=_votes
+    )
     with computing():
-        similarity = asked @ known.T
-    count = min(num_neighbours, len(labels))
-    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-    weights = np.take_along_axis(similarity, nearest, axis=1) + 1.0  # 0–2: an opposite neighbour has no say
-    votes = np.zeros((len(queries), num_classes))
-    np.add.at(votes, (np.arange(len(queries))[:, None], labels[nearest]), weights)
-    predicted: np.ndarray = votes.argmax(axis=1).astype(np.int64)
+        predicted: np.ndarray = classifier.fit(known, labels).predict(asked).astype(np.int64)
     return predicted
 
 
-def _unit_length(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norms > 0, norms, 1.0))
+def _votes(distances: np.ndarray) -> np.ndarray:
+    """Similarity plus 1, from cosine distances: 0–2, so that an opposite neighbour has no vote."""
+    return 2.0 - distances
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -98,7 +98,7 @@ class SceneClassification:
 
     @property
     def notes(self) -> Sequence[str]:
-        """How many images were resized, and how the set was split where it has no split of its own."""
+        """How many images were resized, and how a set without a split was split."""
         return self.set.notes
 
     @property
@@ -234,12 +234,12 @@ class SceneClassification:
 
     def _probe(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
         features = self._features(cell.features, start, runtime)
-        labels, num_classes = self.set.labels[rows], len(self.set.classes)
+        labels = self.set.labels[rows]
         labelled, unlabelled, asked = (features[part] for part in (rows, self.set.train_rows, self.set.test_rows))
         if cell.protocol == "knn":
             num_neighbours = self._evaluation.knn_neighbours
-            return nearest_neighbours(labelled, labels, asked, num_classes, unlabelled, num_neighbours)
-        return fit_probe(labelled, labels, num_classes, unlabelled, seed=cell.seed).predict(asked)
+            return nearest_neighbours(labelled, labels, asked, unlabelled, num_neighbours)
+        return fit_probe(labelled, labels, len(self.set.classes), unlabelled, seed=cell.seed).predict(asked)
 
     def _features(self, features: Features, start: Start, runtime: Runtime) -> np.ndarray:
         """Features float32 (N, D) of all images; a network's are computed once and kept until the next network."""

@@ -119,7 +119,7 @@ def recognise(folder: Path, wanted: str, kind: str, findings: Findings) -> Found
 
     Args:
         folder: of the set.
-        wanted: name of a layout, a description of one's own (a path that ends in ``.yaml``), or ``auto``.
+        wanted: name of a layout, the path of a description (it ends in ``.yaml``), or ``auto``.
         kind: of the task.
         findings: what is wrong with single files.
 
@@ -154,7 +154,7 @@ def recognise(folder: Path, wanted: str, kind: str, findings: Findings) -> Found
 
 
 def read_layout(path: Path, kind: str) -> MaskLayout:
-    """A description of a user's own.
+    """A description that a user wrote.
 
     Raises:
         EvaluationError: it is missing, no YAML, or describes no layout.
