@@ -122,9 +122,15 @@ def _draw_panel(
             ax.plot([row["mean"]], [y], marker=style.marker, markersize=5.5, color=style.colour)
             if named:
                 ax.annotate(
-                    style.label, (1, y), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-                    fontsize=6, color="#5c6670", va="center",
-                )  # fmt: skip
+                    style.label,
+                    (1, y),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    fontsize=6,
+                    color="#5c6670",
+                    va="center",
+                )
     for border in range(1, len(groups)):
         ax.axhline(border - 0.5, color="#e6e8eb", linewidth=0.8)
     ax.set_yticks(range(len(groups)), [name for name, _ in groups])

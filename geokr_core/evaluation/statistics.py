@@ -26,16 +26,39 @@ BOOTSTRAP_RESAMPLES = 200
 
 CELL_KEYS = ["task", "protocol", "features", "labels_per_class", "metric"]
 SUMMARY_COLUMNS = [
-    "task", "initialisation", "protocol", "features", "labels_per_class", "metric", "mean", "ci_low", "ci_high",
+    "task",
+    "initialisation",
+    "protocol",
+    "features",
+    "labels_per_class",
+    "metric",
+    "mean",
+    "ci_low",
+    "ci_high",
     "n_seeds",
-]  # fmt: skip
+]
 DIFFERENCE_COLUMNS = [
-    *CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds", "items_ci_low", "items_ci_high", "items_overlap",
-]  # fmt: skip
+    *CELL_KEYS,
+    "contrast",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "n_seeds",
+    "items_ci_low",
+    "items_ci_high",
+    "items_overlap",
+]
 EFFICIENCY_COLUMNS = [
-    "task", "protocol", "features", "metric", "ours", "initialisation", "target", "target_label_fraction",
+    "task",
+    "protocol",
+    "features",
+    "metric",
+    "ours",
+    "initialisation",
+    "target",
+    "target_label_fraction",
     "needed_label_fraction",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)

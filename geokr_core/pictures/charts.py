@@ -28,8 +28,12 @@ INITIALISATION_NAMES: Final[Mapping[str, str]] = {
 _OTHER_COLOURS: Final = ("#cc6677", "#332288", "#44aa99", "#999933", "#882255", "#88ccee")
 """Those of Paul Tol's "muted" scheme (SRON/EPS/TN/09-002), safe for the colour-blind, that are none of the five above."""
 _SHAPES: Final[Mapping[str, tuple[str, str]]] = {
-    "o": ("●", "solid"), "s": ("■", "dashed"), "^": ("▲", "dotted"), "D": ("◆", "dashdot"), "v": ("▼", "dashed"),
-}  # fmt: skip
+    "o": ("●", "solid"),
+    "s": ("■", "dashed"),
+    "^": ("▲", "dotted"),
+    "D": ("◆", "dashdot"),
+    "v": ("▼", "dashed"),
+}
 """Once the colours repeat: marker in a chart, the same in a text, and how its lines are drawn."""
 
 WIDTH_INCHES: Final = 7.2

@@ -68,10 +68,17 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 def config_of(store: Store, **changes: object) -> EvaluationConfig:
     fields = {
-        "folder": store.sets, "tasks": [{"name": "fields", "image_size_px": 32}], "precision": "fp32",
-        "initialisations": ["random", "geokr", "shuffled", "colour_histogram"], "protocols": ["linear_probe"],
-        "labels_per_class": [2, 4], "seeds": [0, 1], "fine_tune_steps": 2, "batch_size": 4, "threads": 1,
-    }  # fmt: skip
+        "folder": store.sets,
+        "tasks": [{"name": "fields", "image_size_px": 32}],
+        "precision": "fp32",
+        "initialisations": ["random", "geokr", "shuffled", "colour_histogram"],
+        "protocols": ["linear_probe"],
+        "labels_per_class": [2, 4],
+        "seeds": [0, 1],
+        "fine_tune_steps": 2,
+        "batch_size": 4,
+        "threads": 1,
+    }
     return EvaluationConfig.model_validate(fields | changes)
 
 
@@ -138,15 +145,20 @@ def test_a_variant_of_any_name_is_judged_drawn_and_compared_where_both_were_meas
     write_json(store.pretraining / "runs.json", [*runs, runs[-1] | {"variant": "no_teacher"}])
     store.run(
         config_of(
-            store, initialisations=["random", "geokr", "no_teacher"], protocols=["linear_probe", "fine_tune"],
-            fine_tune_initialisations=["random", "geokr"], labels_per_class=[4],
+            store,
+            initialisations=["random", "geokr", "no_teacher"],
+            protocols=["linear_probe", "fine_tune"],
+            fine_tune_initialisations=["random", "geokr"],
+            labels_per_class=[4],
         )
-    )  # fmt: skip
+    )
     table = pd.read_csv(store.out / "differences.csv")
 
     assert set(zip(table["protocol"], table["contrast"], strict=True)) == {
-        ("linear_probe", "geokr - no_teacher"), ("linear_probe", "geokr - random"), ("fine_tune", "geokr - random"),
-    }  # fmt: skip
+        ("linear_probe", "geokr - no_teacher"),
+        ("linear_probe", "geokr - random"),
+        ("fine_tune", "geokr - random"),
+    }
 
 
 def test_paired_draws_are_the_same_for_every_initialisation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

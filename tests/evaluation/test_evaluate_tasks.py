@@ -40,10 +40,18 @@ class Store:
 
     def run(self, **changes: object) -> RecordingReporter:
         fields = {
-            "folder": self.made / "sets", "tasks": TASKS, "precision": "fp32", "initialisations": ["random", "geokr"],
-            "protocols": ["fine_tune"], "labels_per_class": ["50%", "all"], "label_fractions": [0.5, 1.0], "seeds": [0],
-            "fine_tune_steps": 2, "batch_size": 2, "threads": 1,
-        }  # fmt: skip
+            "folder": self.made / "sets",
+            "tasks": TASKS,
+            "precision": "fp32",
+            "initialisations": ["random", "geokr"],
+            "protocols": ["fine_tune"],
+            "labels_per_class": ["50%", "all"],
+            "label_fractions": [0.5, 1.0],
+            "seeds": [0],
+            "fine_tune_steps": 2,
+            "batch_size": 2,
+            "threads": 1,
+        }
         reporter = RecordingReporter()
         config = EvaluationConfig.model_validate(fields | changes)
         evaluate(config, self.made / "backbone", self.made / "pretraining", self.out, self.cells, reporter)
@@ -136,9 +144,11 @@ def test_the_page_holds_every_section_and_no_other_address(judged: Store, tmp_pa
     }
     pd.DataFrame(history).to_csv(pretraining / "history.csv", index=False)
     inputs = {
-        "levir_kr": judged.made / "levir_kr", "pretraining": pretraining, "backbone": judged.made / "backbone",
+        "levir_kr": judged.made / "levir_kr",
+        "pretraining": pretraining,
+        "backbone": judged.made / "backbone",
         "evaluation": judged.out,
-    }  # fmt: skip
+    }
     summary = write_report(ReportConfig(num_example_chips=0), inputs, tmp_path / "report", RecordingReporter())
     for name in ("report.html", "report.md"):
         text = (tmp_path / "report" / name).read_text(encoding="utf-8")

@@ -66,9 +66,16 @@ def test_l8_biome_has_its_own_validation_split_and_no_snow(real_tasks: Path) -> 
 
 def test_nwpu_vhr10_is_read_from_its_own_labels_and_never_shown(real_tasks: Path) -> None:
     task = opened(
-        real_tasks, "nwpu_vhr10", "detection", image_size_px=128, steps=1, batch_size=1, decoder_channels=32,
-        show_images=True, bad_items="skip",
-    )  # fmt: skip
+        real_tasks,
+        "nwpu_vhr10",
+        "detection",
+        image_size_px=128,
+        steps=1,
+        batch_size=1,
+        decoder_channels=32,
+        show_images=True,
+        bad_items="skip",
+    )
     found = measured(task, labels="1%")
 
     assert "layout nwpu_vhr10" in task.notes

@@ -111,14 +111,20 @@ def test_bootstrap_interval_holds_the_score_and_narrows_with_items() -> None:
 def test_summary_keeps_cells_apart_and_sorts_labels_by_size() -> None:
     summary = summarise(
         results(
-            ("geokr", "last", "all", 0, 0.8), ("geokr", "last", "25", 0, 0.6), ("geokr", "last", "25", 1, 0.8),
-            ("geokr", "last", "5", 0, 0.5), ("geokr", "multi", "5", 0, 0.9),
+            ("geokr", "last", "all", 0, 0.8),
+            ("geokr", "last", "25", 0, 0.6),
+            ("geokr", "last", "25", 1, 0.8),
+            ("geokr", "last", "5", 0, 0.5),
+            ("geokr", "multi", "5", 0, 0.9),
         )
-    )  # fmt: skip
+    )
 
     assert summary[["features", "labels_per_class", "n_seeds"]].to_numpy().tolist() == [
-        ["last", "5", 1], ["last", "25", 2], ["last", "all", 1], ["multi", "5", 1],
-    ]  # fmt: skip
+        ["last", "5", 1],
+        ["last", "25", 2],
+        ["last", "all", 1],
+        ["multi", "5", 1],
+    ]
     assert summary["mean"].tolist() == pytest.approx([0.5, 0.7, 0.8, 0.9])
     assert flat_metrics(summary)["set/linear_probe/last/25/geokr/accuracy"] == pytest.approx(0.7)
 
@@ -126,13 +132,19 @@ def test_summary_keeps_cells_apart_and_sorts_labels_by_size() -> None:
 def test_differences_are_taken_seed_by_seed_within_the_same_cell() -> None:
     table = differences(
         results(
-            ("geokr", "last", "5", 0, 0.70), ("geokr", "last", "5", 1, 0.60), ("geokr", "last", "5", 2, 0.80),
-            ("random", "last", "5", 2, 0.60), ("random", "last", "5", 0, 0.50), ("random", "last", "5", 1, 0.40),
-            ("random", "last", "all", 0, 0.99), ("random", "multi", "5", 0, 0.99),
-            ("colour_histogram", "histogram", "5", 0, 0.65), ("colour_histogram", "histogram", "5", 1, 0.65),
+            ("geokr", "last", "5", 0, 0.70),
+            ("geokr", "last", "5", 1, 0.60),
+            ("geokr", "last", "5", 2, 0.80),
+            ("random", "last", "5", 2, 0.60),
+            ("random", "last", "5", 0, 0.50),
+            ("random", "last", "5", 1, 0.40),
+            ("random", "last", "all", 0, 0.99),
+            ("random", "multi", "5", 0, 0.99),
+            ("colour_histogram", "histogram", "5", 0, 0.65),
+            ("colour_histogram", "histogram", "5", 1, 0.65),
             ("colour_histogram", "histogram", "5", 2, 0.65),
         )
-    ).set_index("contrast")  # fmt: skip
+    ).set_index("contrast")
 
     # Seed by seed geokr is 0.2 ahead of random: no spread at all, although each of them spreads by 0.1.
     assert sorted(table.index) == ["geokr - colour_histogram", "geokr - random"]
@@ -148,7 +160,7 @@ def test_one_network_on_all_labels_is_one_measurement_whatever_the_seeds() -> No
             *(("imagenet", "last", "all", seed, 0.70 + 0.001 * (seed == 2)) for seed in range(3)),
             *(("imagenet", "last", "5", seed, 0.60 + 0.1 * seed) for seed in range(3)),
             protocol=protocol,
-        )  # fmt: skip
+        )
         networks = table["initialisation"].where(table["initialisation"] == "imagenet", table["seed"].astype(str))
         return table.assign(network=networks)
 
@@ -175,9 +187,11 @@ def test_everything_is_compared_with_geokr_and_what_was_trained_with_imagenet_an
     names = ["geokr", "simclr", "no_teacher", "shuffled", "random", "imagenet", "colour_histogram"]
 
     assert contrasts(names) == [
-        *(("geokr", name) for name in names[1:]), ("simclr", "imagenet"), ("no_teacher", "imagenet"),
+        *(("geokr", name) for name in names[1:]),
+        ("simclr", "imagenet"),
+        ("no_teacher", "imagenet"),
         ("no_teacher", "simclr"),
-    ]  # fmt: skip
+    ]
     assert contrasts(["random", "imagenet", "simclr"]) == [("simclr", "imagenet")]
     assert contrasts(["random", "simclr", "simclr"]) == []
     assert contrasts(["joint", "simclr"]) == [("joint", "simclr")]
@@ -187,15 +201,20 @@ def test_differences_know_any_variant_and_its_distance_from_imagenet() -> None:
     table = differences(
         results(
             *(("geokr", "last", "5", seed, 0.70) for seed in (0, 1)),
-            ("simclr", "last", "5", 0, 0.60), ("simclr", "last", "5", 1, 0.62),
-            ("shuffled", "last", "5", 0, 0.50), ("shuffled", "last", "5", 1, 0.50),
+            ("simclr", "last", "5", 0, 0.60),
+            ("simclr", "last", "5", 1, 0.62),
+            ("shuffled", "last", "5", 0, 0.50),
+            ("shuffled", "last", "5", 1, 0.50),
             *(("imagenet", "last", "5", seed, 0.65) for seed in (0, 1)),
         )
-    ).set_index("contrast")  # fmt: skip
+    ).set_index("contrast")
 
     assert sorted(table.index) == [
-        "geokr - imagenet", "geokr - shuffled", "geokr - simclr", "simclr - imagenet",
-    ]  # fmt: skip
+        "geokr - imagenet",
+        "geokr - shuffled",
+        "geokr - simclr",
+        "simclr - imagenet",
+    ]
     assert table.loc["geokr - simclr", "mean"] == pytest.approx(0.09)
     assert table.loc["simclr - imagenet", "mean"] == pytest.approx(-0.04)
 
@@ -207,9 +226,11 @@ def test_a_cell_of_one_side_alone_has_no_difference() -> None:
     cells = set(zip(table["protocol"], table["contrast"], strict=True))
 
     assert cells == {
-        ("linear_probe", "geokr - simclr"), ("linear_probe", "geokr - imagenet"),
-        ("linear_probe", "simclr - imagenet"), ("fine_tune", "geokr - imagenet"),
-    }  # fmt: skip
+        ("linear_probe", "geokr - simclr"),
+        ("linear_probe", "geokr - imagenet"),
+        ("linear_probe", "simclr - imagenet"),
+        ("fine_tune", "geokr - imagenet"),
+    }
     assert (table["mean"] == 0.0).all()
 
 
@@ -222,15 +243,20 @@ def test_variants_of_other_seeds_are_no_pairs(missing: str) -> None:
 
 def test_overlap_of_intervals_over_items_is_told_of_each_difference() -> None:
     table = results(
-        ("geokr", "last", "5", 0, 0.70), ("simclr", "last", "5", 0, 0.66), ("imagenet", "last", "5", 0, 0.60),
+        ("geokr", "last", "5", 0, 0.70),
+        ("simclr", "last", "5", 0, 0.66),
+        ("imagenet", "last", "5", 0, 0.60),
         ("colour_histogram", "histogram", "5", 0, 0.69),
-    )  # fmt: skip
+    )
     table = table.assign(ci_low=table["value"] - 0.025, ci_high=table["value"] + 0.025)
     compared = differences(table)
 
     assert dict(zip(compared["contrast"], compared["items_overlap"], strict=True)) == {
-        "geokr - simclr": True, "geokr - imagenet": False, "geokr - colour_histogram": True, "simclr - imagenet": False,
-    }  # fmt: skip
+        "geokr - simclr": True,
+        "geokr - imagenet": False,
+        "geokr - colour_histogram": True,
+        "simclr - imagenet": False,
+    }
 
 
 def test_scores_of_other_seeds_are_no_pairs() -> None:
@@ -271,11 +297,19 @@ def test_resamples_are_the_same_for_everyone_and_draw_with_replacement() -> None
 
 def replicates(**values: list[list[float]]) -> pd.DataFrame:
     rows = [
-        {"task": "set", "protocol": "linear_probe", "features": "last", "labels_per_class": "all", "metric": "accuracy",
-         "initialisation": name, "seed": seed, "replicates": tuple(numbers)}
+        {
+            "task": "set",
+            "protocol": "linear_probe",
+            "features": "last",
+            "labels_per_class": "all",
+            "metric": "accuracy",
+            "initialisation": name,
+            "seed": seed,
+            "replicates": tuple(numbers),
+        }
         for name, of_seeds in values.items()
         for seed, numbers in enumerate(of_seeds)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -283,9 +317,11 @@ def test_resamples_of_two_initialisations_are_subtracted_in_pairs() -> None:
     # Both swing by 0.4 together: apart their intervals are wide, their difference is always 0.1.
     swing = np.linspace(0.3, 0.7, 50).tolist()
     table = results(
-        ("geokr", "last", "all", 0, 0.6), ("random", "last", "all", 0, 0.5),
-        ("geokr", "last", "all", 1, 0.6), ("random", "last", "all", 1, 0.5),
-    )  # fmt: skip
+        ("geokr", "last", "all", 0, 0.6),
+        ("random", "last", "all", 0, 0.5),
+        ("geokr", "last", "all", 1, 0.6),
+        ("random", "last", "all", 1, 0.5),
+    )
     known = replicates(geokr=[[v + 0.1 for v in swing]] * 2, random=[swing] * 2)
     found = differences(table, known).iloc[0]
 
@@ -296,10 +332,19 @@ def test_resamples_of_two_initialisations_are_subtracted_in_pairs() -> None:
 
 def curve(name: str, *values: tuple[float, float]) -> list[dict[str, object]]:
     return [
-        {"task": "set", "protocol": "fine_tune", "features": "last", "metric": "miou", "initialisation": name,
-         "label_fraction": fraction, "labels_per_class": str(fraction), "seed": 0, "value": value}
+        {
+            "task": "set",
+            "protocol": "fine_tune",
+            "features": "last",
+            "metric": "miou",
+            "initialisation": name,
+            "label_fraction": fraction,
+            "labels_per_class": str(fraction),
+            "seed": 0,
+            "value": value,
+        }
         for fraction, value in values
-    ]  # fmt: skip
+    ]
 
 
 def test_label_efficiency_is_interpolated_over_the_logarithm_of_the_labels() -> None:
@@ -336,9 +381,13 @@ def test_label_efficiency_of_variants_stands_beside_imagenet_and_that_of_geokr_b
     found = label_efficiency(table).set_index(["ours", "initialisation"])
 
     assert sorted(found.index) == [
-        ("dense", "imagenet"), ("geokr", "colour_histogram"), ("geokr", "dense"), ("geokr", "imagenet"),
-        ("geokr", "moco"), ("geokr", "shuffled"),
-    ]  # fmt: skip
+        ("dense", "imagenet"),
+        ("geokr", "colour_histogram"),
+        ("geokr", "dense"),
+        ("geokr", "imagenet"),
+        ("geokr", "moco"),
+        ("geokr", "shuffled"),
+    ]
     assert found.loc[("dense", "imagenet"), "needed_label_fraction"] == pytest.approx(10**-0.5)
     assert found.loc[("geokr", "colour_histogram"), "needed_label_fraction"] == pytest.approx(0.1)
     assert math.isnan(found.loc[("geokr", "moco"), "needed_label_fraction"])

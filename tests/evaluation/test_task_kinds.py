@@ -171,8 +171,9 @@ def test_a_kind_of_an_installed_package_works_from_the_parameter_file_to_the_pro
     assert "GeoKR is ahead by −0.300" in text
     assert losses(judged, styles) == []
     assert [table.title for table in score_tables(judged, styles)] == [
-        "luck: miss of the number, mean and 95 % interval over seeds", "luck: luck, mean and 95 % interval over seeds",
-    ]  # fmt: skip
+        "luck: miss of the number, mean and 95 % interval over seeds",
+        "luck: luck, mean and 95 % interval over seeds",
+    ]
     assert difference_tables(judged, styles)[0].rows[0][1][0].verdict == "ahead"  # type: ignore[union-attr]
     assert task_sections(judged, styles)["per_class"][0]["table"].title == "luck: miss"
 
@@ -181,9 +182,12 @@ def test_a_kind_of_an_installed_package_works_from_the_parameter_file_to_the_pro
     card = score_backbone(tmp_path / "backbone", config, (criterion,), cells, RecordingReporter())
     score = card.scores[criterion.name]
     worse = type(score)(
-        {seed: value + 0.1 for seed, value in score.per_seed.items()}, score.data_version, score.settings,
-        tuple(value + 0.1 for value in score.replicates), higher_is_better=False,
-    )  # fmt: skip
+        {seed: value + 0.1 for seed, value in score.per_seed.items()},
+        score.data_version,
+        score.settings,
+        tuple(value + 0.1 for value in score.replicates),
+        higher_is_better=False,
+    )
     rule = ChampionConfig(primary=(criterion,))
     better, lost = (type(card)({criterion.name: each}) for each in (score, worse))
     assert decide(rule, better, lost).promoted
@@ -194,12 +198,21 @@ def test_a_kind_of_an_installed_package_works_from_the_parameter_file_to_the_pro
 def unknown_metric() -> pd.DataFrame:
     rows = [
         {
-            "task": "fields", "initialisation": name, "protocol": "fine_tune", "features": "last", "labels_per_class": "all",
-            "label_fraction": 1.0, "seed": seed, "metric": "sharpness", "value": value, "ci_low": value, "ci_high": value,
+            "task": "fields",
+            "initialisation": name,
+            "protocol": "fine_tune",
+            "features": "last",
+            "labels_per_class": "all",
+            "label_fraction": 1.0,
+            "seed": seed,
+            "metric": "sharpness",
+            "value": value,
+            "ci_low": value,
+            "ci_high": value,
         }
         for name, value in (("geokr", 0.7), ("random", 0.5))
         for seed in (0, 1)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -220,12 +233,19 @@ def test_less_of_an_error_is_reached_from_above() -> None:
     shares = (0.1, 0.5, 1.0)
     rows = [
         {
-            "task": "t", "protocol": "fine_tune", "features": "last", "metric": "miss", "initialisation": name,
-            "label_fraction": share, "labels_per_class": f"{share:.0%}", "seed": 0, "value": value,
+            "task": "t",
+            "protocol": "fine_tune",
+            "features": "last",
+            "metric": "miss",
+            "initialisation": name,
+            "label_fraction": share,
+            "labels_per_class": f"{share:.0%}",
+            "seed": 0,
+            "value": value,
         }
         for name, values in (("geokr", (0.5, 0.3, 0.2)), ("random", (0.9, 0.6, 0.3)))
         for share, value in zip(shares, values, strict=True)
-    ]  # fmt: skip
+    ]
     metrics = TaskMetrics({"t": (Metric("miss", "miss", higher_is_better=False),)})
     found = label_efficiency(pd.DataFrame(rows), metrics).iloc[0]
 

@@ -65,9 +65,14 @@ def test_a_million_chips_are_drawn_in_seconds() -> None:
     proportions = rng.dirichlet(np.ones(len(LEGEND.classes)), 1000)[rng.integers(0, 1000, number)]
     started = time.process_time()
     picture = footprint_map(
-        rng.uniform(-180, 180, number), rng.uniform(-60, 75, number), 0.01, proportions,
-        rng.integers(0, 900, number).astype(str), LEGEND.classes, LEGEND.colours,
-    )  # fmt: skip
+        rng.uniform(-180, 180, number),
+        rng.uniform(-60, 75, number),
+        0.01,
+        proportions,
+        rng.integers(0, 900, number).astype(str),
+        LEGEND.classes,
+        LEGEND.colours,
+    )
     assert time.process_time() - started < 20
     assert len(picture) <= 200_000
 

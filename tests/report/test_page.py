@@ -13,14 +13,12 @@ from geokr_core.backbone.config import BackboneConfig
 from geokr_core.errors import DamagedOutputError, MissingInputError
 from geokr_core.evaluation.charts import comparison_chart
 from geokr_core.evaluation.output import Judged
-from geokr_core.evaluation.results import RESULT_COLUMNS, write_tables
 from geokr_core.evaluation.statistics import differences, summarise
-from geokr_core.evaluation.task_kinds import KNOWN_METRICS
 from geokr_core.levir_kr.dataset import write_manifest
 from geokr_core.pictures.charts import chart_legend, initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
 from geokr_core.report.config import ReportConfig
-from geokr_core.report.headline import Primary, headline
+from geokr_core.report.headline import headline
 from geokr_core.report.page import write_report
 from geokr_core.report.sections import example_rows
 from geokr_core.step.digests import data_version
@@ -28,47 +26,7 @@ from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.step.summary import Summary
 from geokr_core.testing import make_levir_kr, make_pretraining
-
-PRIMARY = Primary("fields", "linear_probe", "last", "all")
-
-
-def results_of(task: str = "fields", *, half_width: float = 0.02, **values: list[float]) -> pd.DataFrame:
-    """Accuracy rows: a list of values a seed for each initialisation."""
-    rows = [
-        {
-            "task": task, "dataset": task, "initialisation": name, "label_fraction": 1.0, "labels_per_class": "all",
-            "protocol": "linear_probe", "features": "histogram" if name == "colour_histogram" else "last",
-            "seed": seed, "metric": "accuracy", "value": value, "n": 100, "ci_low": value - half_width,
-            "ci_high": value + half_width, "backbone_version": "b.dir", "data_version": "d.dir",
-            "architecture": "squeezenet1_1",
-        }
-        for name, scores in values.items()
-        for seed, value in enumerate(scores)
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
-
-
-def said_of(results: pd.DataFrame) -> str:
-    """The headline of results."""
-    nothing = pd.DataFrame()
-    judged = Judged(
-        results, summarise(results), differences(results), nothing, nothing, confusion={}, tasks={}, cells=(), gallery={},
-        settings={},
-    )  # fmt: skip
-    return headline(judged, PRIMARY)
-
-
-def write_evaluation(folder: Path, results: pd.DataFrame) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, results, differences(results), KNOWN_METRICS)
-    matrix = {
-        "protocol": "linear_probe", "features": "last", "labels_per_class": "all", "seed": 0,
-        "labels": ["Field", "<b>Bold</b>"], "matrix": [[41, 9], [13, 37]],
-    }  # fmt: skip
-    tasks = sorted(set(results["task"]))
-    write_json(folder / "confusion.json", {task: {"geokr": matrix, "random": matrix} for task in tasks})
-    write_json(folder / "evaluation.json", {"seeds": [0, 1, 2]})
-    return folder
+from tests.report.evaluations import PRIMARY, results_of, write_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +39,24 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_json(pretraining / "runs.json", [run | figures for run in read_json(pretraining / "runs.json")])
     pd.DataFrame(
         {
-            "variant": "geokr", "seed": 0, "step": [10, 20], "train_kl": [0.9, 0.43], "validation_kl": [np.nan, 0.57],
+            "variant": "geokr",
+            "seed": 0,
+            "step": [10, 20],
+            "train_kl": [0.9, 0.43],
+            "validation_kl": [np.nan, 0.57],
             "learning_rate": [1e-3, 1e-4],
         }
-    ).to_csv(pretraining / "history.csv", index=False)  # fmt: skip
+    ).to_csv(pretraining / "history.csv", index=False)
     results = results_of(
         geokr=[0.7113, 0.7213, 0.7313], random=[0.5113, 0.5213, 0.5313], colour_histogram=[0.7311, 0.7211, 0.7111]
     )
     evaluation = write_evaluation(root / "evaluation", results)
     return {
-        "levir_kr": dataset.folder, "pretraining": pretraining, "backbone": root / "backbone", "evaluation": evaluation,
-    }  # fmt: skip
+        "levir_kr": dataset.folder,
+        "pretraining": pretraining,
+        "backbone": root / "backbone",
+        "evaluation": evaluation,
+    }
 
 
 def written(inputs: dict[str, Path], out: Path, **config: object) -> tuple[str, Summary]:
@@ -188,74 +153,6 @@ def test_generated_data_are_said_to_be_generated_and_only_they(inputs: dict[str,
     assert "The data are generated." not in text
 
 
-def test_headline_tells_a_clear_gain() -> None:
-    text = said_of(results_of(geokr=[0.70, 0.71, 0.72], random=[0.50, 0.51, 0.52], shuffled=[0.55] * 3))
-
-    assert "accuracy of 0.710 [0.685, 0.735]" in text
-    assert "GeoKR is ahead by +0.200 [+0.200, +0.200], over 3 pairs." in text
-    assert "shuffled land cover it is 0.550" in text
-    assert "No colour histogram was evaluated" in text
-
-
-def test_headline_tells_when_nothing_is_shown() -> None:
-    text = said_of(results_of(geokr=[0.70, 0.60, 0.65], random=[0.60, 0.70, 0.64]))
-
-    assert "includes zero, so no difference is shown" in text
-    assert "ahead" not in text
-
-
-def test_headline_tells_of_overlap_beside_a_paired_gain() -> None:
-    text = said_of(results_of(geokr=[0.60, 0.70, 0.80], random=[0.55, 0.65, 0.75]))
-
-    assert "ahead by +0.050 [+0.050, +0.050], over 3 pairs, although the two intervals overlap." in text
-
-
-def test_headline_trusts_no_gain_that_other_test_images_could_undo() -> None:
-    # All labels and one pretraining: the seeds agree to the last digit, the 100 test images do not make it certain.
-    results = results_of(half_width=0.08, geokr=[0.70] * 3, random=[0.66] * 3, colour_histogram=[0.65] * 3)
-    text = said_of(results)
-
-    assert "[+0.040, +0.040], over 3 pairs, but the intervals over test images overlap" in text
-    assert "does not surely clear it" in text
-
-
-def test_intervals_never_leave_the_range_of_a_score() -> None:
-    text = said_of(results_of(geokr=[0.90, 0.99], random=[0.02, 0.10]))
-
-    assert "0.945 [0.373, 1.000]" in text
-    assert "0.060 [0.000, 0.568]" in text
-
-
-def test_headline_tells_a_loss() -> None:
-    text = said_of(results_of(geokr=[0.50, 0.51, 0.52], random=[0.60, 0.61, 0.62]))
-
-    assert "GeoKR is behind by −0.100" in text
-
-
-@pytest.mark.parametrize(
-    ("histogram", "said"),
-    [
-        ([0.60, 0.61, 0.62], "GeoKR clears it by +0.100"),
-        ([0.69, 0.72, 0.71], "GeoKR does not clear it"),
-        ([0.80, 0.81, 0.82], "GeoKR does not clear it (−0.100"),
-    ],
-)
-def test_headline_holds_the_result_against_the_colour_histogram(histogram: list[float], said: str) -> None:
-    assert said in said_of(results_of(geokr=[0.70, 0.71, 0.72], colour_histogram=histogram))
-
-
-def test_headline_claims_nothing_from_one_seed() -> None:
-    text = said_of(results_of(geokr=[0.9], random=[0.5], colour_histogram=[0.6]))
-
-    assert "no interval, and no claim" in text
-    assert "ahead" not in text
-    assert "clears" not in text
-
-
-def test_headline_without_the_backbone_says_so() -> None:
-    assert "was not evaluated" in said_of(results_of(random=[0.5, 0.6]))
-
-
 def test_shared_pretrainings_are_said(page: Path) -> None:
     assert "3 evaluation seeds share 1 pretraining(s)" in (page / "report.html").read_text(encoding="utf-8")
 
@@ -318,9 +215,19 @@ def test_examples_show_rare_classes_and_no_chip_twice() -> None:
 # --- any number of initialisations ------------------------------------------------------------------------------------
 
 TWELVE = (
-    "geokr", "simclr", "moco", "dense", "no_teacher", "paper", "majority", "imagenet_gentle", "shuffled", "random",
-    "imagenet", "colour_histogram",
-)  # fmt: skip
+    "geokr",
+    "simclr",
+    "moco",
+    "dense",
+    "no_teacher",
+    "paper",
+    "majority",
+    "imagenet_gentle",
+    "shuffled",
+    "random",
+    "imagenet",
+    "colour_histogram",
+)
 
 
 def twelve() -> pd.DataFrame:
@@ -348,8 +255,9 @@ def many(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
         root / "pretraining" / "no_teacher-seed0" / "correction.json", matrix | {"matrix": [[0.91, 0.09], [0.22, 0.78]]}
     )
     tenths = [
-        {"num_chips": 3, "predicted": 0.1, "label": 0.2}, {"num_chips": 1, "predicted": 0.8, "label": 0.5},
-    ]  # fmt: skip
+        {"num_chips": 3, "predicted": 0.1, "label": 0.2},
+        {"num_chips": 1, "predicted": 0.8, "label": 0.5},
+    ]
     calibration = [{"class": "bare_land", "predicted": 0.275, "label": 0.2754, "bins": tenths}]
     write_json(root / "pretraining" / "geokr-seed0" / "calibration.json", calibration)
     evaluation = write_evaluation(root / "evaluation", twelve())
@@ -468,25 +376,16 @@ def test_a_correction_and_a_calibration_are_shown_for_what_they_are(many: dict[s
     assert "a statement on product and network together" in correction.replace("\n", " ")
     assert "| bare land | 0.22 | 0.78 |" in correction
     assert re.findall(r'rgb\(11 110 79 / ([\d.]+)\)">(0\.\d\d)<', many["html"]) == [
-        ("0.546", "0.91"), ("0.000", "0.09"), ("0.000", "0.22"), ("0.468", "0.78"),
-    ]  # fmt: skip
+        ("0.546", "0.91"),
+        ("0.000", "0.09"),
+        ("0.000", "0.22"),
+        ("0.468", "0.78"),
+    ]
     # (3 * |0.1 - 0.2| + 1 * |0.8 - 0.5|) / 4
     assert "| bare land | 0.275 | 0.275 | 0.150 |" in calibration
     without = (page / "report.html").read_text(encoding="utf-8")
     assert "Correction that" not in without
     assert "Calibration of" not in without
-
-
-def test_headline_names_the_other_variants_in_one_sentence() -> None:
-    text = said_of(
-        results_of(geokr=[0.70, 0.71, 0.72], simclr=[0.50, 0.51, 0.52], moco=[0.69, 0.70, 0.71], dense=[0.8] * 3,
-                   no_teacher=[0.71, 0.72, 0.70])
-    )  # fmt: skip
-
-    assert (
-        "Among the other variants GeoKR is ahead of simclr (+0.200) and moco (+0.010, though other test images could "
-        "undo it); behind dense (−0.090); not distinguishable from no teacher (+0.000)."
-    ) in text
 
 
 def test_pretrainings_that_several_variants_share_are_one_remark(many: dict[str, str]) -> None:

@@ -112,9 +112,15 @@ def _as_coco(truth: Sequence[Boxes], num_classes: int) -> dict[str, Any]:
         ):
             width, height = right - left, bottom - top
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": image, "category_id": int(label), "iscrowd": int(crowd),
-                 "bbox": [left, top, width, height], "area": width * height}
-            )  # fmt: skip
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(label),
+                    "iscrowd": int(crowd),
+                    "bbox": [left, top, width, height],
+                    "area": width * height,
+                }
+            )
     return {
         "info": {},
         "images": [{"id": image} for image in range(len(truth))],

@@ -66,17 +66,25 @@ def build_detector(
         normalisation: of the input.
     """
     shared: dict[str, Any] = {
-        "min_size": size_px, "max_size": size_px, "_skip_resize": True, "image_mean": normalisation.mean.tolist(),
+        "min_size": size_px,
+        "max_size": size_px,
+        "_skip_resize": True,
+        "image_mean": normalisation.mean.tolist(),
         "image_std": normalisation.std.tolist(),
-    }  # fmt: skip
+    }
     cells = ANCHOR_CELLS[task.detector]
     if task.detector == "retinanet":
         sizes = tuple(tuple(cells * s * 2 ** (k / 3) for k in range(3)) for s in backbone.strides)
         anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
         retina: nn.Module = RetinaNet(
-            backbone, num_classes + 1, anchor_generator=anchors, score_thresh=MIN_SCORE, detections_per_img=100,
-            topk_candidates=PROPOSALS, **shared,
-        )  # fmt: skip
+            backbone,
+            num_classes + 1,
+            anchor_generator=anchors,
+            score_thresh=MIN_SCORE,
+            detections_per_img=100,
+            topk_candidates=PROPOSALS,
+            **shared,
+        )
         # Drawn for 256 channels (deviation 0.01), the towers would shrink the signal of a narrow pyramid to a thousandth.
         for tower in (retina.head.classification_head.conv, retina.head.regression_head.conv):  # type: ignore[union-attr]
             for module in tower.modules():  # type: ignore[union-attr]
@@ -86,10 +94,19 @@ def build_detector(
     anchors = AnchorGenerator(tuple((cells * s,) for s in backbone.strides), (ASPECT_RATIOS,) * len(backbone.strides))
     names = [str(k) for k in range(len(backbone.strides) - 1)]
     two_stage: nn.Module = FasterRCNN(
-        backbone, None, rpn_anchor_generator=anchors, box_roi_pool=MultiScaleRoIAlign(names, 7, 2),
-        box_head=TwoMLPHead(backbone.out_channels * 49, HIDDEN), box_predictor=FastRCNNPredictor(HIDDEN, num_classes + 1),
-        rpn_batch_size_per_image=SAMPLES_AN_IMAGE, box_batch_size_per_image=SAMPLES_AN_IMAGE,
-        rpn_pre_nms_top_n_train=2 * PROPOSALS, rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_pre_nms_top_n_test=2 * PROPOSALS, rpn_post_nms_top_n_test=PROPOSALS, box_score_thresh=MIN_SCORE, **shared,
-    )  # fmt: skip
+        backbone,
+        None,
+        rpn_anchor_generator=anchors,
+        box_roi_pool=MultiScaleRoIAlign(names, 7, 2),
+        box_head=TwoMLPHead(backbone.out_channels * 49, HIDDEN),
+        box_predictor=FastRCNNPredictor(HIDDEN, num_classes + 1),
+        rpn_batch_size_per_image=SAMPLES_AN_IMAGE,
+        box_batch_size_per_image=SAMPLES_AN_IMAGE,
+        rpn_pre_nms_top_n_train=2 * PROPOSALS,
+        rpn_post_nms_top_n_train=PROPOSALS,
+        rpn_pre_nms_top_n_test=2 * PROPOSALS,
+        rpn_post_nms_top_n_test=PROPOSALS,
+        box_score_thresh=MIN_SCORE,
+        **shared,
+    )
     return two_stage

@@ -152,7 +152,7 @@ class ObjectDetection(FineTunedTask):
         groups: list[dict[str, Any]] = [
             {"params": [p for p in levels.pyramid.parameters() if p.requires_grad]},
             {"params": [p for p in detector.parameters() if id(p) not in own], "factor": HEAD_LEARNING_RATE_FACTOR},
-        ]  # fmt: skip
+        ]
         learn(groups, loss_at, self.plan.steps, rate)
         return detector.eval()
 

@@ -153,9 +153,14 @@ def test_grey_masks_in_every_form_hold_the_same_codes(tmp_path: Path) -> None:
     palette = grey.copy()
     palette.putpalette([value for k in range(256) for value in (255 - k, k // 2, 7)])
     forms = {
-        "l.png": grey, "p.png": palette, "la.png": grey.convert("LA"), "rgb.png": grey.convert("RGB"),
-        "rgba.png": grey.convert("RGBA"), "i16.png": Image.fromarray(CODES.astype(np.uint16)), "l.bmp": grey,
-    }  # fmt: skip
+        "l.png": grey,
+        "p.png": palette,
+        "la.png": grey.convert("LA"),
+        "rgb.png": grey.convert("RGB"),
+        "rgba.png": grey.convert("RGBA"),
+        "i16.png": Image.fromarray(CODES.astype(np.uint16)),
+        "l.bmp": grey,
+    }
     for name, image in forms.items():
         mask = read_mask(saved(tmp_path / name, image), holds_codes=True)
         assert np.array_equal(mask.values, CODES), name

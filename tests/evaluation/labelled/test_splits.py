@@ -33,12 +33,28 @@ def split(
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("train", "train"), ("instances_train2017", "train"), ("Training", "train"), ("val", "val"), ("valid", "val"),
-        ("validation", "val"), ("instances_val2017", "val"), ("test-dev", "test"), ("TEST", "test"), ("trainval", "trainval"),
-        ("train_val", "trainval"), ("latest", None), ("retrained", None), ("contest", None), ("values", None), ("restrain", None),
-        ("attestation_2", None), ("train_test", None), ("annotations", None), ("_annotations.coco", None),
+        ("train", "train"),
+        ("instances_train2017", "train"),
+        ("Training", "train"),
+        ("val", "val"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("instances_val2017", "val"),
+        ("test-dev", "test"),
+        ("TEST", "test"),
+        ("trainval", "trainval"),
+        ("train_val", "trainval"),
+        ("latest", None),
+        ("retrained", None),
+        ("contest", None),
+        ("values", None),
+        ("restrain", None),
+        ("attestation_2", None),
+        ("train_test", None),
+        ("annotations", None),
+        ("_annotations.coco", None),
     ],
-)  # fmt: skip
+)
 def test_a_name_speaks_of_a_part_by_whole_words(name: str, part: str | None) -> None:
     assert part_of(name) == part
 
@@ -75,7 +91,10 @@ def test_one_image_in_several_label_files_is_one_image() -> None:
         "a.png": "train",
         "b.png": "test",
     }
-    assert split(("a.png", "trainval"), ("b.png", "trainval"), ("a.png", "train"), ("b.png", "val")) == {"a.png": "train", "b.png": "test"}  # fmt: skip
+    assert split(("a.png", "trainval"), ("b.png", "trainval"), ("a.png", "train"), ("b.png", "val")) == {
+        "a.png": "train",
+        "b.png": "test",
+    }
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip"])
@@ -137,9 +156,10 @@ def test_entries_that_are_wrong_are_counted_where_bad_items_are_skipped(tmp_path
 
     assert {item.image.name: item.part for item in found} == {"a.png": "train", "b.png": "test"}
     assert findings.notes == [
-        "split entries repeated, taken once: 1 (split_train.txt)", "split entries without an image: 1 (split_train.txt)",
+        "split entries repeated, taken once: 1 (split_train.txt)",
+        "split entries without an image: 1 (split_train.txt)",
         "images in no split file, left out: 2 (a.png, c.tif)",
-    ]  # fmt: skip
+    ]
 
 
 def test_chosen_groups_win_over_what_the_set_says() -> None:

@@ -34,10 +34,14 @@ def test_average_precision_by_hand() -> None:
     truth = [boxes((0, 0, 10, 10), (50, 50, 60, 60), (20, 20, 40, 40), labels=[1, 1, 2])]
     found = [
         boxes(
-            (0, 0, 10, 10), (80, 80, 90, 90), (20, 20, 40, 40), (60, 0, 70, 10),
-            labels=[1, 1, 2, 2], scores=[0.9, 0.8, 0.5, 0.7],
+            (0, 0, 10, 10),
+            (80, 80, 90, 90),
+            (20, 20, 40, 40),
+            (60, 0, 70, 10),
+            labels=[1, 1, 2, 2],
+            scores=[0.9, 0.8, 0.5, 0.7],
         )
-    ]  # fmt: skip
+    ]
     result = Matched(truth, found, 3).precision()
 
     assert result.at_50[:2] == pytest.approx([51 / 101, 0.5])

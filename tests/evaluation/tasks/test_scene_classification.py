@@ -29,17 +29,25 @@ def opened(folder: Path, **changes: object) -> SceneClassification:
 
 def cell(task: SceneClassification, **changes: object) -> Cell:
     fields = {
-        "task": task.name, "initialisation": "random", "protocol": "linear_probe", "features": "last",
-        "labels_per_class": "all", "seed": 0,
-    }  # fmt: skip
+        "task": task.name,
+        "initialisation": "random",
+        "protocol": "linear_probe",
+        "features": "last",
+        "labels_per_class": "all",
+        "seed": 0,
+    }
     return Cell(**(fields | changes))  # type: ignore[arg-type]
 
 
 def start(**changes: object) -> Start:
     fields = {
-        "initialisation": "random", "seed": 0, "architecture": "squeezenet1_1", "weights": None,
-        "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2),
-    }  # fmt: skip
+        "initialisation": "random",
+        "seed": 0,
+        "architecture": "squeezenet1_1",
+        "weights": None,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2),
+    }
     return Start(**(fields | changes))  # type: ignore[arg-type]
 
 

@@ -51,9 +51,16 @@ def voc(folder: Path, num: int = 4, filename: Callable[[int], str] = lambda k: f
 
 
 @pytest.mark.parametrize(
-    "filename", [lambda k: f"{k}.jpg", lambda k: str(k), lambda k: "unknown.png", lambda k: f"{(k + 1) % 4}.jpg",
-                 lambda k: rf"C:\data\{k}.jpg", lambda k: ""],
-)  # fmt: skip
+    "filename",
+    [
+        lambda k: f"{k}.jpg",
+        lambda k: str(k),
+        lambda k: "unknown.png",
+        lambda k: f"{(k + 1) % 4}.jpg",
+        lambda k: rf"C:\data\{k}.jpg",
+        lambda k: "",
+    ],
+)
 def test_labels_belong_to_the_image_of_their_own_name(tmp_path: Path, filename: Callable[[int], str]) -> None:
     found = read(voc(tmp_path / "set", filename=filename))
 
@@ -101,11 +108,14 @@ def test_boxes_lie_on_the_upright_image(tmp_path: Path) -> None:
         ({"trainval": "0\n1\n2\n", "test": "3\n"}, {"train": ["0", "1", "2"], "val": [], "test": ["3"]}),
         ({"train": "0\n1\n", "val": "2\n3\n"}, {"train": ["0", "1"], "val": [], "test": ["2", "3"]}),
         ({"train": "0\n1\n", "val": "2\n", "test": "3\n"}, {"train": ["0", "1"], "val": ["2"], "test": ["3"]}),
-        ({"train": "0\n", "val": "1\n", "trainval": "0\n1\n", "test": "2\n3\n"}, {"train": ["0"], "val": ["1"], "test": ["2", "3"]}),
+        (
+            {"train": "0\n", "val": "1\n", "trainval": "0\n1\n", "test": "2\n3\n"},
+            {"train": ["0"], "val": ["1"], "test": ["2", "3"]},
+        ),
         ({"train": "0.jpg\n1.jpg\n", "test": "2 1\n3 -1\n"}, {"train": ["0", "1"], "val": [], "test": ["2", "3"]}),
         ({"train": "\ufeff0\r\n1\r\n", "test": "3\n"}, {"train": ["0", "1"], "val": [], "test": ["3"]}),
     ],
-)  # fmt: skip
+)
 def test_the_usual_lists_of_voc_are_read_as_meant(
     tmp_path: Path, lists: dict[str, str], expected: dict[str, list[str]]
 ) -> None:
@@ -153,9 +163,11 @@ def coco(folder: Path, files: dict[str, tuple[int, ...]], num: int = 4, **change
     for name, numbers in files.items():
         content = {
             "images": [{"id": k, "file_name": f"{k}.jpg", "width": WIDTH, "height": HEIGHT} for k in numbers],
-            "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": [10, 10, 20, 20], "iscrowd": 0} for k in numbers],
+            "annotations": [
+                {"id": k, "image_id": k, "category_id": 1, "bbox": [10, 10, 20, 20], "iscrowd": 0} for k in numbers
+            ],
             "categories": [{"id": 1, "name": "ship"}],
-        }  # fmt: skip
+        }
         (folder / "annotations" / f"{name}.json").write_text(json.dumps(content | changes))
     return folder
 
@@ -165,13 +177,15 @@ def coco(folder: Path, files: dict[str, tuple[int, ...]], num: int = 4, **change
     [
         ({"train": (0, 1, 2), "val": (3,)}, {"train": ["0", "1", "2"], "val": [], "test": ["3"]}),
         ({"train": (0, 1), "val": (2,), "all": (0, 1, 2, 3)}, {"train": ["0", "1"], "val": [], "test": ["2"]}),
-        ({"instances_train2017": (0, 1), "instances_val2017": (2,), "person_keypoints_train2017": (0, 1, 3)},
-         {"train": ["0", "1"], "val": [], "test": ["2"]}),
+        (
+            {"instances_train2017": (0, 1), "instances_val2017": (2,), "person_keypoints_train2017": (0, 1, 3)},
+            {"train": ["0", "1"], "val": [], "test": ["2"]},
+        ),
         ({"latest": (0, 1), "retrained": (2, 3)}, {"train": ["0", "1", "2"], "val": [], "test": ["3"]}),
         ({"trainval": (0, 1, 2), "test": (3,)}, {"train": ["0", "1", "2"], "val": [], "test": ["3"]}),
         ({"only": (0, 1, 2, 3)}, {"train": ["0", "1", "2"], "val": [], "test": ["3"]}),
     ],
-)  # fmt: skip
+)
 def test_label_files_of_coco_are_read_once_and_split_as_they_say(
     tmp_path: Path, files: dict[str, tuple[int, ...]], expected: dict[str, list[str]]
 ) -> None:
@@ -196,9 +210,20 @@ def test_an_image_of_two_coco_splits_is_an_error(tmp_path: Path, policy: str) ->
 
 @pytest.mark.parametrize(
     "broken",
-    [{"bbox": []}, {"bbox": None}, {"bbox": [1, 2, 3]}, {"bbox": ["a", 1, 2, 3]}, {"bbox": {}}, {"category_id": 99},
-     {"category_id": None}, {"image_id": 99}, {"image_id": "x"}, {"bbox": [10, 10, -5, 5]}, {"bbox": [float("nan"), 1, 2, 3]}],
-)  # fmt: skip
+    [
+        {"bbox": []},
+        {"bbox": None},
+        {"bbox": [1, 2, 3]},
+        {"bbox": ["a", 1, 2, 3]},
+        {"bbox": {}},
+        {"category_id": 99},
+        {"category_id": None},
+        {"image_id": 99},
+        {"image_id": "x"},
+        {"bbox": [10, 10, -5, 5]},
+        {"bbox": [float("nan"), 1, 2, 3]},
+    ],
+)
 def test_every_broken_box_is_an_error_or_left_out_and_counted(tmp_path: Path, broken: dict[str, object]) -> None:
     marks = [{"id": k, "image_id": k, "category_id": 1, "bbox": [10, 10, 20, 20]} for k in range(4)]
     marks[1] |= broken  # type: ignore[operator]

@@ -50,9 +50,15 @@ def counts(found: MaskSet) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("codes", "dtype"),
-    [((0, 1, -9999, -9999), "int16"), ((0, 1, 65535, 65535), "uint16"), ((0, 1, 4294967295, 4294967295), "uint32"),
-     ((0, 1, -1, -1), "float32"), ((0, 1, np.nan, np.nan), "float32"), ((0, 1, -128, -128), "int8")],
-)  # fmt: skip
+    [
+        ((0, 1, -9999, -9999), "int16"),
+        ((0, 1, 65535, 65535), "uint16"),
+        ((0, 1, 4294967295, 4294967295), "uint32"),
+        ((0, 1, -1, -1), "float32"),
+        ((0, 1, np.nan, np.nan), "float32"),
+        ((0, 1, -128, -128), "int8"),
+    ],
+)
 def test_declared_nodata_is_no_label_whatever_its_number(tmp_path: Path, codes: tuple[float, ...], dtype: str) -> None:
     folder = make(tmp_path / "set", bars(*codes, dtype=dtype), nodata=codes[2])
 
@@ -68,9 +74,15 @@ def test_a_listed_code_is_a_class_even_where_the_file_declares_it_as_nodata(tmp_
 
 @pytest.mark.parametrize(
     ("codes", "dtype", "shown"),
-    [((0, 1, 7, 7), "uint8", "7"), ((0, 1, -9999, -9999), "int16", "-9999"), ((0, 1, 70000, 70000), "uint32", "70000"),
-     ((0, 1, 0.5, 0.5), "float32", "0.5"), ((0, 1, 256, 257), "uint16", "256"), ((0, 1, 65536, 65537), "int32", "65536")],
-)  # fmt: skip
+    [
+        ((0, 1, 7, 7), "uint8", "7"),
+        ((0, 1, -9999, -9999), "int16", "-9999"),
+        ((0, 1, 70000, 70000), "uint32", "70000"),
+        ((0, 1, 0.5, 0.5), "float32", "0.5"),
+        ((0, 1, 256, 257), "uint16", "256"),
+        ((0, 1, 65536, 65537), "int32", "65536"),
+    ],
+)
 def test_unknown_codes_are_never_clipped_or_rounded_into_a_class(
     tmp_path: Path, codes: tuple[float, ...], dtype: str, shown: str
 ) -> None:

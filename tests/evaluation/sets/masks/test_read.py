@@ -71,9 +71,14 @@ def loveda(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write", "name", "shown", "num_test"),
-    [(dubai, "dubai", True, 1), (potsdam, "potsdam", False, 1), (vaihingen, "vaihingen", False, 1),
-     (gid, "gid", False, 1), (loveda, "loveda", False, 2)],
-)  # fmt: skip
+    [
+        (dubai, "dubai", True, 1),
+        (potsdam, "potsdam", False, 1),
+        (vaihingen, "vaihingen", False, 1),
+        (gid, "gid", False, 1),
+        (loveda, "loveda", False, 2),
+    ],
+)
 def test_published_layouts_are_recognised(
     tmp_path: Path, write: Callable[[Path], None], name: str, shown: bool, num_test: int
 ) -> None:
@@ -104,19 +109,28 @@ def test_colours_become_classes_and_unlabelled_ones_nothing(tmp_path: Path) -> N
 def biome(folder: Path) -> None:
     for split in ("train", "val", "test"):
         tif(folder / split / "Images" / f"{split}_1.tif", np.full((8, 16, 4), 0.3, np.float32))
-        tif(folder / split / "Masks" / f"{split}_1.tif", np.repeat(np.array([64, 128, 192, 255, 0, 128, 255, 64], np.uint8), 2)[None].repeat(8, axis=0))  # fmt: skip
+        tif(
+            folder / split / "Masks" / f"{split}_1.tif",
+            np.repeat(np.array([64, 128, 192, 255, 0, 128, 255, 64], np.uint8), 2)[None].repeat(8, axis=0),
+        )
 
 
 def cloudsen12(folder: Path) -> None:
     for split, scene in (("train", "a"), ("test", "b")):
         tif(folder / split / scene / "S2L1C.tif", np.full((8, 16, 13), 3000, np.uint16))
-        tif(folder / split / scene / "labels" / "manual_hq.tif", np.repeat(np.arange(4, dtype=np.uint8), 4)[None].repeat(8, axis=0))  # fmt: skip
+        tif(
+            folder / split / scene / "labels" / "manual_hq.tif",
+            np.repeat(np.arange(4, dtype=np.uint8), 4)[None].repeat(8, axis=0),
+        )
 
 
 def levir_cs(folder: Path) -> None:
     for k in range(4):
         tif(folder / "data" / f"GF1_{k}.tif", np.full((8, 16, 4), 30, np.uint8))
-        tif(folder / "data" / f"GF1_{k}_label.tif", np.repeat(np.array([0, 128, 255, 0], np.uint8), 4)[None].repeat(8, axis=0))  # fmt: skip
+        tif(
+            folder / "data" / f"GF1_{k}_label.tif",
+            np.repeat(np.array([0, 128, 255, 0], np.uint8), 4)[None].repeat(8, axis=0),
+        )
 
 
 @pytest.mark.parametrize(
