@@ -14,7 +14,13 @@ import pandas as pd
 
 from geokr_core.errors import DamagedOutputError, MissingInputError
 from geokr_core.evaluation.metrics import Metric, TaskMetrics
-from geokr_core.evaluation.statistics import EFFICIENCY_COLUMNS, differences, summarise
+from geokr_core.evaluation.statistics import (
+    CELL_KEYS,
+    EFFICIENCY_COLUMNS,
+    SUMMARY_COLUMNS,
+    differences,
+    summarise,
+)
 from geokr_core.evaluation.task_kinds import KNOWN_METRICS
 from geokr_core.step.files import read_json
 
@@ -97,14 +103,15 @@ class Judged:
                     f"{folder / name}: no such file; the report needs it. Run `geokr evaluate` first."
                 )
         results = _read(folder / RESULTS, pd.read_parquet)
-        summary, compared = _table(folder / SUMMARY), _table(folder / DIFFERENCES)
+        summary = _table(folder / SUMMARY, SUMMARY_COLUMNS)
+        compared = _table(folder / DIFFERENCES, [*CELL_KEYS, "contrast", "mean", "ci_low", "ci_high", "n_seeds"])
         details = _content(folder / DETAILS, {"tasks": {}, "cells": []})
         return cls(
             results=results,
             summary=summarise(results) if summary is None else summary,
             differences=compared if compared is not None and "items_overlap" in compared else differences(results),
-            efficiency=_or_empty(_table(folder / EFFICIENCY), EFFICIENCY_COLUMNS),
-            per_class=_or_empty(_table(folder / PER_CLASS), PER_CLASS_COLUMNS),
+            efficiency=_or_empty(_table(folder / EFFICIENCY, ["task"]), EFFICIENCY_COLUMNS),
+            per_class=_or_empty(_table(folder / PER_CLASS, ["task"]), PER_CLASS_COLUMNS),
             confusion=_content(folder / CONFUSION, {}),
             tasks=details["tasks"],
             cells=tuple(details["cells"]),
@@ -139,14 +146,19 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
         ) from error
 
 
-def _table(path: Path) -> pd.DataFrame | None:
-    """A table, None where there is none."""
-    return _read(path, _read_csv) if path.is_file() else None
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    """A table that has some columns at least; None where there is none."""
+    if not path.is_file():
+        return None
 
+    def read(path: Path) -> pd.DataFrame:
+        table: pd.DataFrame = pd.read_csv(path, dtype={"labels_per_class": str})
+        if lacking := [name for name in columns if name not in table]:
+            raise ValueError(f"it has no column {lacking[0]!r}")
+        return table
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    table: pd.DataFrame = pd.read_csv(path, dtype={"labels_per_class": str})
-    return table
+    found: pd.DataFrame = _read(path, read)
+    return found
 
 
 def _or_empty(table: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
