@@ -200,18 +200,12 @@ def make_small_archive(
         pixels = (colours[classes] + rng.normal(0, 6, (scene_size_px, scene_size_px, 3))).clip(1, 255)
         path = folder / "scenes" / f"scene_{index:04d}.tif"
         write_raster(path, np.moveaxis(pixels, -1, 0).astype(np.uint8), "EPSG:32652", grid.transform)
+    collection = {"name": "small", "files": "*.tif", "bands": ["red", "green", "blue"], "land_cover": "globe"}
+    product = {"name": "globe", "files": "tile.tif", "legend": "globeland30", "year": 2020}
     content = {
         "store": str(folder / "store"),
-        "scenes": {
-            "folder": str(folder / "scenes"),
-            "collections": [
-                {"name": "small", "files": "*.tif", "bands": ["red", "green", "blue"], "land_cover": "globe"}
-            ],
-        },
-        "land_cover": {
-            "folder": str(folder / "land_cover"),
-            "products": [{"name": "globe", "files": "tile.tif", "legend": "globeland30", "year": 2020}],
-        },
+        "scenes": {"folder": str(folder / "scenes"), "collections": [collection]},
+        "land_cover": {"folder": str(folder / "land_cover"), "products": [product]},
         "chips": {"size_px": 32, "stride_px": 32},
         "levir_kr": {"place_size_deg": 0.05},
         "evaluation": {"folder": str(folder / "tasks"), "tasks": [{"name": "scene_classification"}]},
@@ -321,16 +315,12 @@ def make_image_set(
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for index, name in enumerate(classes):
         angle = np.pi * index / len(classes)
-        colour = np.array([120.0, 120.0, 120.0]) + 60.0 * contrast * np.cos(
-            2 * np.pi * (index / len(classes) + np.arange(3) / 3)
-        )
+        phases = 2 * np.pi * (index / len(classes) + np.arange(3) / 3)
+        colour = np.array([120.0, 120.0, 120.0]) + 60.0 * contrast * np.cos(phases)
         (folder / name).mkdir(parents=True)
         for number in range(images_per_class):
-            stripes = (
-                35.0
-                * contrast
-                * np.sin(0.8 * (row * np.cos(angle) + column * np.sin(angle)) + rng.uniform(0, 2 * np.pi))
-            )
+            across = row * np.cos(angle) + column * np.sin(angle)
+            stripes = 35.0 * contrast * np.sin(0.8 * across + rng.uniform(0, 2 * np.pi))
             pixels = colour + stripes[..., None] + rng.normal(0, 8, size=(image_size_px, image_size_px, 3))
             file = f"{name}_{number:03d}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / file)
@@ -383,10 +373,8 @@ def make_mask_set(
             continue
         pixels = 255 * light[..., None] * np.array([1.0, 0.8, 0.6]) + rng.normal(0, 6, (*image_size_px, 3))
         names.append(f"image_{number:03d}.png")
-        for part, content in (
-            ("images", pixels.clip(0, 255)),
-            ("masks", classes[..., None] * np.array([250, 100, 10])),
-        ):
+        masks = classes[..., None] * np.array([250, 100, 10])
+        for part, content in (("images", pixels.clip(0, 255)), ("masks", masks)):
             (folder / part).mkdir(parents=True, exist_ok=True)
             Image.fromarray(content.astype(np.uint8)).save(folder / part / names[-1])
     if not sky:
@@ -425,16 +413,8 @@ def make_box_set(
             left = int(rng.integers(2, image_size_px - width - 2))
             top = int(rng.integers(2, half - height - 2)) + half * ((number + category) % 2)
             pixels[top : top + height, left : left + width] = value
-            marks.append(
-                {
-                    "id": len(marks) + 1,
-                    "image_id": number,
-                    "category_id": category,
-                    "iscrowd": 0,
-                    "bbox": [left, top, width, height],
-                    "area": width * height,
-                }
-            )
+            box = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+            marks.append({"id": len(marks) + 1, "image_id": number, "category_id": category, **box})
         names.append(f"image_{number:03d}.png")
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "images" / names[-1])
         images.append({"id": number, "file_name": names[-1], "width": image_size_px, "height": image_size_px})

@@ -13,7 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAX_LINES = 450
-STILL_LONG = {"geokr_core/evaluation/sets/mask_sets.py"}
+STILL_LONG: set[str] = set()
 MARKED_TABLES = 183
 """Tables that the formatter is kept from: may only fall."""
 
