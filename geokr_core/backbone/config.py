@@ -1,5 +1,7 @@
 """The section `backbone` of the parameter file: which backbone is delivered."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from geokr_core.step.section import Section
@@ -7,6 +9,8 @@ from geokr_core.step.section import Section
 
 class BackboneConfig(Section):
     """The bundle that is delivered."""
+
+    code_version: ClassVar[int] = 2
 
     model_name: str = Field("geokr-resnet18", pattern=r"^[A-Za-z0-9_.-]+$", description="name in the model registry")
     description: str = Field("Backbone pretrained on land-cover proportions.")
