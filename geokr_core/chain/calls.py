@@ -4,7 +4,7 @@ Packages are imported when a step runs, so that reading the table costs nothing.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from geokr_core.errors import ConfigError, MissingInputError, RegistryError
 from geokr_core.step.files import read_json
@@ -13,11 +13,21 @@ from geokr_core.step.summary import Summary
 
 if TYPE_CHECKING:
     from geokr_core.chain.params import Params
-    from geokr_core.chain.steps import Folders
     from geokr_core.scenes.scene import Scene
     from geokr_core.scenes.scene_outputs import SceneOutputs
 
 T = TypeVar("T")
+
+
+class Folders(Protocol):
+    """Where each step reads and writes: what a call needs of ``steps.Folders``, which stands above this module."""
+
+    def __getitem__(self, step: str) -> Path:
+        """The output folder of ``step``."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Half-done training."""
 
 
 def need(section: T | None, name: str) -> T:
@@ -33,7 +43,7 @@ def need(section: T | None, name: str) -> T:
     return section
 
 
-def world(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def world(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Generate the world."""
     from geokr_core.world.generate import generate_world
 
@@ -45,21 +55,21 @@ def world_folder(params: "Params") -> Path:
     return need(params.world, "world").folder
 
 
-def scenes(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def scenes(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Take the inventory."""
     from geokr_core.scenes.inventory import take_inventory
 
     return take_inventory(params.scenes, out, reporter)
 
 
-def land_cover(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def land_cover(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Index the land-cover tiles."""
     from geokr_core.land_cover.tile_index import index_products
 
     return index_products(params.land_cover, out, reporter)
 
 
-def chips(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def chips(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Cut all scenes."""
     from geokr_core.chips.cut import cut_chips
 
@@ -69,19 +79,19 @@ def chips(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -
 class ChipsOfScene:
     """Cutting a scene at a time."""
 
-    def outputs(self, folders: "Folders") -> "SceneOutputs":
+    def outputs(self, folders: Folders) -> "SceneOutputs":
         """Where the shards lie, and what is recorded of them."""
         from geokr_core.scenes.scene_outputs import chip_outputs
 
         return chip_outputs(folders["chips"])
 
-    def is_current(self, params: "Params", folders: "Folders", scene: "Scene") -> bool:
+    def is_current(self, params: "Params", folders: Folders, scene: "Scene") -> bool:
         """Whether the scene's shard, or its refusal, is what its pixels and the parameters give."""
         from geokr_core.chips.cut import is_scene_current
 
         return is_scene_current(params.chips, scene, folders["chips"])
 
-    def run(self, params: "Params", folders: "Folders", scene: "Scene", reporter: Reporter, *, force: bool) -> None:
+    def run(self, params: "Params", folders: Folders, scene: "Scene", reporter: Reporter, *, force: bool) -> None:
         """Cut the scene unless its shard is current."""
         from geokr_core.chips.cut import cut_scene
 
@@ -95,14 +105,14 @@ class ChipsOfScene:
             reporter=reporter,
         )
 
-    def summary(self, params: "Params", folders: "Folders", scene_id: str) -> Summary:
+    def summary(self, params: "Params", folders: Folders, scene_id: str) -> Summary:
         """What the scene's shard shows, or why there is none."""
         from geokr_core.chips.read import scene_summary
 
         return scene_summary(folders["chips"], scene_id)
 
 
-def proportions(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def proportions(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Count the land cover of all scenes."""
     from geokr_core.proportions.count import count_proportions
 
@@ -113,13 +123,13 @@ def proportions(params: "Params", folders: "Folders", out: Path, reporter: Repor
 class ProportionsOfScene:
     """Counting a scene at a time. A scene without a shard has nothing to count."""
 
-    def outputs(self, folders: "Folders") -> "SceneOutputs":
+    def outputs(self, folders: Folders) -> "SceneOutputs":
         """Where the proportions lie, and what is recorded of them."""
         from geokr_core.scenes.scene_outputs import proportion_outputs
 
         return proportion_outputs(folders["proportions"])
 
-    def is_current(self, params: "Params", folders: "Folders", scene: "Scene") -> bool:
+    def is_current(self, params: "Params", folders: Folders, scene: "Scene") -> bool:
         """Whether the scene's proportions, or its refusal, are what its chips, the index and the parameters give."""
         from geokr_core.proportions.count import is_scene_current
 
@@ -128,7 +138,7 @@ class ProportionsOfScene:
             params.proportions, index, shards, scene.scene_id, out
         )
 
-    def run(self, params: "Params", folders: "Folders", scene: "Scene", reporter: Reporter, *, force: bool) -> None:
+    def run(self, params: "Params", folders: Folders, scene: "Scene", reporter: Reporter, *, force: bool) -> None:
         """Count the land cover of the scene's chips unless that is current."""
         from geokr_core.proportions.count import count_scene
 
@@ -137,7 +147,7 @@ class ProportionsOfScene:
             out = folders["proportions"]
             count_scene(params.proportions, source, index, shards, scene.scene_id, out, force=force, reporter=reporter)
 
-    def summary(self, params: "Params", folders: "Folders", scene_id: str) -> Summary:
+    def summary(self, params: "Params", folders: Folders, scene_id: str) -> Summary:
         """What the scene's proportions show; of a scene without a shard, why it has none."""
         from geokr_core.chips import read
         from geokr_core.proportions import count
@@ -154,21 +164,21 @@ def _has_shard(chips: Path, scene_id: str) -> bool:
     return chip_outputs(chips).whole(scene_id)
 
 
-def levir_kr(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def levir_kr(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Freeze the data set."""
     from geokr_core.levir_kr.freeze import freeze
 
     return freeze(params.levir_kr, folders["chips"], folders["proportions"], out, reporter)
 
 
-def pretraining(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def pretraining(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Pretrain each variant with each seed."""
     from geokr_core.pretraining.pretrain import pretrain
 
     return pretrain(params.pretraining, folders["levir_kr"], out, folders.checkpoints / "pretraining", reporter)
 
 
-def forget_scenes(params: "Params", folders: "Folders") -> None:
+def forget_scenes(params: "Params", folders: Folders) -> None:
     """Forget what earlier inventories remember of the scenes' files."""
     from geokr_core.scenes.inventory import forget
 
@@ -176,7 +186,7 @@ def forget_scenes(params: "Params", folders: "Folders") -> None:
     forget(folders["scenes"])
 
 
-def forget_land_cover(params: "Params", folders: "Folders") -> None:
+def forget_land_cover(params: "Params", folders: Folders) -> None:
     """Forget what earlier indices remember of the tiles' files."""
     from geokr_core.land_cover.tile_index import forget
 
@@ -184,21 +194,21 @@ def forget_land_cover(params: "Params", folders: "Folders") -> None:
     forget(folders["land_cover"])
 
 
-def forget_pretraining(params: "Params", folders: "Folders") -> None:
+def forget_pretraining(params: "Params", folders: Folders) -> None:
     """Drop what is kept of finished runs."""
     from geokr_core.pretraining.pretrain import forget_finished
 
     forget_finished(params.pretraining, folders["levir_kr"], folders.checkpoints / "pretraining")
 
 
-def backbone(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def backbone(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Bundle the backbone."""
     from geokr_core.backbone.build import build_bundle
 
     return build_bundle(params.backbone, folders["levir_kr"], folders["pretraining"], out, reporter)
 
 
-def evaluation(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def evaluation(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Judge the backbone."""
     from geokr_core.evaluation.evaluate import evaluate
 
@@ -207,7 +217,7 @@ def evaluation(params: "Params", folders: "Folders", out: Path, reporter: Report
     return evaluate(section, folders["backbone"], folders["pretraining"], out, cells, reporter)
 
 
-def report(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def report(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Write the page."""
     from geokr_core.report.page import write_report
 
@@ -215,7 +225,7 @@ def report(params: "Params", folders: "Folders", out: Path, reporter: Reporter) 
     return write_report(params.report, inputs, out, reporter, params.file)
 
 
-def champion(params: "Params", folders: "Folders", out: Path, reporter: Reporter) -> Summary:
+def champion(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Promote the backbone, or not."""
     from geokr_core.registry.champion import promote
 
@@ -224,7 +234,7 @@ def champion(params: "Params", folders: "Folders", out: Path, reporter: Reporter
     return promote(*sections, inputs, folders.checkpoints / "evaluation", out, reporter)
 
 
-def champion_outdated(params: "Params", folders: "Folders") -> str | None:
+def champion_outdated(params: "Params", folders: Folders) -> str | None:
     """What the registry says otherwise than the recorded decision."""
     from geokr_core.registry.standing import changed_since
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 from geokr_core.chain.check_list import Check, of_step
 from geokr_core.chain.checks import Finding
 from geokr_core.chain.params import Params
-from geokr_core.chain.scene_by_scene import scene_ids
 from geokr_core.chain.steps import STEPS, Folders
 from geokr_core.errors import GeoKRError
 from geokr_core.step.files import read_json, write_json
@@ -72,9 +71,10 @@ def _judged(check: Check, params: Params) -> Iterator[Judged]:
     if STEPS[check.step].scenes is None:
         yield Judged(check, _finding_of(check, params))
         return
-    found = {
-        scene_id: _finding_of(check, params, scene_id) for scene_id in _sample(scene_ids(params), check.max_scenes)
-    }
+    from geokr_core.scenes.inventory import usable_scenes
+
+    sampled = _sample(list(usable_scenes(Folders(params)["scenes"])), check.max_scenes)
+    found = {scene_id: _finding_of(check, params, scene_id) for scene_id in sampled}
     failed = {scene_id: finding for scene_id, finding in found.items() if not finding.passed}
     for scene_id in list(failed)[:_MAX_SCENES]:
         yield Judged(check, failed[scene_id], scene_id)
