@@ -63,7 +63,7 @@ class SceneCut:
 def cut_chips(
     config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter = LOG, *, force: bool = False
 ) -> Summary:
-    """Cut every usable scene. Scenes whose shard is current are passed over, so a killed run goes on where it was.
+    """Cut every usable scene. Scenes whose shard is current are passed over, so a killed run is resumed where it was.
 
     Args:
         config: size, stride, bands, stretch and quality thresholds.
@@ -151,7 +151,7 @@ def cut_scene(
     if not force and (done := outputs.current(scene.scene_id, inputs)) is not None:
         return _as_cut(done)
     with outputs.only_one(scene.scene_id):
-        # Whoever held the lock before may have done it.
+        # The last holder of the lock may have cut it.
         if not force and (done := outputs.current(scene.scene_id, inputs)) is not None:
             return _as_cut(done)
         outputs.report_damage(scene.scene_id, inputs, reporter)
@@ -185,7 +185,7 @@ def _as_cut(record: SceneRecord) -> SceneCut:
 
 
 def _how(config: ChipsConfig, scenes: Path) -> dict[str, Any]:
-    """What the file that speaks of all scenes holds."""
+    """What the file that all scenes share holds."""
     generated = bool(read_json(scenes / "inventory.json")["generated_world"])
     return {
         "bands": list(config.bands),
@@ -198,7 +198,6 @@ def _how(config: ChipsConfig, scenes: Path) -> dict[str, Any]:
 def _cut(config: ChipsConfig, source: Path, scene: Scene, outputs: SceneOutputs, inputs: str) -> SceneCut:
     windows = chip_windows(config, scene.grid)
     workers = min(_MAX_WORKERS, config.workers or len(os.sched_getaffinity(0)))
-    _keep_freed_memory()
     with (
         rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE_BYTES, GDAL_NUM_THREADS=_decoding_threads(source, scene, workers)),
         open_scene(source, scene, config.bands) as reader,
@@ -224,7 +223,7 @@ def _cut(config: ChipsConfig, source: Path, scene: Scene, outputs: SceneOutputs,
 def _decoding_threads(source: Path, scene: Scene, workers: int) -> int:
     """Threads in which GDAL decodes blocks: all for compressed or tiled files, one for plain lines.
 
-    Plain lines are too little work to be handed to a thread: two threads take twice as long as one.
+    Plain lines are too little work for a thread: two threads take twice as long as one.
     """
     try:
         with open_raster(source / scene.files[0]) as dataset:
@@ -232,13 +231,6 @@ def _decoding_threads(source: Path, scene: Scene, workers: int) -> int:
     except RasterioError as error:
         raise SceneRefusedError(f"cannot be opened: {error}") from error
     return 1 if plain_lines else workers
-
-
-def _keep_freed_memory() -> None:
-    # The C library returns large blocks to the system when they are freed and gets them back page by page, which takes
-    # as long as reading. Freeing one untouched block of 31 MiB teaches it to keep blocks of up to that size.
-    del_me = np.empty(31 << 20, dtype=np.uint8)
-    del del_me
 
 
 def _stretcher(reader: SceneReader, stretch: Stretch, windows: ChipWindows) -> Callable[[tuple[int, int]], Piece]:

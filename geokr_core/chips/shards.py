@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _COPY_BYTES = 4_000_000
-"""Chips are gathered and handed to the file system in portions of about this size, which stays in the cache."""
+"""Chips are gathered and written in portions of about this size, which fits the processor's cache."""
 
 _SYNC_BYTES = 16_000_000
 """Pixels are sent to the disk in the background whenever so many have come together."""

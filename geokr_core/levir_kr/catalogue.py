@@ -39,7 +39,7 @@ class Tally:
         num_candidates: chips that have proportions.
         num_kept: chips that entered.
         best_known_fraction: the largest share of known ground among the candidates.
-        most_cells: the most land-cover cells that voted on a candidate.
+        most_cells: the most land-cover cells of known class under a candidate.
     """
 
     num_candidates: int

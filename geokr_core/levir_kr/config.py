@@ -14,9 +14,11 @@ class LevirKRConfig(Section):
         le=1,
         description="chips with more ground that is not of a class of the legend (unknown, sea, outside, excluded) are left out",
     )
-    min_voting_cells: float = Field(1.0, ge=0, description="chips on which fewer land-cover cells vote are left out")
+    min_voting_cells: float = Field(
+        1.0, ge=0, description="chips with fewer land-cover cells of known class are left out"
+    )
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of places held out to watch pretraining")
     place_size_deg: float = Field(
-        2.0, gt=0, le=45, description="size of the lon/lat cells by which places are told apart"
+        2.0, gt=0, le=45, description="size of the lon/lat cells by which places are distinguished"
     )
     seed: int = Field(0, ge=0)

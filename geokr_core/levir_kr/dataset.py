@@ -234,7 +234,7 @@ def open_levir_kr(folder: Path) -> LevirKR:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest with the md5 of the files beside it and a digest of its own content.
+    """Write a manifest with the md5 of the files beside it and a digest of its content.
 
     Args:
         folder: of the data set; its other files are there already.

@@ -56,7 +56,7 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
             raise DatasetError(
                 f"{proportions}: none of {tally.num_candidates} chips may enter Levir-KR: the least fraction without a class "
                 f"of the legend is {1.0 - tally.best_known_fraction:.2f} (allowed: {config.max_unknown_fraction}), the most "
-                f"voting cells {tally.most_cells:.1f} (asked: {config.min_voting_cells}). "
+                f"cells of known class {tally.most_cells:.1f} (asked: {config.min_voting_cells}). "
                 "Check that scenes and land cover show the same ground, or relax `levir_kr`."
             )
         reporter.info(f"levir_kr: {tally.num_kept} of {tally.num_candidates} chips enter")

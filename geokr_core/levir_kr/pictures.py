@@ -27,9 +27,14 @@ def chips_with_land_cover(dataset: "LevirKR", num_chips: int, columns: int = 8, 
 
 
 def footprint_map(
-    lon: np.ndarray, lat: np.ndarray, size_deg: float, proportions: np.ndarray, scenes: np.ndarray,
-    classes: Sequence[str], colours: Sequence[str],
-) -> bytes:  # fmt: skip
+    lon: np.ndarray,
+    lat: np.ndarray,
+    size_deg: float,
+    proportions: np.ndarray,
+    scenes: np.ndarray,
+    classes: Sequence[str],
+    colours: Sequence[str],
+) -> bytes:
     """A map of where chips lie, coloured by the class that covers most of the ground there.
 
     Works for a million chips: they are summed into cells, never drawn one by one. Across the antimeridian the map is
@@ -80,9 +85,15 @@ def footprint_map(
     shown = [k for k in np.argsort(-proportions.mean(axis=0), kind="stable") if (most == k).any()]
     handles = [Patch(facecolor=colours[k], edgecolor="#888888", label=classes[k].replace("_", " ")) for k in shown]
     axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=5, fontsize=7.5, frameon=False,
-        title=f"{len(lon):,} chips of {len(names):,} scenes, coloured by the class with most ground", title_fontsize=8,
-    )  # fmt: skip
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=5,
+        fontsize=7.5,
+        frameon=False,
+        title=f"{len(lon):,} chips of {len(names):,} scenes, coloured by the class with most ground",
+        title_fontsize=8,
+    )
     return drawn(figure)
 
 

@@ -44,7 +44,7 @@ PARQUET = "application/vnd.apache.parquet"
 NUMPY = "application/x-npy"
 _NEEDED = ("crs_wkt", "transform", "acquired", "sensor", "gsd_m", "geometry", "lon", "lat")
 _EPOCH = "1970-01-01"
-"""Beginning of the interval that an item gets whose acquisition date nobody knows."""
+"""Beginning of the interval that an item gets whose acquisition date is unknown."""
 
 Box = tuple[float, float, float, float]
 
@@ -195,10 +195,22 @@ def _labels(rows: pd.DataFrame, footprints: np.ndarray, dataset: LevirKR) -> pd.
     fractions = fraction_columns(dataset.classes)
     kept = [
         name
-        for name in ("chip_id", "shard", "row", "split", "lon", "lat", "gsd_m", "transform", "num_cells",
-                     "known_fraction", "product", "edition_year")
+        for name in (
+            "chip_id",
+            "shard",
+            "row",
+            "split",
+            "lon",
+            "lat",
+            "gsd_m",
+            "transform",
+            "num_cells",
+            "known_fraction",
+            "product",
+            "edition_year",
+        )
         if name in rows
-    ]  # fmt: skip
+    ]
     largest = rows[fractions].to_numpy().argmax(axis=1)
     bounds = shapely.bounds(footprints)
     outside = (bounds[:, 0] < -180.0) | (bounds[:, 2] > 180.0)

@@ -107,9 +107,14 @@ class Alignment:
 
 
 def align_scene(
-    config: AlignmentConfig, folder: Path, scene: Scene, bands: tuple[str, ...], source: Path, product: Product,
+    config: AlignmentConfig,
+    folder: Path,
+    scene: Scene,
+    bands: tuple[str, ...],
+    source: Path,
+    product: Product,
     num_classes: int,
-) -> Alignment:  # fmt: skip
+) -> Alignment:
     """Measure how a scene and its land cover lie on each other.
 
     About ``config.max_pixels`` pixels are read at full resolution, as lines spread over the scene; of wide scenes more,
@@ -171,9 +176,14 @@ def _cell_m(product: Product, scene: Scene) -> float:
 
 
 def alignments(
-    config: AlignmentConfig, bands: tuple[str, ...], folder: Path, scenes: Path, source: Path, land_cover: Path,
+    config: AlignmentConfig,
+    bands: tuple[str, ...],
+    folder: Path,
+    scenes: Path,
+    source: Path,
+    land_cover: Path,
     reporter: Reporter,
-) -> Iterator[Alignment]:  # fmt: skip
+) -> Iterator[Alignment]:
     """`align_scene` for every usable scene, in order; a scene that cannot be read is passed over with a warning.
 
     Args:

@@ -107,7 +107,7 @@ def count_scene(
     if not force and (done := outputs.current(scene_id, inputs)) is not None:
         return done.reason
     with outputs.only_one(scene_id):
-        # Whoever held the lock before may have done it.
+        # The last holder of the lock may have counted it.
         if not force and (done := outputs.current(scene_id, inputs)) is not None:
             return done.reason
         outputs.report_damage(scene_id, inputs, reporter)
@@ -176,7 +176,7 @@ def _extent(product: Product) -> str:
 
 
 def _legend(config: ProportionsConfig, index: LandCover) -> dict[str, Any]:
-    """What the file that speaks of all scenes holds."""
+    """What the file that all scenes share holds."""
     legend = index.legend
     return {
         "legend": legend.name,

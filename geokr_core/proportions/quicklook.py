@@ -47,9 +47,16 @@ class QuickLook:
 
 
 def look(
-    folder: Path, scene: Scene, bands: tuple[str, ...], source: Path, product: Product, *,
-    row: int = 0, height: int | None = None, decimation: int = 1,
-) -> QuickLook:  # fmt: skip
+    folder: Path,
+    scene: Scene,
+    bands: tuple[str, ...],
+    source: Path,
+    product: Product,
+    *,
+    row: int = 0,
+    height: int | None = None,
+    decimation: int = 1,
+) -> QuickLook:
     """Read full-width lines of a scene, and the land cover nearest to each pixel.
 
     Args:

@@ -108,7 +108,9 @@ class Seams:
             for turn in turns(other):
                 shapes = [self._known_near(other, ring) for ring in theirs + np.array([turn, 0.0])]
                 found = np.array([shape is not None for shape in shapes], dtype=bool)
-                carried = self._carried(np.array(shapes, dtype=object)[found], other, tile, chosen[mine[found]], turn, shift, theirs[found])  # fmt: skip
+                carried = self._carried(
+                    np.array(shapes, dtype=object)[found], other, tile, chosen[mine[found]], turn, shift, theirs[found]
+                )
                 for place, shape in zip(mine[found], carried, strict=True):
                     known[place].append(shape)
         left = shapely.polygons(rings)

@@ -8,6 +8,7 @@ scene is made again. What is in the files is the business of the step.
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -82,7 +83,7 @@ class SceneOutputs:
         Args:
             folder: the step's output; made when something is written.
             endings: endings of the files that a scene may have.
-            shared: the one file that speaks of all scenes.
+            shared: the one file that all scenes share.
             command: what makes the outputs, for messages: ``geokr chips``.
         """
         self.folder, self.endings, self.shared, self.command = folder, tuple(endings), shared, command
@@ -253,10 +254,11 @@ class SceneOutputs:
         unfinished = Unfinished({ending: self.staging / f"{scene_id}{ending}" for ending in endings})
         try:
             yield unfinished
-            md5s = {}
-            for ending, path in unfinished.paths.items():
-                sync(path)
-                md5s[ending] = file_md5(path)
+            with ThreadPoolExecutor(1) as disk:  # which writes while the md5 is computed
+                synced = [disk.submit(sync, path) for path in unfinished.paths.values()]
+                md5s = {ending: file_md5(path) for ending, path in unfinished.paths.items()}
+                for writing in synced:
+                    writing.result()
             # The record goes first and comes last: it never stands beside files that it does not describe.
             self.forget(scene_id)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -296,7 +298,7 @@ class SceneOutputs:
             self.forget(scene_id)
 
     def share(self, content: Mapping[str, Any]) -> None:
-        """Write the one file that speaks of all scenes, unless it holds ``content`` already.
+        """Write the one file that all scenes share, unless it holds ``content`` already.
 
         Raises:
             OSError: the file system refused.
@@ -305,7 +307,7 @@ class SceneOutputs:
             write_json(self.folder / self.shared, content, staging=self.staging)
 
     def shares(self, content: Mapping[str, Any]) -> bool:
-        """Whether the one file that speaks of all scenes holds ``content``."""
+        """Whether the one file that all scenes share holds ``content``."""
         try:
             return bool(self._shared_content() == json.loads(json.dumps(content)))
         except FileNotFoundError:

@@ -181,14 +181,19 @@ def test_rows_of_a_missing_shard(tmp_path: Path) -> None:
 def test_what_the_rows_repeat_of_a_scene_is_written_anew_when_it_changes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     write_raster(
-        tmp_path / "in" / "a.tif", rng.integers(0, 200, (3, 64, 64), np.uint8), "EPSG:32648",
+        tmp_path / "in" / "a.tif",
+        rng.integers(0, 200, (3, 64, 64), np.uint8),
+        "EPSG:32648",
         Affine(30, 0, 5e5, 0, -30, 33e5),
-    )  # fmt: skip
+    )
     for land_cover, acquired in (("old", "2019-06-01"), ("new", "2019-06-01"), ("new", "2021-06-01")):
         collection = {
-            "name": "c", "files": "*.tif", "bands": ("red", "green", "blue"), "land_cover": land_cover,
+            "name": "c",
+            "files": "*.tif",
+            "bands": ("red", "green", "blue"),
+            "land_cover": land_cover,
             "acquired": acquired,
-        }  # fmt: skip
+        }
         config = ScenesConfig(folder=tmp_path / "in", collections=(collection,))
         take_inventory(config, tmp_path / "scenes", RecordingReporter())
         cut_chips(

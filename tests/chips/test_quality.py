@@ -44,9 +44,15 @@ def test_running_sums_are_what_counting_chip_by_chip_gives(
     cloud = rng.random((101, 110)) < 0.3
     monkeypatch.setattr(SceneReader, "read_cloud", lambda self, row, height: cloud[row : row + height])
     config = ChipsConfig(
-        size_px=size, stride_px=stride, edge=edge, bands=BANDS, stretch="none", min_valid_fraction=0.0,
-        max_saturated_fraction=1, max_cloud_fraction=1,
-    )  # fmt: skip
+        size_px=size,
+        stride_px=stride,
+        edge=edge,
+        bands=BANDS,
+        stretch="none",
+        min_valid_fraction=0.0,
+        max_saturated_fraction=1,
+        max_cloud_fraction=1,
+    )
     cut(tmp_path, pixels, config, nodata=12)
     rows, images = read_rows(tmp_path / "chips", "s"), np.load(tmp_path / "chips" / "s.npy")
     valid = (pixels != 12).all(axis=0)
@@ -106,9 +112,12 @@ def test_every_window_that_gives_no_chip_is_counted_by_its_reason(
     config = ChipsConfig(size_px=16, stride_px=16, bands=BANDS, stretch="none", max_dark_fraction=0.9, min_contrast=1)
     summary = cut(tmp_path, pixels, config, nodata=0)
     expected = {
-        "dropped_by_min_valid_fraction": 1, "dropped_by_max_saturated_fraction": 1, "dropped_by_max_cloud_fraction": 1,
-        "dropped_by_max_dark_fraction": 1, "dropped_by_min_contrast": 1,
-    }  # fmt: skip
+        "dropped_by_min_valid_fraction": 1,
+        "dropped_by_max_saturated_fraction": 1,
+        "dropped_by_max_cloud_fraction": 1,
+        "dropped_by_max_dark_fraction": 1,
+        "dropped_by_min_contrast": 1,
+    }
     assert summary.numbers["num_dropped"] == 5
     assert summary.table[0] == {"scene": "s", "chips": 1, **expected, "quarantined": ""}
     again = cut(tmp_path, pixels, config, nodata=0)
@@ -116,8 +125,20 @@ def test_every_window_that_gives_no_chip_is_counted_by_its_reason(
     one = scene_summary(tmp_path / "chips", "s")
     assert one.table == [{"threshold": name.removeprefix("dropped_by_"), "dropped": 1} for name in sorted(expected)]
     with pytest.raises(SceneRefusedError, match="passes: 1 fail min_valid_fraction 0.98, 5 fail min_contrast 200"):
-        cut(tmp_path, pixels, ChipsConfig(size_px=16, stride_px=16, bands=BANDS, stretch="none", max_saturated_fraction=1,
-            max_cloud_fraction=1, min_contrast=200), nodata=0)  # fmt: skip
+        cut(
+            tmp_path,
+            pixels,
+            ChipsConfig(
+                size_px=16,
+                stride_px=16,
+                bands=BANDS,
+                stretch="none",
+                max_saturated_fraction=1,
+                max_cloud_fraction=1,
+                min_contrast=200,
+            ),
+            nodata=0,
+        )
 
 
 def test_a_product_without_a_mask_loses_nothing_to_cloud(tmp_path: Path) -> None:

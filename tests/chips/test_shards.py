@@ -211,9 +211,21 @@ def large_scene(folder: Path, height: int, width: int = 30_000) -> Scene:
     path.parent.mkdir(parents=True)
     tile = np.random.default_rng(0).integers(100, 1000, (4, 512, 512)).astype(np.uint16)
     with rasterio.open(
-        path, "w", driver="GTiff", count=4, height=height, width=width, dtype="uint16", crs="EPSG:32648",
-        transform=GRID, tiled=True, blockxsize=512, blockysize=512, SPARSE_OK=True, BIGTIFF="YES",
-    ) as target:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        count=4,
+        height=height,
+        width=width,
+        dtype="uint16",
+        crs="EPSG:32648",
+        transform=GRID,
+        tiled=True,
+        blockxsize=512,
+        blockysize=512,
+        SPARSE_OK=True,
+        BIGTIFF="YES",
+    ) as target:
         for row in range(0, height, 2048):
             for col in range(0, width, 512):
                 part = tile[:, : min(512, height - row), : min(512, width - col)]

@@ -1,4 +1,4 @@
-"""The stretch: measured from a sample that speaks for the scene, applied to every kind of number, and undone."""
+"""The stretch: measured from a sample that represents the scene, applied to every kind of number, and undone."""
 
 from pathlib import Path
 

@@ -73,7 +73,9 @@ def test_chips_of_unknown_ground_stay_out(tmp_path: Path) -> None:
     ids = set(open_levir_kr(tmp_path / "levir_kr").catalogue["chip_id"])
     assert not {"scene0-00000", "scene0-00001"} & ids
     assert len(ids) == 28
-    with pytest.raises(DatasetError, match=r"none of 30 chips may enter.*most voting cells 290\.0 \(asked: 1000"):
+    with pytest.raises(
+        DatasetError, match=r"none of 30 chips may enter.*most cells of known class 290\.0 \(asked: 1000"
+    ):
         refreeze(tmp_path, min_voting_cells=1000)
 
 

@@ -1,4 +1,4 @@
-"""Levir-KR as a STAC collection: read back by pystac, held to the schemas, footprints and figures right."""
+"""Levir-KR as a STAC collection: read back by pystac, checked against the schemas, footprints and figures right."""
 
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,20 @@ def dataset(tmp_path: Path) -> LevirKR:
             boxes[west] = [shapely.affinity.translate(box, -360.0) for box in boxes[west]]
             table = table.assign(lon=lon, lat=lat, footprint=shapely.to_wkb(boxes))
         table.assign(
-            crs_wkt=crs, acquired=acquired, sensor="Sentinel-2", stretch_low=[[100.0, 200.0, 300.0]] * len(table),
+            crs_wkt=crs,
+            acquired=acquired,
+            sensor="Sentinel-2",
+            stretch_low=[[100.0, 200.0, 300.0]] * len(table),
             transform=[[10.0, 0.0, 0.0, 0.0, -10.0, 0.0]] * len(table),
             stretch_high=[[2650.0, 2750.0, 2850.0]] * len(table),
-        ).to_parquet(path, index=False)  # fmt: skip
+        ).to_parquet(path, index=False)
     freeze(
         LevirKRConfig(place_size_deg=0.5, validation_fraction=0.2),
-        tmp_path / "chips", tmp_path / "proportions", tmp_path / "levir_kr", RecordingReporter(),
-    )  # fmt: skip
+        tmp_path / "chips",
+        tmp_path / "proportions",
+        tmp_path / "levir_kr",
+        RecordingReporter(),
+    )
     return open_levir_kr(tmp_path / "levir_kr")
 
 
@@ -219,7 +225,11 @@ EXTENSION_RULES: dict[str, Any] = {
     "type": "object",
     "required": ["stac_extensions"],
     "properties": {
-        "stac_extensions": {"items": {"pattern": r"^https://[a-z.-]+/(label|projection|raster|classification|table|file)/v[0-9.]+/schema\.json$"}},
+        "stac_extensions": {
+            "items": {
+                "pattern": r"^https://[a-z.-]+/(label|projection|raster|classification|table|file)/v[0-9.]+/schema\.json$"
+            }
+        },
         "properties": {
             "required": ["label:properties", "label:description", "label:type", "table:columns", "proj:code"],
             "properties": {
@@ -230,7 +240,10 @@ EXTENSION_RULES: dict[str, Any] = {
                 "label:methods": {"type": "array", "items": _TEXT},
                 "label:classes": {
                     "type": "array",
-                    "items": {"required": ["name", "classes"], "properties": {"name": _TEXT, "classes": {"items": _TEXT}}},
+                    "items": {
+                        "required": ["name", "classes"],
+                        "properties": {"name": _TEXT, "classes": {"items": _TEXT}},
+                    },
                 },
                 "label:overviews": {
                     "type": "array",
@@ -276,4 +289,4 @@ EXTENSION_RULES: dict[str, Any] = {
             }
         },
     },
-}  # fmt: skip
+}

@@ -33,9 +33,16 @@ def archive(folder: Path, shift_px: tuple[int, int] = (0, 0)) -> Params:
 def finding(params: Params, tolerance_px: float = 1.0):  # type: ignore[no-untyped-def]
     folders = Folders(params)
     return land_cover_lies_on_image(
-        AlignmentConfig(tolerance_px=tolerance_px), params.chips.bands, params.scenes.folder, folders["scenes"],
-        params.land_cover.folder, folders["land_cover"], folders["chips"], folders["proportions"], "scene_0000",
-    )  # fmt: skip
+        AlignmentConfig(tolerance_px=tolerance_px),
+        params.chips.bands,
+        params.scenes.folder,
+        folders["scenes"],
+        params.land_cover.folder,
+        folders["land_cover"],
+        folders["chips"],
+        folders["proportions"],
+        "scene_0000",
+    )
 
 
 @pytest.mark.parametrize("shift_px", [(0, 0), (2, 0), (-1, 3)])
@@ -45,9 +52,14 @@ def test_a_known_shift_is_found(tmp_path: Path, shift_px: tuple[int, int]) -> No
     (scene,) = usable_scenes(folders["scenes"]).values()
     index = open_land_cover(folders["land_cover"])
     found = align_scene(
-        params.alignment, params.scenes.folder, scene, params.chips.bands, params.land_cover.folder,
-        index.products["globe"], len(index.legend.classes),
-    )  # fmt: skip
+        params.alignment,
+        params.scenes.folder,
+        scene,
+        params.chips.bands,
+        params.land_cover.folder,
+        index.products["globe"],
+        len(index.legend.classes),
+    )
     assert found.peak_px == shift_px
     np.testing.assert_allclose(found.refined_px, shift_px, atol=0.3)
     assert found.verdict(1.0) == ("aligned" if shift_px == (0, 0) else "shifted")
@@ -61,9 +73,14 @@ def test_where_nothing_was_compared_there_is_no_shift(tmp_path: Path) -> None:
     index = open_land_cover(folders["land_cover"])
     elsewhere = replace(scene.grid, transform=Affine.translation(200_000, 0) @ scene.grid.transform)
     found = align_scene(
-        params.alignment, params.scenes.folder, replace(scene, grid=elsewhere), params.chips.bands,
-        params.land_cover.folder, index.products["globe"], len(index.legend.classes),
-    )  # fmt: skip
+        params.alignment,
+        params.scenes.folder,
+        replace(scene, grid=elsewhere),
+        params.chips.bands,
+        params.land_cover.folder,
+        index.products["globe"],
+        len(index.legend.classes),
+    )
     assert (found.peak_px, found.refined_px, found.num_pixels) == ((0, 0), (0.0, 0.0), 0)
     assert found.verdict(1.0) == "unclear"
 
@@ -158,9 +175,11 @@ def test_land_cover_is_found_on_both_sides_of_the_antimeridian(tmp_path: Path) -
     params = archive(tmp_path)
     for name, west, code in (("east", 178.0, 60), ("west", -180.0, 10)):
         write_raster(
-            params.land_cover.folder / f"tile_{name}.tif", np.full((200, 200), code, np.uint8), "EPSG:4326",
+            params.land_cover.folder / f"tile_{name}.tif",
+            np.full((200, 200), code, np.uint8),
+            "EPSG:4326",
             Affine(0.01, 0, west, 0, -0.01, 1.0),
-        )  # fmt: skip
+        )
     (params.land_cover.folder / "tile.tif").unlink()
     params = params.model_copy(
         update={
@@ -202,8 +221,13 @@ def test_a_real_exact_pair_is_aligned_and_moving_it_is_noticed(real_data: Path, 
         "scenes": {
             "folder": str(folder),
             "collections": [
-                {"name": "zion", "files": "landsat8_b{band}.tif", "band_files": ["2", "3", "4", "5"],
-                 "bands": ["blue", "green", "red", "nir"], "land_cover": "nlcd"}
+                {
+                    "name": "zion",
+                    "files": "landsat8_b{band}.tif",
+                    "band_files": ["2", "3", "4", "5"],
+                    "bands": ["blue", "green", "red", "nir"],
+                    "land_cover": "nlcd",
+                }
             ],
         },
         "land_cover": {
@@ -213,7 +237,7 @@ def test_a_real_exact_pair_is_aligned_and_moving_it_is_noticed(real_data: Path, 
         "chips": {"bands": ["red", "nir"]},
         "evaluation": {"folder": str(tmp_path), "tasks": [{"name": "scene_classification"}]},
         "champion": {"primary": [{"task": "scene_classification"}]},
-    }  # fmt: skip
+    }
     params = Params.model_validate(content)
     for step in ("scenes", "land_cover"):
         run_step(step, params, RecordingReporter())

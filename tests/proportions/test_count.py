@@ -46,10 +46,16 @@ def chip_rows(grid: Grid, size: int, tops: list[int], lefts: list[int], acquired
         lon, lat = chip.lonlat(np.array([chip.transform @ (size / 2, size / 2)]))[0]
         rows.append(
             {
-                "chip_id": f"c{number}", "crs_wkt": grid.wkt, "transform": list(tuple(chip.transform)[:6]), "size_px": size,
-                "lon": lon, "lat": lat, "acquired": acquired, "land_cover": "gl",
+                "chip_id": f"c{number}",
+                "crs_wkt": grid.wkt,
+                "transform": list(tuple(chip.transform)[:6]),
+                "size_px": size,
+                "lon": lon,
+                "lat": lat,
+                "acquired": acquired,
+                "land_cover": "gl",
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -71,16 +77,46 @@ CASES = {
     "south-up scene": ("EPSG:32748", Affine(30, 0, 500000, 0, -30, 7000000), "EPSG:32748", (8, 0, 0, 8)),
     "degrees under UTM": ("EPSG:4326", Affine(1 / 3600, 0, 107.0, 0, -1 / 3600, 29.8), "EPSG:32648", (10, 0, 0, -10)),
     "degrees under Web Mercator": ("EPSG:4326", Affine(0.05, 0, 10, 0, -0.05, 65.0), "EPSG:3857", (2446, 0, 0, -2446)),
-    "degrees under polar stereographic": ("EPSG:4326", Affine(0.02, 0, -20, 0, -0.01, 72.5), "EPSG:3413", (200, 0, 0, -200)),
-    "degrees under degrees": ("EPSG:4326", Affine(1 / 1200, 0, 8.0, 0, -1 / 1200, 47.0), "EPSG:4326", (1 / 5000, 0, 0, -1 / 7000)),
-    "degrees across the antimeridian": ("EPSG:4326", Affine(0.01, 0, 179.2, 0, -0.01, -16.0), "EPSG:32760", (550, 0, 0, -550)),
-    "polar stereographic under degrees": ("EPSG:3413", Affine(500, 0, -40000, 0, -500, -1960000), "EPSG:4326", (0.004, 0, 0, -0.002)),
-    "polar stereographic, rotated scene": ("EPSG:3031", Affine(500, 0, 1000000, 0, -500, 900000), "EPSG:3031", (150, 90, 90, -150)),
+    "degrees under polar stereographic": (
+        "EPSG:4326",
+        Affine(0.02, 0, -20, 0, -0.01, 72.5),
+        "EPSG:3413",
+        (200, 0, 0, -200),
+    ),
+    "degrees under degrees": (
+        "EPSG:4326",
+        Affine(1 / 1200, 0, 8.0, 0, -1 / 1200, 47.0),
+        "EPSG:4326",
+        (1 / 5000, 0, 0, -1 / 7000),
+    ),
+    "degrees across the antimeridian": (
+        "EPSG:4326",
+        Affine(0.01, 0, 179.2, 0, -0.01, -16.0),
+        "EPSG:32760",
+        (550, 0, 0, -550),
+    ),
+    "polar stereographic under degrees": (
+        "EPSG:3413",
+        Affine(500, 0, -40000, 0, -500, -1960000),
+        "EPSG:4326",
+        (0.004, 0, 0, -0.002),
+    ),
+    "polar stereographic, rotated scene": (
+        "EPSG:3031",
+        Affine(500, 0, 1000000, 0, -500, 900000),
+        "EPSG:3031",
+        (150, 90, 90, -150),
+    ),
     "equal area under UTM": ("EPSG:3035", Affine(100, 0, 4300000, 0, -100, 2700000), "EPSG:32632", (30, 0, 0, -30)),
     "Albers under Albers": ("EPSG:5070", Affine(30, 0, -1400000, 0, -30, 1750000), "EPSG:5070", (10, 0, 0, -10)),
     "south-up degrees": ("EPSG:4326", Affine(1 / 3600, 0, 30.0, 0, 1 / 3600, -12.0), "EPSG:32736", (9, 0, 0, -9)),
-    "Albers under UTM, non-square": ("EPSG:5070", Affine(30, 0, -1400000, 0, -30, 1750000), "EPSG:32612", (11.8, 0, 0, -14.7)),
-}  # fmt: skip
+    "Albers under UTM, non-square": (
+        "EPSG:5070",
+        Affine(30, 0, -1400000, 0, -30, 1750000),
+        "EPSG:32612",
+        (11.8, 0, 0, -14.7),
+    ),
+}
 
 
 def scene_grid(case: str) -> Grid:
@@ -162,7 +198,7 @@ def test_unknown_excluded_and_known_share_the_chip(tmp_path: Path) -> None:
     assert rows["gap_days"].tolist() == [-731.0] * 3
 
 
-def test_overlapping_tiles_vote_once_and_the_nearer_one_first(tmp_path: Path) -> None:
+def test_ground_under_overlapping_tiles_is_counted_once_and_by_the_nearer_one_first(tmp_path: Path) -> None:
     # West tile all forest, east tile all water; they share the columns 40 to 60.
     write_raster(
         tmp_path / "lc" / "w.tif", np.full((60, 60), 20, np.uint8), "EPSG:32648", Affine(30, 0, 500000, 0, -30, 3300000)
@@ -208,7 +244,12 @@ def test_tiles_of_two_zones_share_a_chip_without_gap_or_overlap(tmp_path: Path) 
         grid = Grid(CRS.from_epsg(zone), Affine(30, 0, x - 6000, 0, -30, y + 6000), 400, 400)
         cols, rows = np.meshgrid(np.arange(400) + 0.5, np.arange(400) + 0.5)
         lon = grid.lonlat(np.stack(grid.transform @ (cols, rows), axis=-1))[..., 0]
-        write_raster(tmp_path / "lc" / f"{name}.tif", np.where(side * (lon - 108) > 0, code, 0).astype(np.uint8), f"EPSG:{zone}", grid.transform)  # fmt: skip
+        write_raster(
+            tmp_path / "lc" / f"{name}.tif",
+            np.where(side * (lon - 108) > 0, code, 0).astype(np.uint8),
+            f"EPSG:{zone}",
+            grid.transform,
+        )
     index(tmp_path)
     x, y = reproject(np.array([[108.0, 29.5]]), "EPSG:4326", CRS.from_epsg(32648).to_wkt())[0]
     scene = Grid(CRS.from_epsg(32648), Affine(8, 0, x - 2000, 0, -8, y + 2000), 500, 500)
