@@ -1,7 +1,7 @@
 """Frozen features and a linear classifier on top: the linear probe, and the colour histogram that it must clear.
 
 Here: starting a network, extracting its pooled features, the 54 numbers of the colour histogram, multinomial logistic
-regression. Not here: reading images, drawing labels and scoring (``tasks``); learning all weights (``finetune``).
+regression. Not here: reading images, drawing labels and scoring (``tasks``); learning all weights (``fine_tuning``).
 
 Images are uint8 (N, H, W, 3), red, green, blue. Features are float32 (N, D). Labels are int64 (N,).
 """

@@ -1,4 +1,10 @@
-"""Sets of images with one class each: folders of classes, with or without a given split."""
+"""Sets of images with one class each: folders of classes, with or without a given split.
+
+``<set>/<Class>/<file>`` or ``<set>/Images/<Class>/<file>``, beside them ``split_train.txt`` and ``split_test.txt`` with lines
+``<Class>/<file>``. Without split files every class is halved: so EuroSAT, UC Merced, AID and NWPU-RESISC45 come from their
+archives (a folder that holds nothing but one folder, as archives like to, is stepped into). Folders ``train`` beside ``test``
+or ``val``, as in RSD46-WHU, are a split.
+"""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,10 +1,7 @@
-"""Scene classification: one class an image, read from a folder of class folders.
+"""Scene classification: one class an image, judged by frozen features and by fine-tuning.
 
-Layouts: ``<set>/<Class>/<file>`` or ``<set>/Images/<Class>/<file>`` (JPEG, PNG or TIFF, 8-bit RGB), beside them
-``split_train.txt`` and ``split_test.txt`` with lines ``<Class>/<file>``. Without split files every class is halved: so
-EuroSAT, UC Merced, AID and NWPU-RESISC45 come from their archives (a folder that holds nothing but one folder, as
-archives like to, is stepped into). ``<set>/train/<Class>/<file>`` beside ``test`` or ``val``, as in RSD46-WHU, is a split.
-Reading, drawing labels and scoring are here; networks and classifiers are in ``probe`` and ``finetune``.
+Drawing labels and scoring are here; how the files lie is written in ``sets.classes``, networks and classifiers in
+``protocols.probe`` and ``protocols.fine_tuning``.
 """
 
 import math
