@@ -182,16 +182,14 @@ def forget_scenes(params: "Params", folders: Folders) -> None:
     """Forget what earlier inventories remember of the scenes' files."""
     from geokr_core.scenes.inventory import forget
 
-    del params
-    forget(folders["scenes"])
+    forget(params.scenes, folders["scenes"])
 
 
 def forget_land_cover(params: "Params", folders: Folders) -> None:
     """Forget what earlier indices remember of the tiles' files."""
     from geokr_core.land_cover.tile_index import forget
 
-    del params
-    forget(folders["land_cover"])
+    forget(params.land_cover, folders["land_cover"])
 
 
 def forget_pretraining(params: "Params", folders: Folders) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from geokr_core.rasters.checksums import Checksums
+from geokr_core.rasters.checksums import Checksums, memory_of
 from geokr_core.step.digests import file_md5, folder_version
 from geokr_core.step.found_files import is_leftover
 
@@ -43,8 +43,7 @@ class Contents:
 
     def _files(self, folder: Path, paths: Iterator[tuple[str, Path]]) -> Mapping[str, str]:
         if folder not in self._known:
-            name = folder.as_posix().strip("/").replace("/", "_") or "here"
-            checksums = Checksums(self._store / ".state" / "checksums" / f"of_{name}.json")
+            checksums = Checksums(memory_of(self._store, folder))
             read = file_md5 if self.deep else checksums.md5
             files = {}
             for relative, path in paths:

@@ -24,7 +24,7 @@ from geokr_core.errors import ConfigError, GeoKRError, LandCoverError, MissingIn
 from geokr_core.land_cover.config import LandCoverConfig, ProductConfig
 from geokr_core.land_cover.legend import ProductLegend, common_legend, load_legend
 from geokr_core.land_cover.slots import CODE_TYPES
-from geokr_core.rasters.checksums import Checksums
+from geokr_core.rasters.checksums import Checksums, memory_of
 from geokr_core.rasters.grid import Grid
 from geokr_core.rasters.masks import SIDE_FILES, DeclaredMask, Opened, open_with_mask
 from geokr_core.rasters.open_raster import FILE_ERRORS, RASTER_ERRORS, cause_of, unopened
@@ -38,8 +38,7 @@ from geokr_core.step.summary import Number, Summary
 def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG) -> Summary:
     """Index the tiles of every product by their real footprint and year, and check that their legends can be read.
 
-    Only headers and checksums are read. The md5 of a file that has not changed since the last index is remembered in
-    ``.<out>.checksums.json`` beside ``out``.
+    Only headers and checksums are read. The md5 of a file that has not changed is remembered (``rasters.checksums``).
 
     Args:
         config: products and common legend.
@@ -60,7 +59,7 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG)
         raise MissingInputError(f"{config.folder}: no such land-cover folder; point `land_cover.folder` at your tiles.")
     legends = {product.name: load_legend(product.legend) for product in config.products}
     common = common_legend(config.legend, list(legends.values()))
-    checksums = Checksums(_memory(out))
+    checksums = Checksums(memory_of(out.parent, config.folder))
     rows: list[dict[str, Any]] = []
     remarks = _Remarks()
     for product in config.products:
@@ -85,20 +84,16 @@ def index_products(config: LandCoverConfig, out: Path, reporter: Reporter = LOG)
             "products": [{**as_plain(p), "legend_digest": legends[p.name].digest} for p in config.products],
         }
         write_json(folder / "products.json", content)
-    checksums.save()
+    checksums.keep()
     summary = _index_summary(config, legends, rows, remarks)
     for warning in summary.warnings:
         reporter.warning(warning)
     return summary
 
 
-def forget(out: Path) -> None:
+def forget(config: LandCoverConfig, out: Path) -> None:
     """Forget the digests that are remembered, so that the next index reads every byte again."""
-    _memory(out).unlink(missing_ok=True)
-
-
-def _memory(out: Path) -> Path:
-    return out.with_name(f".{out.name}.checksums.json")
+    memory_of(out.parent, config.folder).unlink(missing_ok=True)
 
 
 def _index_summary(

@@ -6,7 +6,7 @@ data version. Losing it costs time only.
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +16,6 @@ from geokr_core.step.files import write_json
 _SETTLED_NS = 2_000_000_000
 """Files written to less than this long ago are not remembered: they may change again within one tick of the clock."""
 
-
-_KEEP_EVERY_S = 30.0
 
 Mark = tuple[int, int, int, int]
 """Size in bytes, times of the last modification and of the inode's change in ns, and number of the inode."""
@@ -63,22 +61,19 @@ class Checksums:
             self._seen[key] = [*mark, digest]
         return digest
 
-    def keep(self) -> None:
-        """Write down what is known so far, at most every half minute, forgetting nothing.
+    def keep(self, every_s: float = 0.0) -> None:
+        """Write down what is known, forgetting nothing.
 
-        Hashing an archive takes hours: a killed run goes on where it was.
+        Args:
+            every_s: write only if this many seconds have passed since it was written last. Hashing an archive takes hours: a
+                killed run resumes where it was.
 
         Raises:
             OSError: the file system refused.
         """
-        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+        if time.monotonic() - self._kept_s >= every_s:
             write_json(self._memory, self._known | self._seen)
             self._kept_s = time.monotonic()
-
-    def retain(self, paths: Iterable[Path]) -> None:
-        """Go on remembering files that need not be asked for this time."""
-        for key in {str(path.resolve()) for path in paths} & self._known.keys():
-            self._seen.setdefault(key, self._known[key])
 
     def note(self, path: Path, digest: str) -> None:
         """Take the md5 of a file that the caller has just written and hashed; `save` keeps it if it is settled by then.
@@ -99,6 +94,12 @@ class Checksums:
                 if list(file_mark(Path(key))) == mark and is_settled(mark):
                     self._seen[key] = [*mark, digest]
         write_json(self._memory, self._seen)
+
+
+def memory_of(store: Path, folder: Path) -> Path:
+    """Where the digests of a folder's files are remembered: one file a folder, for every step that reads it."""
+    name = folder.as_posix().strip("/").replace("/", "_") or "here"
+    return store / ".state" / "checksums" / f"of_{name}.json"
 
 
 def file_mark(path: Path) -> Mark:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from geokr_core.errors import MissingInputError, SceneRefusedError
-from geokr_core.rasters.checksums import Checksums, Mark, file_mark, is_settled
+from geokr_core.rasters.checksums import Checksums, Mark, file_mark, is_settled, memory_of
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.discovery import Candidate, Discovery, discover
 from geokr_core.scenes.duplicates import taken_twice
@@ -51,7 +51,7 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
         SceneRefusedError: not one scene is usable; lists the reasons.
     """
     found = discover(config)
-    rows, remarks, memories = _take(config, found, out, reporter)
+    rows, remarks, (known, checksums) = _take(config, found, out, reporter)
     refused = [row for row in rows if row["status"] == QUARANTINED]
     for row in refused:
         reporter.warning(f"scene {row['scene_id']} quarantined: {row['reason']}")
@@ -78,8 +78,8 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
                 "collections": as_plain(config)["collections"],
             },
         )
-    for memory in memories:
-        memory.save()
+    known.save()
+    checksums.keep()
     return Summary(
         numbers={
             "num_scenes": len(usable),
@@ -92,15 +92,15 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
     )
 
 
-def forget(out: Path) -> None:
+def forget(config: ScenesConfig, out: Path) -> None:
     """Forget all that earlier inventories remember, so that the next one reads every byte and header again."""
-    for memory in _memories(out):
-        memory.unlink(missing_ok=True)
+    _rows_memory(out).unlink(missing_ok=True)
+    memory_of(out.parent, config.folder).unlink(missing_ok=True)
 
 
-def _memories(out: Path) -> tuple[Path, Path]:
-    """Where the digests of files and what the rows were made from are remembered: beside the inventory, hidden."""
-    return out.with_name(f".{out.name}.checksums.json"), out.with_name(f".{out.name}.rows.json")
+def _rows_memory(out: Path) -> Path:
+    """Where it is remembered what the rows were made from: beside the inventory, hidden."""
+    return out.with_name(f".{out.name}.rows.json")
 
 
 def _take(
@@ -108,9 +108,8 @@ def _take(
 ) -> tuple[list[dict[str, Any]], list[str], tuple[KnownRows, Checksums]]:
     """A row a candidate, what is remarked of usable scenes, and what to remember of both."""
     listing, owners = Listing(config.folder), dict[str, str]()
-    checksums_memory, rows_memory = _memories(out)
-    checksums = Checksums(checksums_memory)
-    known = KnownRows(out / "inventory.parquet", rows_memory, reporter)
+    checksums = Checksums(memory_of(out.parent, config.folder))
+    known = KnownRows(out / "inventory.parquet", _rows_memory(out), reporter)
     rows: list[dict[str, Any]] = []
     remarks: list[str] = []
     with reporter.progress("scenes", len(found.candidates)) as advance:
@@ -125,9 +124,7 @@ def _take(
             # A file that may still change under the same mark is looked at again next time.
             if row["status"] == USABLE and all(is_settled(mark) for mark in marks.values()):
                 known.note(candidate.scene_id, stamp, of_scene)
-            if kept:
-                checksums.retain(config.folder / name for name in marks)
-            checksums.keep()
+            checksums.keep(every_s=30.0)
             advance(1)
     return rows, remarks, (known, checksums)
 

@@ -361,11 +361,11 @@ def test_what_is_forgotten_is_read_again(tmp_path: Path, read_files: list[str]) 
     path = write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
     right = only_scene(tmp_path).md5
     # As if the disk had changed the bytes and no time: only reading them again finds out.
-    memory = tmp_path / ".out.checksums.json"
+    (memory,) = (tmp_path / ".state" / "checksums").iterdir()
     memory.write_text(memory.read_text().replace(right, "0" * 32))
     (tmp_path / ".out.rows.json").unlink()
     assert only_scene(tmp_path).md5 == "0" * 32
-    forget(tmp_path / "out")
+    forget(config(tmp_path / "in"), tmp_path / "out")
     assert only_scene(tmp_path).md5 == right == file_md5(path)
     assert read_files == ["a.tif", "a.tif"]
 
@@ -375,7 +375,8 @@ def test_a_file_that_was_just_written_is_looked_at_again(tmp_path: Path) -> None
     write_raster(tmp_path / "in" / "a.tif", pixels(3), "EPSG:32648", UTM)
     only_scene(tmp_path)
     assert json.loads((tmp_path / ".out.rows.json").read_text())["scenes"] == {}
-    assert json.loads((tmp_path / ".out.checksums.json").read_text()) == {}
+    (memory,) = (tmp_path / ".state" / "checksums").iterdir()
+    assert json.loads(memory.read_text()) == {}
 
 
 def test_a_side_file_that_comes_later_is_noticed(tmp_path: Path) -> None:
@@ -391,7 +392,7 @@ def test_a_memory_that_is_broken_or_gone_costs_time_only(tmp_path: Path, reporte
     written = (tmp_path / "out" / "inventory.parquet").read_bytes()
     memory = tmp_path / ".out.rows.json"
     memory.write_text("{")
-    (tmp_path / ".out.checksums.json").write_text("{")
+    next((tmp_path / ".state" / "checksums").iterdir()).write_text("{")
     take_inventory(config(tmp_path / "in"), tmp_path / "out", reporter)
     assert "every scene is read anew" in reporter.warnings[0]
     memory.unlink()
