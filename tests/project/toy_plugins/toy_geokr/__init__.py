@@ -1,0 +1,1 @@
+"""A package of a user that brings one part of each kind."""
