@@ -33,7 +33,8 @@ from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.backbone.stac_item import stac_item
 from geokr_core.errors import BackboneError, MissingInputError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
-from geokr_core.networks.architectures import ArchitectureSpec, feature_dim, spec_of
+from geokr_core.networks.architecture import ArchitectureSpec
+from geokr_core.networks.architectures import feature_dim, spec_of
 from geokr_core.networks.network import build, pooled
 from geokr_core.networks.runtime import one_thread
 from geokr_core.networks.weights import load_weights, require_unchanged

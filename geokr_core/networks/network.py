@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geokr_core.errors import BackboneError
-from geokr_core.networks.architectures import ArchitectureSpec, Features, Stage, Upstream, spec_of
+from geokr_core.networks.architecture import ArchitectureSpec, Stage, Upstream
+from geokr_core.networks.architectures import Features, spec_of
 
 _LAST_STAGE = 4
 

@@ -7,7 +7,7 @@ levels is written in the tasks.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geokr_core.networks.architectures import ArchitectureSpec
+from geokr_core.networks.architecture import ArchitectureSpec
 from geokr_core.networks.network import feature_maps, spec_of_network
 
 _STRIDES = (4, 8, 16, 32)

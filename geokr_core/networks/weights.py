@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geokr_core.errors import BackboneError
-from geokr_core.networks.architectures import ArchitectureSpec, spec_of
+from geokr_core.networks.architecture import ArchitectureSpec
+from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.network import spec_of_network
 from geokr_core.step.digests import file_md5, sha256
 from geokr_core.step.files import whole_file

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pystac
@@ -433,24 +432,3 @@ def test_only_a_run_on_true_land_cover_is_bundled(dataset: LevirKR, tmp_path: Pa
     write_json(pretraining / "runs.json", [{**runs[0], "variant": "shuffled"}])
     with pytest.raises(BackboneError, match="no run of the variant `geokr`"):
         build_bundle(BackboneConfig(), dataset.folder, pretraining, tmp_path / "b", RecordingReporter())
-
-
-@pytest.mark.parametrize(
-    ("images", "complaint"),
-    [
-        (np.zeros((1, 3, 64, 64), np.uint8), "found uint8; normalise them with geokr_backbone.preprocess"),
-        (np.zeros((1, 3, 64, 64), np.uint16), "found uint16"),
-        (np.zeros((1, 4, 64, 64), np.float32), r"expected images of shape \(B, 3, H, W\), found \(1, 4, 64, 64\)"),
-        (np.zeros((3, 64, 64), np.float32), r"found \(3, 64, 64\)"),
-        (np.full((1, 3, 64, 64), np.nan, np.float32), "not finite"),
-    ],
-)
-def test_served_backbone_refuses_odd_images_by_name(images: np.ndarray, complaint: str, small: Path) -> None:
-    from geokr_core.backbone.loader.backbone_pyfunc import Backbone
-
-    served = Backbone()
-    served.load_context(SimpleNamespace(artifacts={"geokr_backbone.py": str(small / "geokr_backbone.py")}))
-    golden = load_file(small / "golden.safetensors")
-    np.testing.assert_allclose(served.predict(None, golden["input"].numpy()), golden["features"].numpy(), atol=1e-3)
-    with pytest.raises(ValueError, match=f"(?i){complaint}"):
-        served.predict(None, images)

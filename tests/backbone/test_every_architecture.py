@@ -68,7 +68,7 @@ def test_the_example_of_the_page_is_delivered_through_its_library(
 
 
 OWN = """
-from geokr_core.networks.architectures import ArchitectureSpec, Stage
+from geokr_core.networks.architecture import ArchitectureSpec, Stage
 
 
 def tiny():

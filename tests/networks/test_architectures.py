@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from geokr_core.errors import BackboneError
 from geokr_core.networks import architectures
-from geokr_core.networks.architectures import ARCHITECTURES, ArchitectureSpec, Upstream, spec_of
+from geokr_core.networks.architecture import ArchitectureSpec, Upstream
+from geokr_core.networks.architectures import ARCHITECTURES, spec_of
 from geokr_core.networks.network import build, stages
 from geokr_core.pretraining.config import PretrainingConfig
 
 TOY = """
-from geokr_core.networks.architectures import ArchitectureSpec, Stage
+from geokr_core.networks.architecture import ArchitectureSpec, Stage
 
 
 def tiny():
