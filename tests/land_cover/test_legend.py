@@ -191,7 +191,7 @@ def test_a_legend_that_contradicts_itself_is_refused(tmp_path: Path, file: str, 
     ("text", "message"),
     [
         ("code,name\n1,a-b\n2,a b\n", "'a-b' and 'a b' cannot be two classes"),
-        ("code,name\n1,—\n", "'—' and '—' cannot both"),
+        ("code,name\n1,—\n", "'—' and '—' cannot be two"),
         ("code,name\n" + "".join(f"{k},class {k}\n" for k in range(253)), "253 classes found, at most 252"),
     ],
 )
