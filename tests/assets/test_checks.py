@@ -15,6 +15,7 @@ from geokr_core.chain.checks import Finding
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import STEPS
 from geokr_core.errors import MissingInputError
+from geokr_core.levir_kr.dataset import write_manifest
 from geokr_core.step.files import write_json
 from geokr_core.testing import make_levir_kr
 
@@ -188,6 +189,7 @@ def test_varied_land_cover_passes_and_uniform_land_cover_fails(tmp_path: Path) -
     table[fractions] = 0.0
     table[fractions[0]] = 1.0
     table.to_parquet(data.folder / "catalogue.parquet")
+    write_manifest(data.folder, data.manifest)
     finding = checks.labels_vary(data.folder)
     assert not finding.passed
     assert finding.numbers["commonest_class_fraction"] == 1.0
