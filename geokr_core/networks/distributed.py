@@ -3,7 +3,7 @@
     torchrun --standalone --nproc-per-node=2 -m geokr_core.cli pretrain
 
 Each process learns from its part of every batch; gradients are averaged (DistributedDataParallel). Process 0 alone
-writes, speaks and keeps checkpoints. Without ``torchrun`` the world is one process, and nothing here does anything.
+writes, speaks and keeps checkpoints. Without ``torchrun`` there is one process, and nothing here does anything.
 """
 
 import os
@@ -17,8 +17,8 @@ from torch import Tensor, distributed, nn
 
 
 @dataclass(frozen=True)
-class World:
-    """Who trains together.
+class ProcessGroup:
+    """The processes that train one network together.
 
     Attributes:
         rank: number of this process, from 0.
@@ -60,37 +60,37 @@ class World:
                 distributed.broadcast(buffer, src=0)
 
 
-def world_of_environment() -> World:
-    """The world that ``torchrun`` announces in the environment; one process without it."""
+def processes_of_environment() -> ProcessGroup:
+    """The processes that ``torchrun`` announces in the environment; one process without it."""
     number = {name: int(os.environ.get(name, default)) for name, default in _VARIABLES.items()}
-    return World(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"])
+    return ProcessGroup(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"])
 
 
 _VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def joined(device: str) -> Iterator[ProcessGroup]:
     """Join the other processes for the block: over NCCL on GPUs, over gloo on CPUs.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``, as configured.
 
     Yields:
-        The world.
+        The processes that train together.
     """
-    world = world_of_environment()
-    if world.size == 1:
-        yield world
+    processes = processes_of_environment()
+    if processes.size == 1:
+        yield processes
         return
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(processes.local_rank)
     already = distributed.is_initialized()
     if not already:
         distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield world
+        yield processes
     finally:
         if not already:
             distributed.destroy_process_group()

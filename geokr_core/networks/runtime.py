@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from geokr_core.errors import GeoKRError
-from geokr_core.networks.distributed import World
+from geokr_core.networks.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
-def device_of(wanted: str, setting: str, refusal: type[GeoKRError], world: World | None = None) -> torch.device:
+def device_of(
+    wanted: str, setting: str, refusal: type[GeoKRError], processes: ProcessGroup | None = None
+) -> torch.device:
     """The device that a setting asks for.
 
     Args:
         wanted: ``cpu``, ``cuda`` or ``auto``.
         setting: full name of the setting, for the message.
         refusal: error to raise.
-        world: of a distributed run: each process of a machine takes the GPU of its own number.
+        processes: of a distributed run: each process of a machine takes the GPU of its own number.
 
     Raises:
         GeoKRError: as ``refusal``, where a GPU is asked for and there is none.
@@ -45,7 +47,7 @@ def device_of(wanted: str, setting: str, refusal: type[GeoKRError], world: World
         raise refusal(f"{setting} is `cuda`, but torch sees no GPU: check the driver, or set `auto` or `cpu`.")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device(f"cuda:{world.local_rank}" if world is not None and world.size > 1 else "cuda")
+    return torch.device(f"cuda:{processes.local_rank}" if processes is not None and processes.size > 1 else "cuda")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pandas as pd
 
 from geokr_core.errors import DatasetError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
-from geokr_core.networks.distributed import joined, world_of_environment
+from geokr_core.networks.distributed import joined, processes_of_environment
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.recipes import method_of
 from geokr_core.pretraining.results import FINISHED, assemble, damage_of, finish_run, run_record
@@ -58,25 +58,25 @@ def pretrain(
         KeyboardInterrupt: Ctrl-C, and SystemExit at SIGTERM: the training is saved first, see `training.interruption`.
     """
     data = open_levir_kr(levir_kr)
-    with _disk_refusals(out, checkpoints), joined(config.device) as world:
-        runs = list(runs_of(config, data, checkpoints, world))
+    with _disk_refusals(out, checkpoints), joined(config.device) as processes:
+        runs = list(runs_of(config, data, checkpoints, processes))
         _mention_other_runs(checkpoints, runs, reporter)
         _mention_precision(runs, reporter)
         clocks: list[Clock] = []
         for run in runs:
-            if world.agree(_is_kept(run, reporter) if world.is_first else None):
+            if processes.agree(_is_kept(run, reporter) if processes.is_first else None):
                 reporter.info(f"{run.name}: finished before, kept")
                 continue
-            if world.is_first and not clocks:
+            if processes.is_first and not clocks:
                 _require_undamaged(data)
             state, clock = train(run, reporter)
             clocks.append(clock)
-            if world.is_first:
+            if processes.is_first:
                 finish_run(run, state)
-        finished = world.agree([run_record(run) for run in runs] if world.is_first else None)
-        if world.is_first:
+        finished = processes.agree([run_record(run) for run in runs] if processes.is_first else None)
+        if processes.is_first:
             assemble(runs, finished, out)
-        world.agree(None)  # no process looks at the output before it is there
+        processes.agree(None)  # no process looks at the output before it is there
     return _summary(
         [record["result"] for record in finished], [record["history"] for record in finished], clocks, reporter
     )
@@ -87,7 +87,7 @@ def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path
 
     Under ``torchrun`` these are the runs of as many processes; the first one alone may call it.
     """
-    for run in runs_of(config, open_levir_kr(levir_kr), checkpoints, world_of_environment()):
+    for run in runs_of(config, open_levir_kr(levir_kr), checkpoints, processes_of_environment()):
         shutil.rmtree(run.folder / FINISHED, ignore_errors=True)
 
 

@@ -156,7 +156,7 @@ def _description(run: Run) -> dict[str, Any]:
         "variant": run.variant,
         "method": run.method,
         "seed": run.seed,
-        "processes": run.world.size,
+        "processes": run.processes.size,
         "precision": "bf16" if run.runtime.bf16 else "fp32",
         "architecture": run.config.architecture,
         "feature_dim": feature_dim(run.config.architecture),

@@ -11,7 +11,7 @@ from geokr_core.errors import ConfigError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks import batch_order
 from geokr_core.networks.architectures import spec_of
-from geokr_core.networks.distributed import World
+from geokr_core.networks.distributed import ProcessGroup
 from geokr_core.networks.runtime import Runtime, device_of
 from geokr_core.networks.weights import imagenet_weights
 from geokr_core.pretraining.config import PretrainingConfig, VariantConfig
@@ -23,14 +23,16 @@ from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.section import as_plain
 
 
-def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: World | None = None) -> Iterator[Run]:
+def runs_of(
+    config: PretrainingConfig, data: LevirKR, checkpoints: Path, processes: ProcessGroup | None = None
+) -> Iterator[Run]:
     """The runs that a section asks for, variant by variant and seed by seed, with all that each learns from.
 
     Args:
         config: the section ``pretraining`` of the parameter file.
         data: the frozen data set.
         checkpoints: folder in which each run gets its folder.
-        world: the processes that train together; None: this one alone.
+        processes: the processes that train together; None: this one alone.
 
     Raises:
         ConfigError: a variant cannot be trained as it is asked for.
@@ -42,22 +44,22 @@ def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: 
             f"{data.folder}: {len(train_rows)} training chip(s); at least two are needed. "
             "Add scenes, or relax `levir_kr` and its validation_fraction."
         )
-    world = world or World()
+    processes = processes or ProcessGroup()
     data_version = data.data_version
     for variant in config.named_variants:
         own = config.of_variant(variant)
-        recipe, runtime = own.recipe(variant.method), runtime_of(own, data.chip_size_px, world)
-        _require_data(variant, own, recipe, data, world)
+        recipe, runtime = own.recipe(variant.method), runtime_of(own, data.chip_size_px, processes)
+        _require_data(variant, own, recipe, data, processes)
         inputs = result_inputs(own, recipe, runtime.device.type, data_version)
         for seed in variant.seeds or config.seeds:
             labels = labels_of_data(data, train_rows, recipe, seed)
-            name = fingerprint(inputs, variant.name, seed, world.size)
+            name = fingerprint(inputs, variant.name, seed, processes.size)
             device = runtime.device
             yield Run(
                 config=own,
                 recipe=recipe,
                 runtime=runtime,
-                world=world,
+                processes=processes,
                 data=data,
                 variant=variant.name,
                 method=variant.method,
@@ -75,7 +77,7 @@ def runs_of(config: PretrainingConfig, data: LevirKR, checkpoints: Path, world: 
 
 
 def _require_data(
-    variant: VariantConfig, config: PretrainingConfig, recipe: Recipe, data: LevirKR, world: World
+    variant: VariantConfig, config: PretrainingConfig, recipe: Recipe, data: LevirKR, processes: ProcessGroup
 ) -> None:
     """Refuse what this data set, or this number of processes, cannot give; the section itself refuses the rest."""
     if recipe.needs_cells and not data.cells_per_side:
@@ -95,15 +97,15 @@ def _require_data(
             f"pretraining, variant {variant.name}: `deliver: best` chooses by the KL on held-out chips, and {data.folder} holds "
             "none out (`levir_kr.validation_fraction`). Set `deliver: last`."
         )
-    if config.batch_size % world.size:
+    if config.batch_size % processes.size:
         raise ConfigError(
-            f"pretraining.batch_size: {config.batch_size} chips cannot be shared evenly among {world.size} processes; "
-            f"choose a multiple of {world.size}."
+            f"pretraining.batch_size: {config.batch_size} chips cannot be shared evenly among {processes.size} processes; "
+            f"choose a multiple of {processes.size}."
         )
-    share = config.batch_size // world.size
+    share = config.batch_size // processes.size
     if config.accumulation_parts > share:
         raise ConfigError(
-            f"pretraining.accumulation_parts: {share} chip(s) of a batch (of {config.batch_size}, {world.size} process(es)) cannot "
+            f"pretraining.accumulation_parts: {share} chip(s) of a batch (of {config.batch_size}, {processes.size} process(es)) cannot "
             f"be cut into {config.accumulation_parts} parts; choose at most {share}."
         )
 
@@ -155,18 +157,18 @@ def fingerprint(inputs: Mapping[str, Any], variant: str, seed: int, processes: i
     return text_digest({**inputs, "variant": variant, "seed": seed, "processes": processes})
 
 
-def runtime_of(config: PretrainingConfig, chip_size_px: int, world: World | None = None) -> Runtime:
+def runtime_of(config: PretrainingConfig, chip_size_px: int, processes: ProcessGroup | None = None) -> Runtime:
     """The runtime that a configuration asks for.
 
     Args:
         config: asks for a device, a precision and whether to compile.
         chip_size_px: side of the chips; small ones are computed in float32 on the CPU, see ``ArchitectureSpec.bf16_min_size_px``.
-        world: of a distributed run: each process of a machine takes the GPU of its own number.
+        processes: of a distributed run: each process of a machine takes the GPU of its own number.
 
     Raises:
         TrainingError: a GPU is asked for and there is none.
     """
-    device = device_of(config.device, "pretraining.device", TrainingError, world)
+    device = device_of(config.device, "pretraining.device", TrainingError, processes)
     on_cpu = device.type == "cpu"
     small = on_cpu and chip_size_px < spec_of(config.architecture).bf16_min_size_px
     compiled = config.compile == "on" or (config.compile == "auto" and not on_cpu)

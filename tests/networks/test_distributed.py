@@ -31,7 +31,7 @@ def train(run, reporter):
         name: hashlib.sha256(b"".join(v.numpy().tobytes() for v in network.state_dict().values())).hexdigest()
         for name, network in networks.items()
     }
-    Path(checkpoints, f"rank{run.world.rank}.json").write_text(json.dumps(digests))
+    Path(checkpoints, f"rank{run.processes.rank}.json").write_text(json.dumps(digests))
     return state, clock
 
 step.train = train
@@ -77,10 +77,10 @@ def test_two_processes_learn_what_one_learns_and_agree_on_the_teacher(architectu
 
 def test_processes_that_cannot_share_a_batch_are_refused(tmp_path: Path) -> None:
     from geokr_core.errors import ConfigError
-    from geokr_core.networks.distributed import World
+    from geokr_core.networks.distributed import ProcessGroup
     from geokr_core.pretraining.runs import runs_of
 
     data = make_levir_kr(tmp_path, num_chips=24)
     config = PretrainingConfig(architecture="squeezenet1_1", batch_size=9, steps=2, device="cpu")
     with pytest.raises(ConfigError, match="9 chips cannot be shared evenly among 2 processes"):
-        list(runs_of(config, data, tmp_path / "ck", World(rank=0, size=2)))
+        list(runs_of(config, data, tmp_path / "ck", ProcessGroup(rank=0, size=2)))

@@ -117,7 +117,7 @@ def gradients(run: Run, state: State, batch: Batch, normalisation: Normalisation
     if batch.step <= run.recipe.head_warmup_steps:
         for parameter in state.student.backbone.parameters():
             parameter.grad = None
-    return run.world.mean(total)
+    return run.processes.mean(total)
 
 
 def parts_of(num_chips: int, num_parts: int) -> list[slice]:
@@ -142,7 +142,7 @@ def update(run: Run, state: State, losses: Tensor) -> None:
         group["lr"] = rate * group["rate_factor"]
     state.optimiser.step()
     if run.runtime.device.type == "cpu":  # on GPUs, BatchNorm itself is synchronised
-        run.world.share_buffers(state.student, state.teacher.network)
+        run.processes.share_buffers(state.student, state.teacher.network)
     if state.update_steps is None or step in state.update_steps:
         momentum = run.recipe.teacher_momentum
         if run.recipe.teacher_schedule == "every_step":
@@ -176,12 +176,12 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
         SystemExit: SIGTERM.
         OSError: a checkpoint could not be written; earlier ones are as they were.
     """
-    config, distributed = run.config, run.world.size > 1
+    config, distributed = run.config, run.processes.size > 1
     with _own_torch_settings(run), stop_requests(once=not distributed) as stop:
         state = begin(run)
         resume(run, state, reporter)
         warn_of_slow_threads(run, state, reporter)
-        guard = LossGuard(run.name, run.folder, run.labels, f"_rank{run.world.rank}" if distributed else "")
+        guard = LossGuard(run.name, run.folder, run.labels, f"_rank{run.processes.rank}" if distributed else "")
         clock = Clock()
         with (
             reporter.progress(f"pretraining {run.name}", config.steps) as advance,
@@ -190,7 +190,7 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
             advance(state.step)
             _loop(run, state, batches, guard, clock, reporter, advance, stop)
         guard.settle()
-        if float(run.world.mean(state.sums.new_tensor(float(stop.signal is not None)))) > 0:
+        if float(run.processes.mean(state.sums.new_tensor(float(stop.signal is not None)))) > 0:
             _stop(run, state, stop, reporter)
     return state, clock
 
@@ -199,7 +199,7 @@ def _stop(run: Run, state: State, stop: StopRequest, reporter: Reporter) -> None
     """Save a run that a process of it was asked to stop, say how it is resumed, and stop."""
     reporter.flush()
     save(run, state)
-    run.world.agree(None)  # torchrun ends all processes as soon as one has ended: the first one must have saved
+    run.processes.agree(None)  # torchrun ends all processes as soon as one has ended: the first one must have saved
     what = stop.signal.name if stop.signal else "a signal to another process"
     reporter.warning(
         f"{run.name}: stopped by {what} after step {state.step} of {run.config.steps}, which is kept in {run.folder}. "
@@ -220,13 +220,13 @@ def _loop(
 ) -> None:
     """Train step by step, to the end or until a stop is asked for."""
     config, normalisation = run.config, run.normalisation()
-    alone, saved_at = run.world.size == 1, time.monotonic()
+    alone, saved_at = run.processes.size == 1, time.monotonic()
     points = schedules.log_points(config.steps, config.log_every)
     validation_points = schedules.validation_points(points, config.steps, config.validate_every)
     for batch in batches:
         losses = gradients(run, state, batch, normalisation)
         # All processes of a run must stop at one step: each hears the others' requests with the figures of a step.
-        asked = None if alone else run.world.mean(losses.new_tensor(float(stop.signal is not None)))
+        asked = None if alone else run.processes.mean(losses.new_tensor(float(stop.signal is not None)))
         stops = guard.stop_was_asked if not alone else stop.signal is not None
         late = alone and time.monotonic() - saved_at > CHECKPOINT_SECONDS
         keeps = (batch.step % config.checkpoint_every == 0 or late) and batch.step < config.steps
@@ -303,7 +303,7 @@ def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, 
         biases = {f"bias/{name}": float(value) for name, value in zip(run.data.classes, found.bias, strict=True)}
         if found.kl < state.best_kl:
             state.best_kl, state.best_step = found.kl, state.step
-            if run.world.is_first and run.config.deliver == "best":
+            if run.processes.is_first and run.config.deliver == "best":
                 save_weights(state.transferred(run.recipe), best_path(run))
     state.history.append(point)
     state.sums.zero_()
@@ -319,7 +319,7 @@ def _curve(run: Run, key: str) -> str:
 
 
 def _show_examples(run: Run, state: State, reporter: Reporter) -> None:
-    if not run.world.is_first or not run.recipe.predicts_land_cover:
+    if not run.processes.is_first or not run.recipe.predicts_land_cover:
         return
     rows = run.validation_rows if len(run.validation_rows) > 0 else run.train_rows
     found = judged(run, state.transferred(run.recipe), rows)

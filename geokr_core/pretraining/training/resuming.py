@@ -33,7 +33,7 @@ def save(run: Run, state: State) -> None:
     Raises:
         OSError: the file system refused.
     """
-    if not run.world.is_first:
+    if not run.processes.is_first:
         return
     tensors: dict[str, Tensor] = {"sums": state.sums, "rng.cpu": torch.get_rng_state()}
     if run.runtime.device.type == "cuda":
@@ -77,10 +77,10 @@ def resume(run: Run, state: State, reporter: Reporter) -> None:
         TrainingError: the processes of the run do not resume after the same step.
     """
     _put_newest(run, state, reporter)
-    steps = float(run.world.mean(torch.tensor(float(state.step), device=run.runtime.device)))
+    steps = float(run.processes.mean(torch.tensor(float(state.step), device=run.runtime.device)))
     if steps != state.step:
         raise TrainingError(
-            f"{run.name}: process {run.world.rank} would resume after step {state.step}, others after another one "
+            f"{run.name}: process {run.processes.rank} would resume after step {state.step}, others after another one "
             f"(mean {steps:g}). All processes must read the same checkpoints: keep {run.folder} on a disk that they share."
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.networks.distributed import World
+from geokr_core.networks.distributed import ProcessGroup
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.weights import load_initial_weights
@@ -44,7 +44,7 @@ class Run:
         config: the section of the parameter file, as the variant has it.
         recipe: ``config`` and the method with nothing left open.
         runtime: device and precision.
-        world: the processes that train it together.
+        processes: the processes that train it together.
         data: the chips.
         variant: name of the variant.
         method: name of the method.
@@ -64,7 +64,7 @@ class Run:
     config: PretrainingConfig
     recipe: Recipe
     runtime: Runtime
-    world: World
+    processes: ProcessGroup
     data: LevirKR
     variant: str
     method: str
@@ -93,7 +93,7 @@ class Run:
 
     def places(self) -> Tensor:
         """int64: places within a batch of the chips that this process learns from."""
-        return torch.arange(self.world.rank, self.config.batch_size, self.world.size)
+        return torch.arange(self.processes.rank, self.config.batch_size, self.processes.size)
 
 
 class StudentPass:
@@ -108,7 +108,7 @@ class StudentPass:
         """Distribute and compile where that is asked for; the network itself stays as it is, for judging and saving."""
         self._runtime = run.runtime
         self._distributed: DistributedDataParallel | None = None
-        if run.world.size > 1:
+        if run.processes.size > 1:
             devices = [run.runtime.device] if run.runtime.device.type == "cuda" else None
             self._distributed = DistributedDataParallel(student, device_ids=devices)
         module = self._distributed or student
@@ -187,7 +187,7 @@ def begin(run: Run) -> State:
     student = Network(config.architecture, len(run.data.bands), run.labels.shape[1], recipe)
     if config.initial_weights is not None:
         load_initial_weights(student.backbone, config.initial_weights, config.architecture, run.data.bands)
-    if run.world.size > 1 and device.type == "cuda":
+    if run.processes.size > 1 and device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     student = student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeps_start = recipe.anchor_weight > 0 or recipe.interpolation < 1
@@ -197,7 +197,7 @@ def begin(run: Run) -> State:
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
-    objective: Objective = objective_class(recipe.objective)(recipe, device, distributed=run.world.size > 1)
+    objective: Objective = objective_class(recipe.objective)(recipe, device, distributed=run.processes.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
     teacher = Teacher(student, recipe.batchnorm, compiled=run.runtime.compiled)
     forward = StudentPass(student, run)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from geokr_core.errors import TrainingError
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.networks.distributed import World
+from geokr_core.networks.distributed import ProcessGroup
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.pretrain import forget_finished, pretrain
 from geokr_core.pretraining.runs import runs_of
@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_ahead_does_not_cost_those_that_are_written(data: L
 
 
 def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp_path: Path) -> None:
-    class Apart(World):
+    class Apart(ProcessGroup):
         def mean(self, value: torch.Tensor) -> torch.Tensor:
             return (value + 0) / 2  # the other process found a checkpoint after no step
 
@@ -202,7 +202,7 @@ def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
     (run,) = runs_of(config, data, tmp_path / "ck")
     with pytest.raises(TrainingError, match="would resume after step 2, others after another one"):
-        resuming.resume(replace(run, world=Apart()), begin(run), RecordingReporter())
+        resuming.resume(replace(run, processes=Apart()), begin(run), RecordingReporter())
 
 
 def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp_path: Path) -> None:
