@@ -38,7 +38,7 @@ def device_of(
         wanted: ``cpu``, ``cuda`` or ``auto``.
         setting: full name of the setting, for the message.
         refusal: error to raise.
-        processes: of a distributed run: each process of a machine takes the GPU of its own number.
+        processes: of a distributed run: each process of a machine takes the GPU of the same number.
 
     Raises:
         GeoKRError: as ``refusal``, where a GPU is asked for and there is none.

@@ -163,7 +163,7 @@ def runtime_of(config: PretrainingConfig, chip_size_px: int, processes: ProcessG
     Args:
         config: asks for a device, a precision and whether to compile.
         chip_size_px: side of the chips; small ones are computed in float32 on the CPU, see ``ArchitectureSpec.bf16_min_size_px``.
-        processes: of a distributed run: each process of a machine takes the GPU of its own number.
+        processes: of a distributed run: each process of a machine takes the GPU of the same number.
 
     Raises:
         TrainingError: a GPU is asked for and there is none.

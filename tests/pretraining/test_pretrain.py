@@ -208,7 +208,7 @@ def test_evidence_about_the_teacher_is_true(data: LevirKR, tmp_path: Path, monke
     assert (run["teacher_shares_storage"], run["teacher_differs"], run["finite"]) == (False, True, True)
     assert run["teacher_updates"] == 3
     assert run.items() >= {k: run[k] for k in ("teacher_shares_storage", "teacher_differs", "finite")}.items()
-    # A teacher that is the student in disguise must be told apart.
+    # A teacher that is the student in disguise must be recognised.
     monkeypatch.setattr("geokr_core.pretraining.training.teacher.copy.deepcopy", lambda student: student)
     monkeypatch.setattr(torch.nn.Module, "requires_grad_", lambda self, flag=True: self)
     pretrain(_config(steps=3), data.folder, tmp_path / "out", tmp_path / "disguised-ck", RecordingReporter())

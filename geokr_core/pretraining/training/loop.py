@@ -172,8 +172,8 @@ def train(run: Run, reporter: Reporter) -> tuple[State, Clock]:
     Raises:
         BackboneError: ``initial_weights`` do not fit.
         TrainingError: a loss or a weight is not finite.
-        KeyboardInterrupt: Ctrl-C; the run is saved after its present step, and so it is before the next two.
-        SystemExit: SIGTERM.
+        KeyboardInterrupt: Ctrl-C; the run is saved after its present step first.
+        SystemExit: SIGTERM, likewise.
         OSError: a checkpoint could not be written; earlier ones are as they were.
     """
     config, distributed = run.config, run.processes.size > 1

@@ -115,7 +115,7 @@ def test_moco_compares_with_what_it_remembers(data: LevirKR) -> None:
     assert changed.tolist() == [True] * 8 + [False] * 12
 
 
-def test_the_contrastive_library_calls_nobody() -> None:
+def test_the_contrastive_library_makes_no_calls() -> None:
     script = """
 import socket
 def refuse(*arguments, **options): raise SystemExit("called out")

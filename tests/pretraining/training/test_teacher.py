@@ -1,4 +1,4 @@
-"""The teacher is a network of its own, moves as its formula says and only when it should."""
+"""The teacher is a separate network, moves as its formula says and only when it should."""
 
 import pytest
 import torch
