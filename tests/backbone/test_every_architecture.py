@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from geokr_core.backbone.bundle import WEIGHTS, open_bundle, verify_bundle
 from geokr_core.backbone.loader import geokr_backbone
-from geokr_core.bench.architectures import Made, deliver, differences, fine_tune_on_tasks, make_inputs
+from geokr_core.bench.architectures import BEGIN, END, Made, deliver, differences, fine_tune_on_tasks, make_inputs
 from geokr_core.evaluation.config import TaskConfig
 from geokr_core.evaluation.learning.mask_network import MaskNetwork
 from geokr_core.networks.architectures import ARCHITECTURES, spec_of
@@ -110,6 +110,19 @@ def test_an_architecture_of_no_library_goes_all_the_way_and_is_filled_by_the_rec
     with pytest.raises(geokr_backbone.BundleError, match="features differ"):
         geokr_backbone.verify(bundle, importlib.import_module(module).tiny())
     assert set(fine_tune_on_tasks(tmp_path, made)) == KINDS
+
+
+def test_the_page_lists_every_architecture_and_what_it_loads_into() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    lines = [line for line in page.split(BEGIN)[1].split(END)[0].splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0].strip("`") for row in cells] == list(ARCHITECTURES)
+    for row in cells:
+        spec = spec_of(row[0].strip("`"))
+        named = {library for library, cell in zip(("torchvision", "timm", "smp"), row[6:9], strict=True) if cell != "–"}
+        assert named == set(spec.libraries)
+        assert row[3] == ", ".join(map(str, spec.stage_channels))
+        assert row[9:] == ["yes"] * 4
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
