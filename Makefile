@@ -25,7 +25,7 @@ FIND_UV = for uv in "$$(command -v uv || true)" "$$(python3 -m site --user-base 
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
 demo: setup ## run the whole chain on a small generated world, offline, and write a report
@@ -38,6 +38,10 @@ test: lint ## format, lint, types and every test that is quick and needs no GPU
 .PHONY: test-slow
 test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU
 	@pytest -m "slow or gpu" --durations=15
+
+.PHONY: reliability
+reliability: setup ## a thousand random damages to a finished store: each is healed or refused by name (hours)
+	@GEOKR_NUM_DAMAGES=1000 pytest -q -n 0 tests/chain/test_damage.py -m slow
 
 .PHONY: ui
 ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it

@@ -185,7 +185,7 @@ def _step_command(step: Step) -> None:
 
 
 for _step in STEPS.values():
-    if _step.command != "world":  # has options of its own
+    if _step.command != "world":  # has more options
         _step_command(_step)
 
 
@@ -349,7 +349,7 @@ def _agree(plan: Any, *, dry_run: bool, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise AcquisitionError(
-            "Nobody is there to say yes to this plan: pass --yes to read it, --dry-run to only see it."
+            "No one is at the terminal to agree to this plan: pass --yes to read it, --dry-run to only see it."
         )
     return typer.confirm("Read it?", abort=True)
 

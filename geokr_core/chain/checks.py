@@ -36,7 +36,7 @@ class Finding:
         message: one sentence: what was found, and what to do where it does not hold.
         numbers: figures behind the verdict.
         table: the worst cases, at most some 20 rows, all with the same keys.
-        picture_png: what a person wants to see of it, as PNG bytes of at most 200 kB, or None.
+        picture_png: a picture of it, as PNG bytes of at most 200 kB, or None.
     """
 
     passed: bool

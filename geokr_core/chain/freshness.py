@@ -106,7 +106,7 @@ def fingerprint(params: Params, step: Step) -> str:
 
 
 def inputs_of(params: Params, step: Step, contents: Contents) -> dict[str, str]:
-    """Everything that a step's output is a function of, by a name that a person understands.
+    """Everything that a step's output is a function of, by a readable name.
 
     Raises:
         MissingInputError: an input has not been made yet, or a source folder is missing or empty.

@@ -22,7 +22,7 @@ class Record:
     """One step's last run.
 
     Attributes:
-        inputs: everything that the output is a function of, by a name that a person understands.
+        inputs: everything that the output is a function of, by a readable name.
         fingerprint: digest of ``inputs``.
         data_version: of the output.
         files: md5 of each file of the output, by its path below the folder.

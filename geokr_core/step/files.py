@@ -53,7 +53,7 @@ def _partial(path: Path) -> Path:
 
 _LEFTOVER: Final = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.(?P<kind>partial|replaced)")
 _FOREIGN_PATIENCE_S: Final = 7 * 86_400
-"""Age from which unfinished files of another machine count as left over: nobody here can ask whether their owner lives."""
+"""Age from which unfinished files of another machine count as left over: whether their owner lives cannot be asked from here."""
 
 
 @cache

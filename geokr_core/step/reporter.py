@@ -66,7 +66,7 @@ LOG: Final = LoggingReporter()
 
 
 class ConsoleReporter(Reporter):
-    """Speaks to a person at a terminal through rich; plain lines where there is no terminal."""
+    """Speaks at a terminal through rich; plain lines where there is no terminal."""
 
     def __init__(self) -> None:
         """Write to standard error, so that standard output stays free for results."""

@@ -22,7 +22,7 @@ class Summary:
         numbers: single figures by name; names carry units (``seconds``, ``..._fraction``).
         table: rows of one small table (at most some 50), all with the same keys.
         picture_png: one thumbnail as PNG bytes, at most 200 kB, or None.
-        warnings: what a person must know, e.g. each quarantined scene with its reason.
+        warnings: what needs attention, e.g. each quarantined scene with its reason.
         pictures: further pictures by name, each at most 200 kB.
         texts: Markdown by name, e.g. a table whose cells are long.
     """
