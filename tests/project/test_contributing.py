@@ -304,6 +304,60 @@ def a_threshold(copy: Copy) -> None:
     )
 
 
+OBJECTIVE = '''"""Land cover, with a term that keeps predictions from being too sure."""
+
+import torch
+from torch import Tensor
+
+from geokr_core.pretraining.network import Network
+from geokr_core.pretraining.objective import Forward, Inputs, Objective
+from geokr_core.pretraining.recipe import Recipe
+
+
+class ModestObjective(Objective):
+    """Cross entropy with the proportions, minus a tenth of the prediction's entropy."""
+
+    terms = ("loss", "entropy")
+
+    def __init__(self, recipe: Recipe, device: torch.device, *, distributed: bool = False) -> None:
+        """Nothing to set up."""
+
+    def losses(self, network: Network, student: Forward, teacher: Forward, inputs: Inputs, step: int) -> Tensor:
+        """See `Objective.losses`."""
+        log = student(inputs.student).logits.float().log_softmax(dim=1)
+        entropy = -(log.exp() * log).sum(dim=1).mean()
+        return torch.stack([-(inputs.labels * log).sum(dim=1).mean() - 0.1 * entropy, entropy])
+'''
+
+
+def a_method(copy: Copy) -> None:
+    copy.add("geokr_core/pretraining/objectives/modest.py", OBJECTIVE)
+    copy.insert(
+        "geokr_core/pretraining/recipe.py",
+        "OBJECTIVES: Final[Mapping[str, ObjectiveKind]] = {\n",
+        '    "modest": ObjectiveKind("geokr_core.pretraining.objectives.modest:ModestObjective", True),\n',
+    )
+    copy.insert(
+        "geokr_core/pretraining/recipes.py",
+        "METHODS: Final[Mapping[str, Method]] = {\n",
+        '    "modest": Method("Land cover, never too sure.", required={"objective": "modest", "consistency": "none"}),\n',
+    )
+    copy.append(
+        "tests/pretraining/test_recipes.py",
+        "\n\ndef test_modest_is_trained(tmp_path: Path) -> None:\n"
+        "    from geokr_core.pretraining.pretrain import pretrain\n"
+        "    from geokr_core.testing import make_levir_kr\n\n"
+        '    config = PretrainingConfig(architecture="squeezenet1_1", steps=2, batch_size=8, variants=("geokr", "modest"))\n'
+        '    pretrain(config, make_levir_kr(tmp_path, num_chips=32).folder, tmp_path / "out", tmp_path / "kept")\n'
+        '    assert "entropy" in (tmp_path / "out/history.csv").read_text().splitlines()[0].split(",")\n',
+    )
+    copy.replace(
+        "docs/pretraining.md",
+        "| --- | --- | --- |\n| `geokr`",
+        "| --- | --- | --- |\n| `modest` | land cover | |\n| `geokr`",
+    )
+
+
 def a_bundle_format(copy: Copy) -> None:
     loader, tests = "geokr_core/backbone/loader/geokr_backbone.py", "tests/backbone/test_bundle.py"
     copy.replace("geokr_core/backbone/bundle.py", "FORMAT_VERSION: Final = 2", "FORMAT_VERSION: Final = 3")
@@ -377,6 +431,12 @@ CHANGES = {
             {"tests/networks/test_network.py": "resnext50_32x4d]"},
             {},
             has_parameters=True,
+        ),
+        Change(
+            "A pretraining method",
+            a_method,
+            {"tests/pretraining/test_recipes.py": "test_modest_is", DOCUMENTS: "documented[methods]"},
+            {"name": "modest"},
         ),
         Change(
             "A metric",

@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 MAX_LINES = 450
 STILL_LONG: set[str] = set()
-MARKED_TABLES = 183
+MARKED_TABLES = 43
 """Tables that the formatter is kept from: may only fall."""
 
 
