@@ -6,11 +6,11 @@ data version. Losing it costs time only.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from geokr_core.step.digests import file_md5
+from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import write_json
 
 _SETTLED_NS = 2_000_000_000
@@ -21,6 +21,10 @@ Mark = tuple[int, int, int, int]
 """Size in bytes, times of the last modification and of the inode's change in ns, and number of the inode."""
 
 
+Entry = list[int | str]
+"""The mark of a file and, last, its md5."""
+
+
 class Checksums:
     """The md5 of files, read anew only where size, inode or one of the times changed."""
 
@@ -28,17 +32,13 @@ class Checksums:
         """Open the memory.
 
         Args:
-            memory: JSON file that holds what earlier runs found; a missing or damaged one is as good as an empty one.
+            memory: JSON file that holds what earlier runs found. A missing one is as good as an empty one, and so is one
+                whose digest is not that of its content: a single wrong md5 in it would be believed for ever.
         """
         self._memory = memory
-        try:
-            found = json.loads(memory.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            found = {}
-        entries = found.items() if isinstance(found, dict) else ()
-        self._known: dict[str, list[int | str]] = {key: value for key, value in entries if isinstance(value, list)}
-        self._seen: dict[str, list[int | str]] = {}
-        self._written: dict[str, list[int | str]] = {}
+        self._known = _remembered(memory)
+        self._seen: dict[str, Entry] = {}
+        self._written: dict[str, Entry] = {}
         self._kept_s = time.monotonic()
         self.num_read = 0
         """Files whose bytes were read, not remembered."""
@@ -72,7 +72,7 @@ class Checksums:
             OSError: the file system refused.
         """
         if time.monotonic() - self._kept_s >= every_s:
-            write_json(self._memory, self._known | self._seen)
+            self._write(self._known | self._seen)
             self._kept_s = time.monotonic()
 
     def note(self, path: Path, digest: str) -> None:
@@ -93,7 +93,23 @@ class Checksums:
             with suppress(FileNotFoundError):
                 if list(file_mark(Path(key))) == mark and is_settled(mark):
                     self._seen[key] = [*mark, digest]
-        write_json(self._memory, self._seen)
+        self._write(self._seen)
+
+    def _write(self, files: Mapping[str, Entry]) -> None:
+        write_json(self._memory, {"digest": _digest_of(files), "files": files})
+
+
+def _remembered(memory: Path) -> dict[str, Entry]:
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8"))
+        files: dict[str, Entry] = content["files"]
+        return files if content["digest"] == _digest_of(files) else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _digest_of(files: Mapping[str, Entry]) -> str:
+    return text_digest(sorted(files.items()))
 
 
 def memory_of(store: Path, folder: Path) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from geokr_core.rasters import checksums
 from geokr_core.rasters.checksums import Checksums, file_mark, is_settled
+from geokr_core.step.digests import text_digest
 
 
 def test_unchanged_files_are_not_read_again_and_changed_ones_are(tmp_path: Path) -> None:
@@ -24,7 +25,8 @@ def test_unchanged_files_are_not_read_again_and_changed_ones_are(tmp_path: Path)
     # As if the same had happened a minute later.
     stat = path.stat()
     mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, before]
-    (tmp_path / "memory.json").write_text(json.dumps({str(path.resolve()): mark}))
+    files = {str(path.resolve()): mark}
+    (tmp_path / "memory.json").write_text(json.dumps({"digest": text_digest(sorted(files.items())), "files": files}))
     settled = Checksums(tmp_path / "memory.json")
     assert settled.md5(path) == before
     assert settled.num_read == 0
@@ -63,3 +65,16 @@ def test_what_is_kept_halfway_is_known_to_the_next_run(tmp_path: Path, monkeypat
     for name in "ab":
         last.md5(tmp_path / name)
     assert last.num_read == 0
+
+
+def test_a_memory_with_a_wrong_digest_in_it_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksums, "_SETTLED_NS", -1)  # as if the file had been written long ago
+    source, memory = tmp_path / "scene.tif", tmp_path / "memory.json"
+    source.write_bytes(b"pixels")
+    first = Checksums(memory)
+    right = first.md5(source)
+    first.save()
+    assert Checksums(memory).md5(source) == right
+    memory.write_text(memory.read_text().replace(right, "0" * 32))
+    again = Checksums(memory)
+    assert (again.md5(source), again.num_read) == (right, 1)
