@@ -215,9 +215,14 @@ def alignment(params: ParamsFile = None, overrides: Overrides = None) -> None:
     folders = Folders(checked)
     writer = None
     for found in alignments(
-        checked.alignment, checked.chips.bands, checked.scenes.folder, folders["scenes"], checked.land_cover.folder,
-        folders["land_cover"], ConsoleReporter(),
-    ):  # fmt: skip
+        checked.alignment,
+        checked.chips.bands,
+        checked.scenes.folder,
+        folders["scenes"],
+        checked.land_cover.folder,
+        folders["land_cover"],
+        ConsoleReporter(),
+    ):
         row = found.row(checked.alignment.tolerance_px)
         if writer is None:
             writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
@@ -315,9 +320,12 @@ def fetch(
     from geokr_core.step.reporter import ConsoleReporter
 
     limits = {
-        "max_cloud_cover_percent": max_cloud, "max_items": max_items, "max_gb": max_gb, "connections": connections,
+        "max_cloud_cover_percent": max_cloud,
+        "max_items": max_items,
+        "max_gb": max_gb,
+        "connections": connections,
         "skip_broken": skip_broken,
-    }  # fmt: skip
+    }
     config: FetchConfig = parse_request(load_catalogues(catalogues), collection, bbox, dates, limits)
     summary = fetch(config, out, ConsoleReporter(), confirm=lambda plan: _agree(plan, dry_run=dry_run, yes=yes))
     if not dry_run:

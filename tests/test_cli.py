@@ -33,10 +33,16 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["run"], "params.yaml: no such parameter file"),
-        (["scenes", "--params", str(ROOT / "params.yaml")], "data/world/scenes: no such folder; point `scenes.folder` at your data"),
-        (["chips", "--params", str(ROOT / "params.yaml"), "--set", "chips.sizepx=3"], "chips.sizepx: unknown key. Did you mean `size_px`?"),
+        (
+            ["scenes", "--params", str(ROOT / "params.yaml")],
+            "data/world/scenes: no such folder; point `scenes.folder` at your data",
+        ),
+        (
+            ["chips", "--params", str(ROOT / "params.yaml"), "--set", "chips.sizepx=3"],
+            "chips.sizepx: unknown key. Did you mean `size_px`?",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = geokr(*arguments, cwd=tmp_path)
     assert done.returncode == 2

@@ -67,9 +67,16 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def test_importing_costs_nothing(code: str) -> None:
     heavy = "{'torch', 'torchvision', 'timm', 'rasterio', 'mlflow', 'pandas', 'geopandas', 'dagster', 'sklearn'}"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; sys.exit(str(found) if (found := {heavy} & set(sys.modules)) else 0)"],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            f"{code}\nimport sys; sys.exit(str(found) if (found := {heavy} & set(sys.modules)) else 0)",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -98,8 +105,12 @@ def test_types_hold_in_a_users_strict_project(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", "mine.py"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env={"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
     errors = [line for line in done.stdout.splitlines() if line.startswith("mine.py") and "error" in line]
     assert not errors, done.stdout
     assert "list[geokr_core.chain.run.Outcome]" in done.stdout

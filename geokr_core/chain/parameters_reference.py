@@ -56,6 +56,11 @@ def _section_reference(title: str, model: type[BaseModel], besides: type[BaseMod
 
 
 def _plain(value: Any) -> str:
-    return yaml.safe_dump(
-        list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value, default_flow_style=True
-    ).split("\n...")[0].strip()  # fmt: skip
+    return (
+        yaml.safe_dump(
+            list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value,
+            default_flow_style=True,
+        )
+        .split("\n...")[0]
+        .strip()
+    )

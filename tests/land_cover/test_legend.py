@@ -23,16 +23,124 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Codes as published by each product, beside the product's files; every common class that the product has.
 PUBLISHED = {
-    "globeland30": {10: "cultivated_land", 20: "forest", 30: "grassland", 40: "shrubland", 50: "wetland", 60: "water", 70: "tundra", 79: "tundra", 80: "artificial_surfaces", 90: "bareland", 100: "snow_ice"},
-    "worldcover": {40: "cultivated_land", 10: "forest", 30: "grassland", 20: "shrubland", 90: "wetland", 95: "wetland", 80: "water", 50: "artificial_surfaces", 60: "bareland", 70: "snow_ice", 100: "tundra"},
-    "esri_annual": {5: "cultivated_land", 2: "forest", 11: "grassland", 3: "grassland", 6: "shrubland", 4: "wetland", 1: "water", 7: "artificial_surfaces", 8: "bareland", 9: "snow_ice"},
-    "dynamic_world": {4: "cultivated_land", 1: "forest", 2: "grassland", 5: "shrubland", 3: "wetland", 0: "water", 6: "artificial_surfaces", 7: "bareland", 8: "snow_ice"},
-    "nlcd": {82: "cultivated_land", 81: "cultivated_land", 42: "forest", 71: "grassland", 52: "shrubland", 95: "wetland", 11: "water", 21: "artificial_surfaces", 24: "artificial_surfaces", 31: "bareland", 12: "snow_ice", 72: "tundra"},
-    "corine": {12: "cultivated_land", 211: "cultivated_land", 23: "forest", 313: "forest", 26: "grassland", 27: "shrubland", 35: "wetland", 41: "water", 1: "artificial_surfaces", 142: "artificial_surfaces", 31: "bareland", 34: "snow_ice"},
-    "glc_fcs30d": {10: "cultivated_land", 20: "cultivated_land", 52: "forest", 92: "forest", 130: "grassland", 121: "shrubland", 181: "wetland", 187: "wetland", 210: "water", 190: "artificial_surfaces", 202: "bareland", 220: "snow_ice", 140: "tundra"},
-    "mcd12_igbp": {12: "cultivated_land", 2: "forest", 10: "grassland", 7: "shrubland", 11: "wetland", 0: "water", 17: "water", 13: "artificial_surfaces", 16: "bareland", 15: "snow_ice"},
-    "cgls_lc100": {40: "cultivated_land", 111: "forest", 126: "forest", 30: "grassland", 20: "shrubland", 90: "wetland", 80: "water", 50: "artificial_surfaces", 60: "bareland", 70: "snow_ice", 100: "tundra"},
-}  # fmt: skip
+    "globeland30": {
+        10: "cultivated_land",
+        20: "forest",
+        30: "grassland",
+        40: "shrubland",
+        50: "wetland",
+        60: "water",
+        70: "tundra",
+        79: "tundra",
+        80: "artificial_surfaces",
+        90: "bareland",
+        100: "snow_ice",
+    },
+    "worldcover": {
+        40: "cultivated_land",
+        10: "forest",
+        30: "grassland",
+        20: "shrubland",
+        90: "wetland",
+        95: "wetland",
+        80: "water",
+        50: "artificial_surfaces",
+        60: "bareland",
+        70: "snow_ice",
+        100: "tundra",
+    },
+    "esri_annual": {
+        5: "cultivated_land",
+        2: "forest",
+        11: "grassland",
+        3: "grassland",
+        6: "shrubland",
+        4: "wetland",
+        1: "water",
+        7: "artificial_surfaces",
+        8: "bareland",
+        9: "snow_ice",
+    },
+    "dynamic_world": {
+        4: "cultivated_land",
+        1: "forest",
+        2: "grassland",
+        5: "shrubland",
+        3: "wetland",
+        0: "water",
+        6: "artificial_surfaces",
+        7: "bareland",
+        8: "snow_ice",
+    },
+    "nlcd": {
+        82: "cultivated_land",
+        81: "cultivated_land",
+        42: "forest",
+        71: "grassland",
+        52: "shrubland",
+        95: "wetland",
+        11: "water",
+        21: "artificial_surfaces",
+        24: "artificial_surfaces",
+        31: "bareland",
+        12: "snow_ice",
+        72: "tundra",
+    },
+    "corine": {
+        12: "cultivated_land",
+        211: "cultivated_land",
+        23: "forest",
+        313: "forest",
+        26: "grassland",
+        27: "shrubland",
+        35: "wetland",
+        41: "water",
+        1: "artificial_surfaces",
+        142: "artificial_surfaces",
+        31: "bareland",
+        34: "snow_ice",
+    },
+    "glc_fcs30d": {
+        10: "cultivated_land",
+        20: "cultivated_land",
+        52: "forest",
+        92: "forest",
+        130: "grassland",
+        121: "shrubland",
+        181: "wetland",
+        187: "wetland",
+        210: "water",
+        190: "artificial_surfaces",
+        202: "bareland",
+        220: "snow_ice",
+        140: "tundra",
+    },
+    "mcd12_igbp": {
+        12: "cultivated_land",
+        2: "forest",
+        10: "grassland",
+        7: "shrubland",
+        11: "wetland",
+        0: "water",
+        17: "water",
+        13: "artificial_surfaces",
+        16: "bareland",
+        15: "snow_ice",
+    },
+    "cgls_lc100": {
+        40: "cultivated_land",
+        111: "forest",
+        126: "forest",
+        30: "grassland",
+        20: "shrubland",
+        90: "wetland",
+        80: "water",
+        50: "artificial_surfaces",
+        60: "bareland",
+        70: "snow_ice",
+        100: "tundra",
+    },
+}
 
 
 @pytest.mark.parametrize("name", builtin_legends())
@@ -73,14 +181,27 @@ def test_the_eight_classes_leave_out_shrubland_and_tundra() -> None:
 # Names as the products' own documents and archives show them.
 NAMES = {
     "globeland30": {"n48_30_2020lc030.tif": 2020, "N48_30_2010LC030.tif": 2010, "S21_15_2000LC030.tif": 2000},
-    "worldcover": {"ESA_WorldCover_10m_2021_v200_N00E006_Map.tif": 2021, "ESA_WorldCover_10m_2020_v100_S03W060_Map.tif": 2020},
+    "worldcover": {
+        "ESA_WorldCover_10m_2021_v200_N00E006_Map.tif": 2021,
+        "ESA_WorldCover_10m_2020_v100_S03W060_Map.tif": 2020,
+    },
     "esri_annual": {"54R_20200101-20210101.tif": 2020, "01C_20170101-20180101.tif": 2017},
     "dynamic_world": {"20160711T084022_20160711T084751_T35PKT.tif": 2016},
-    "nlcd": {"Annual_NLCD_LndCov_2023_CU_C1V0.tif": 2023, "nlcd_2011_land_cover_l48_20210604.img": 2011, "nlcd2011.tif": 2011},
+    "nlcd": {
+        "Annual_NLCD_LndCov_2023_CU_C1V0.tif": 2023,
+        "nlcd_2011_land_cover_l48_20210604.img": 2011,
+        "nlcd2011.tif": 2011,
+    },
     "corine": {"U2018_CLC2018_V2020_20u1.tif": 2018, "g100_clc12_V18_5.tif": 2012, "g100_clc90_V18_5.tif": 1990},
-    "mcd12_igbp": {"MCD12C1.A2019001.006.2020220162300.tif": 2019, "MCD12Q1.A2001001.h00v08.006.2018142182903.tif": 2001},
-    "cgls_lc100": {"E020N40_PROBAV_LC100_global_v3.0.1_2019-nrt_Discrete-Classification-map_EPSG-4326.tif": 2019, "PROBAV_LC100_global_v3.0.1_2015-base_Discrete-Classification-map_EPSG-4326.tif": 2015},
-}  # fmt: skip
+    "mcd12_igbp": {
+        "MCD12C1.A2019001.006.2020220162300.tif": 2019,
+        "MCD12Q1.A2001001.h00v08.006.2018142182903.tif": 2001,
+    },
+    "cgls_lc100": {
+        "E020N40_PROBAV_LC100_global_v3.0.1_2019-nrt_Discrete-Classification-map_EPSG-4326.tif": 2019,
+        "PROBAV_LC100_global_v3.0.1_2015-base_Discrete-Classification-map_EPSG-4326.tif": 2015,
+    },
+}
 
 
 @pytest.mark.parametrize("name", sorted({*builtin_legends()} - {"glc_fcs30d"}))
@@ -92,8 +213,10 @@ def test_tile_names_give_the_year(name: str) -> None:
     for other in ("clc_32632.tif", "tile.tif", "map_20150818.tif"):
         assert legend.year_of(other) is None
     assert legend.named(next(iter(NAMES[name]))).get("zone") == {
-        "globeland30": "48", "esri_annual": "54", "dynamic_world": "35"
-    }.get(name)  # fmt: skip
+        "globeland30": "48",
+        "esri_annual": "54",
+        "dynamic_world": "35",
+    }.get(name)
 
 
 def test_bands_of_glc_fcs30d_are_years() -> None:
@@ -118,7 +241,14 @@ def test_a_csv_legend_is_enough(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), st.sampled_from([*GLOBELAND30.classes, "", "nodata", "sea"])), min_size=1, unique_by=lambda row: row[0], max_size=30))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(st.integers(-(2**31), 2**31 - 1), st.sampled_from([*GLOBELAND30.classes, "", "nodata", "sea"])),
+        min_size=1,
+        unique_by=lambda row: row[0],
+        max_size=30,
+    )
+)
 def test_every_code_of_a_csv_legend_gets_the_slot_it_names(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str]]
 ) -> None:
@@ -167,20 +297,44 @@ def test_classes_without_a_colour_get_distinct_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("x.yaml", "{name: x, licence: x, source: x, nodata: [0], classes: [{code: 0, name: a}]}", r"codes listed twice: \[0\]"),
-        ("x.yaml", "{name: x, licence: x, source: x, sea: [4], classes: [{code: 3, also: [4], name: a}]}", r"codes listed twice: \[4\]"),
-        ("x.yaml", "{name: x, licence: x, source: x, classes: [{code: 1, name: a, common: forrest}]}", "classes.0.common: no such common class; use one of cultivated_land"),
+        (
+            "x.yaml",
+            "{name: x, licence: x, source: x, nodata: [0], classes: [{code: 0, name: a}]}",
+            r"codes listed twice: \[0\]",
+        ),
+        (
+            "x.yaml",
+            "{name: x, licence: x, source: x, sea: [4], classes: [{code: 3, also: [4], name: a}]}",
+            r"codes listed twice: \[4\]",
+        ),
+        (
+            "x.yaml",
+            "{name: x, licence: x, source: x, classes: [{code: 1, name: a, common: forrest}]}",
+            "classes.0.common: no such common class; use one of cultivated_land",
+        ),
         ("x.yaml", "{name: x, licence: x, source: x, classes: [{code: 1, name: a, colour: red}]}", "classes.0.colour"),
-        ("x.yaml", "{name: x, licence: x, source: x, tile_name: '(', classes: [{code: 1, name: a}]}", "not a regular expression"),
-        ("x.yaml", "{name: x, licence: x, source: x, year_bands: [{num_bands: 3}], classes: [{code: 1, name: a}]}", "give the first year"),
-        ("x.yaml", "{name: x, licence: x, source: x, nodatta: [0], classes: [{code: 1, name: a}]}", "nodatta: unknown key. Did you mean `nodata`"),
+        (
+            "x.yaml",
+            "{name: x, licence: x, source: x, tile_name: '(', classes: [{code: 1, name: a}]}",
+            "not a regular expression",
+        ),
+        (
+            "x.yaml",
+            "{name: x, licence: x, source: x, year_bands: [{num_bands: 3}], classes: [{code: 1, name: a}]}",
+            "give the first year",
+        ),
+        (
+            "x.yaml",
+            "{name: x, licence: x, source: x, nodatta: [0], classes: [{code: 1, name: a}]}",
+            "nodatta: unknown key. Did you mean `nodata`",
+        ),
         ("x.yaml", "name: [", "not valid YAML"),
         ("x.csv", "code;common\n1;forest\n", r"columns \['code', 'common'\] found, expected code and name"),
         ("x.csv", "code,name,common\n1,maize, irrigated,forest\n", "line 2 has more cells than the header"),
         ("x.csv", "code,name,common\n1.5,maize,forest\n", "classes.0.code"),
         ("x.csv", "code,name,common\n,filler,nodata\n", "nodata.0"),
     ],
-)  # fmt: skip
+)
 def test_a_legend_that_contradicts_itself_is_refused(tmp_path: Path, file: str, text: str, message: str) -> None:
     (tmp_path / file).write_text(text)
     with pytest.raises(ConfigError, match=message):

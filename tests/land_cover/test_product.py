@@ -107,11 +107,20 @@ def test_a_scene_is_described_by_the_edition_of_its_time(tmp_path: Path, three_e
     from geokr_core.proportions.labels import count_rows
 
     row = {
-        "chip_id": "c", "crs_wkt": three_editions.tiles[0].grid.wkt, "transform": [15.0, 0.0, 500030.0, 0.0, -15.0, 3299970.0],
-        "size_px": 8, "lon": 105.0, "lat": 29.83, "land_cover": "lc",
-    }  # fmt: skip
+        "chip_id": "c",
+        "crs_wkt": three_editions.tiles[0].grid.wkt,
+        "transform": [15.0, 0.0, 500030.0, 0.0, -15.0, 3299970.0],
+        "size_px": 8,
+        "lon": 105.0,
+        "lat": 29.83,
+        "land_cover": "lc",
+    }
     land_cover = open_land_cover(tmp_path / "index")
-    for acquired, year, name in (("2003-07-01", 2000, "forest"), ("2011-07-01", 2010, "grassland"), ("", 2020, "artificial_surfaces")):  # fmt: skip
+    for acquired, year, name in (
+        ("2003-07-01", 2000, "forest"),
+        ("2011-07-01", 2010, "grassland"),
+        ("", 2020, "artificial_surfaces"),
+    ):
         counted = count_rows(
             ProportionsConfig(), tmp_path / "lc", land_cover, pd.DataFrame([{**row, "acquired": acquired}])
         )
@@ -129,7 +138,11 @@ def test_bands_are_years_where_the_product_says_so(tmp_path: Path) -> None:
     product = opened(tmp_path)
     assert product.years == (1985, 1990, 1995, *range(2000, 2023))
     classes = open_land_cover(tmp_path / "index").legend.classes
-    for acquired, year, band, name in (("1991-01-01", 1990, 2, "grassland"), ("2013-07-01", 2013, 14, "forest"), ("", 2022, 23, "artificial_surfaces")):  # fmt: skip
+    for acquired, year, band, name in (
+        ("1991-01-01", 1990, 2, "grassland"),
+        ("2013-07-01", 2013, 14, "forest"),
+        ("", 2022, 23, "artificial_surfaces"),
+    ):
         assert product.edition(acquired) == year
         (one,) = product.tiles_in(year)
         assert one.band == band
@@ -202,7 +215,12 @@ def test_tiles_across_the_antimeridian_and_round_a_pole_have_an_outline(tmp_path
     )
     # A tile of the MODIS sinusoidal grid of which the left half is beyond the edge of the earth.
     sinusoidal = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
-    tile(tmp_path / "lc" / "edge.tif", np.full((100, 100), 10, np.uint8), sinusoidal, Affine(11119.5, 0, -15567307, 0, -11119.5, 6671703))  # fmt: skip
+    tile(
+        tmp_path / "lc" / "edge.tif",
+        np.full((100, 100), 10, np.uint8),
+        sinusoidal,
+        Affine(11119.5, 0, -15567307, 0, -11119.5, 6671703),
+    )
     index(tmp_path, year=2020)
     at = {t.file: t.footprint for t in opened(tmp_path).tiles}
     assert at["dateline.tif"].bounds[2] - at["dateline.tif"].bounds[0] < 6
@@ -228,7 +246,12 @@ def test_an_unknown_datum_is_named_and_degrees_are_read_as_the_legend_says(tmp_p
     assert "taken as WGS 84 without a shift" in warning
     # Metres of a projection on an unknown sphere must not become degrees.
     (tmp_path / "lc" / "MCD12C1.A2019001.006.tif").unlink()
-    tile(tmp_path / "lc" / "MCD12Q1.A2019001.h25v06.006.tif", 10, "+proj=sinu +lon_0=0 +R=6371007.181 +units=m +no_defs", Affine(463.3, 0, 7783653, 0, -463.3, 3335851))  # fmt: skip
+    tile(
+        tmp_path / "lc" / "MCD12Q1.A2019001.h25v06.006.tif",
+        10,
+        "+proj=sinu +lon_0=0 +R=6371007.181 +units=m +no_defs",
+        Affine(463.3, 0, 7783653, 0, -463.3, 3335851),
+    )
     index(tmp_path, legend="mcd12_igbp")
     (one,) = opened(tmp_path).tiles
     assert not one.grid.crs.is_geographic
@@ -276,7 +299,10 @@ def test_codes_of_every_integer_type_become_slots(tmp_path: Path, dtype: str) ->
     land_cover = product_of(tmp_path, meanings, pixels=codes, nodata=7)
     index_of = land_cover.legend.classes.index
     (one,) = land_cover.products["lc"].tiles
-    expected = [[index_of("forest"), index_of("cultivated_land"), index_of("water")], [EXCLUDED, index_of("cultivated_land"), UNKNOWN]]  # fmt: skip
+    expected = [
+        [index_of("forest"), index_of("cultivated_land"), index_of("water")],
+        [EXCLUDED, index_of("cultivated_land"), UNKNOWN],
+    ]
     assert one.nodata == 7
     assert whole(tmp_path, one).tolist() == expected
 
@@ -286,9 +312,17 @@ def test_codes_of_every_integer_type_become_slots(tmp_path: Path, dtype: str) ->
 def test_slots_are_what_the_legend_says_code_by_code(data: st.DataObject) -> None:
     dtype = np.dtype(data.draw(st.sampled_from(CODE_TYPES)))
     low, high = int(np.iinfo(dtype).min), min(int(np.iinfo(dtype).max), 2**31 - 1)
-    slots = data.draw(st.dictionaries(st.integers(low, high), st.sampled_from([0, 1, 9, SEA, EXCLUDED, UNKNOWN]), min_size=1))  # fmt: skip
+    slots = data.draw(
+        st.dictionaries(st.integers(low, high), st.sampled_from([0, 1, 9, SEA, EXCLUDED, UNKNOWN]), min_size=1)
+    )
     # Codes that the type cannot hold must not alias those that it can.
-    slots |= data.draw(st.dictionaries(st.integers(-(2**31), low - 1) | st.integers(high + 1, 2**32), st.just(3), max_size=3)) if low > -(2**31) else {}  # fmt: skip
+    slots |= (
+        data.draw(
+            st.dictionaries(st.integers(-(2**31), low - 1) | st.integers(high + 1, 2**32), st.just(3), max_size=3)
+        )
+        if low > -(2**31)
+        else {}
+    )
     fitting = [code for code in slots if low <= code <= high]
     codes = np.array(data.draw(st.lists(st.sampled_from(fitting), min_size=2, max_size=40)), dtype)
     product = Product(None, None, (), slots)  # type: ignore[arg-type]

@@ -27,9 +27,18 @@ def test_presets_are_what_they_are_named_for() -> None:
 @pytest.mark.parametrize("preset", ["paper", "geokr"])
 def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> None:
     given = {
-        "learning_rate": 0.5, "weight_decay": 0.0, "warmup_steps": 0, "consistency": "none", "consistency_weight": 0.0,
-        "teacher_momentum": 0.0, "teacher_schedule": "every_step", "batchnorm": "copied", "reduction": "per_sample",
-        "two_views": False, "transfer": "student", "label_weighting": False,
-    }  # fmt: skip
+        "learning_rate": 0.5,
+        "weight_decay": 0.0,
+        "warmup_steps": 0,
+        "consistency": "none",
+        "consistency_weight": 0.0,
+        "teacher_momentum": 0.0,
+        "teacher_schedule": "every_step",
+        "batchnorm": "copied",
+        "reduction": "per_sample",
+        "two_views": False,
+        "transfer": "student",
+        "label_weighting": False,
+    }
     recipe = _config(preset=preset, **given).recipe()
     assert {name: getattr(recipe, name) for name in given} == given

@@ -155,8 +155,11 @@ def test_output_holds_what_it_promises(data: LevirKR, tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert tuple(rows[0]) == COLUMNS
     assert [(r["variant"], r["seed"], r["step"]) for r in rows[:4]] == [
-        ("geokr", "0", "2"), ("geokr", "0", "4"), ("geokr", "3", "2"), ("geokr", "3", "4"),
-    ]  # fmt: skip
+        ("geokr", "0", "2"),
+        ("geokr", "0", "4"),
+        ("geokr", "3", "2"),
+        ("geokr", "3", "4"),
+    ]
     assert all(r["validation_kl"] for r in rows if r["step"] == "4")
     assert not list((tmp_path / "ck").rglob("checkpoint_*"))
     assert summary.picture_png is not None

@@ -51,8 +51,13 @@ def test_each_choice_is_declared_once_and_the_section_leaves_all_open() -> None:
         offered = PretrainingConfig.model_fields[name]
         assert (offered.default, offered.description) == (None, choice.description)
     assert set(Recipe.model_fields) - set(Choices.model_fields) == {
-        "objective", "labels", "optimiser", "learning_rate_schedule", "ramp_steps", "augmentation",
-    }  # fmt: skip
+        "objective",
+        "labels",
+        "optimiser",
+        "learning_rate_schedule",
+        "ramp_steps",
+        "augmentation",
+    }
 
 
 def test_what_is_known_of_an_objective_without_torch_is_what_it_says_itself() -> None:

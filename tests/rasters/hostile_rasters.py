@@ -77,10 +77,23 @@ def _write(path: Path, count: int, dtype: str, options: dict[str, Any], extra: s
         if extra == "rpcs":
             line = [1.0] + [0.01 * k for k in range(19)]
             target.rpcs = RPC(
-                height_off=100, height_scale=500, lat_off=49.6, lat_scale=0.1, long_off=9.0, long_scale=0.1,
-                line_off=32, line_scale=32, samp_off=32, samp_scale=32, err_bias=1, err_rand=1,
-                line_num_coeff=line, line_den_coeff=line, samp_num_coeff=line, samp_den_coeff=line,
-            )  # fmt: skip
+                height_off=100,
+                height_scale=500,
+                lat_off=49.6,
+                lat_scale=0.1,
+                long_off=9.0,
+                long_scale=0.1,
+                line_off=32,
+                line_scale=32,
+                samp_off=32,
+                samp_scale=32,
+                err_bias=1,
+                err_rand=1,
+                line_num_coeff=line,
+                line_den_coeff=line,
+                samp_num_coeff=line,
+                samp_den_coeff=line,
+            )
 
 
 _TILED = {"tiled": True, "blockxsize": 32, "blockysize": 32}
@@ -95,7 +108,12 @@ SEEDS: dict[str, tuple[int, str, dict[str, Any], str]] = {
     "jpeg": (3, "uint8", {**_TILED, "compress": "jpeg", "photometric": "ycbcr"}, ""),
     "jpeg_strips": (3, "uint8", {"compress": "jpeg", "blockysize": 16}, ""),
     "bigtiff": (3, "uint16", {**_TILED, "bigtiff": "yes", "compress": "deflate"}, ""),
-    "float_predictor": (3, "float32", {**_TILED, "compress": "deflate", "predictor": 3, "nodata": -12345.678901234}, ""),
+    "float_predictor": (
+        3,
+        "float32",
+        {**_TILED, "compress": "deflate", "predictor": 3, "nodata": -12345.678901234},
+        "",
+    ),
     "planar": (3, "uint16", {**_TILED, "interleave": "band", "compress": "deflate", "nodata": 65535}, ""),
     "mask": (3, "uint8", {**_TILED, "compress": "deflate"}, "mask"),
     "alpha": (4, "uint8", {**_TILED, "compress": "deflate"}, "alpha"),
@@ -105,7 +123,7 @@ SEEDS: dict[str, tuple[int, str, dict[str, Any], str]] = {
     "rpcs": (3, "uint8", {**_TILED}, "rpcs"),
     "big_endian": (3, "uint16", {"endianness": "big", "blockysize": 16}, ""),
     "esri_citation": (3, "uint8", {"geotiff_keys_flavor": "esri_pe", "blockysize": 16}, ""),
-}  # fmt: skip
+}
 
 
 def make_seeds(folder: Path) -> dict[str, bytes]:
@@ -373,8 +391,17 @@ def geo_keys(tiff: Tiff, rng: Rng) -> str:
 
 
 _TEXTS = (
-    b"nan(0x7ff8000000000000)", b"1e999", b"-1e999", b"abc", b"", b"\xff\xfe\x00\x01", b"0x1F", b"60", b"1,5", b"%n%s%n",
-)  # fmt: skip
+    b"nan(0x7ff8000000000000)",
+    b"1e999",
+    b"-1e999",
+    b"abc",
+    b"",
+    b"\xff\xfe\x00\x01",
+    b"0x1F",
+    b"60",
+    b"1,5",
+    b"%n%s%n",
+)
 
 
 def nodata_text(tiff: Tiff, rng: Rng) -> str:
@@ -440,9 +467,18 @@ _VRT = (
     + "</VRTDataset>"
 )
 _OTHERS = (
-    _VRT.encode(), b"", b"\0" * 4096, b"II*\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0" + b"\xff" * 8, b"<GDAL_WMS></GDAL_WMS>",
-    b"\x89PNG\r\n\x1a\n" + b"\0" * 64, b"PK\x03\x04" + b"\0" * 64, b"/vsicurl/http://127.0.0.1:9/a.tif", b"SIMPLE  =  T" + b" " * 2868,
-)  # fmt: skip
+    _VRT.encode(),
+    b"",
+    b"\0" * 4096,
+    b"II*\0",
+    b"MM\0*\0\0\0\x08",
+    b"II+\0\x08\0\0\0" + b"\xff" * 8,
+    b"<GDAL_WMS></GDAL_WMS>",
+    b"\x89PNG\r\n\x1a\n" + b"\0" * 64,
+    b"PK\x03\x04" + b"\0" * 64,
+    b"/vsicurl/http://127.0.0.1:9/a.tif",
+    b"SIMPLE  =  T" + b" " * 2868,
+)
 
 
 def other_format(tiff: Tiff, rng: Rng) -> str:
@@ -453,10 +489,32 @@ def other_format(tiff: Tiff, rng: Rng) -> str:
 
 Mutation = Callable[[Tiff, Rng], str]
 MUTATIONS: tuple[Mutation, ...] = (
-    truncate, flip_anywhere, flip_directory, flip_fields, flip_data, noise, rewrite_field, absurd_size, field_count,
-    field_type, field_offset, field_number, cyclic_directories, first_directory, many_entries, place_numbers, place_matrix,
-    geo_keys, nodata_text, metadata_text, citation, other_format, rewrite_field, flip_fields, truncate,
-)  # fmt: skip
+    truncate,
+    flip_anywhere,
+    flip_directory,
+    flip_fields,
+    flip_data,
+    noise,
+    rewrite_field,
+    absurd_size,
+    field_count,
+    field_type,
+    field_offset,
+    field_number,
+    cyclic_directories,
+    first_directory,
+    many_entries,
+    place_numbers,
+    place_matrix,
+    geo_keys,
+    nodata_text,
+    metadata_text,
+    citation,
+    other_format,
+    rewrite_field,
+    flip_fields,
+    truncate,
+)
 
 
 def mutate(seeds: dict[str, bytes], seed: int, index: int) -> tuple[str, bytes]:
@@ -525,9 +583,21 @@ def write_land_cover(path: Path) -> None:
     codes = np.array([10, 20, 30, 40, 50, 60, 80, 90], np.uint8)[rng.integers(0, 8, (20, 20))]
     codes = codes.repeat(5, axis=0).repeat(5, axis=1)
     with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=100, width=100, dtype="uint8", crs=CRS.from_user_input(TILE_CRS),
-        transform=TILE_PLACE, nodata=0, tiled=True, blockxsize=64, blockysize=64, compress="deflate",
-    ) as target:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        height=100,
+        width=100,
+        dtype="uint8",
+        crs=CRS.from_user_input(TILE_CRS),
+        transform=TILE_PLACE,
+        nodata=0,
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+        compress="deflate",
+    ) as target:
         target.write(codes, 1)
 
 

@@ -157,10 +157,21 @@ def test_another_width_over_the_same_tiles_is_refused(folder: _Folder, tmp_path:
 def _repeat_one_tile(path: Path, side_px: int) -> None:
     """A bomb: every tile of a huge image is the same few bytes, so the file is small and unpacks without end."""
     with rasterio.open(
-        path, "w", driver="GTiff", width=side_px, height=side_px, count=3, dtype="uint8", crs=CRS.from_epsg(32632),
-        transform=Affine(1, 0, 5e5, 0, -1, 5.5e6), tiled=True, blockxsize=512, blockysize=512, compress="deflate",
+        path,
+        "w",
+        driver="GTiff",
+        width=side_px,
+        height=side_px,
+        count=3,
+        dtype="uint8",
+        crs=CRS.from_epsg(32632),
+        transform=Affine(1, 0, 5e5, 0, -1, 5.5e6),
+        tiled=True,
+        blockxsize=512,
+        blockysize=512,
+        compress="deflate",
         sparse_ok=True,
-    ) as target:  # fmt: skip
+    ) as target:
         pixels = np.arange(512, dtype=np.uint16)[None, None].repeat(3, 0).repeat(512, 1) % 200
         target.write(pixels.astype(np.uint8), window=((0, 512), (0, 512)))
     tiff = hostile.Tiff(path.read_bytes())
@@ -181,10 +192,22 @@ def test_a_decompression_bomb_is_refused_before_it_unpacks(folder: _Folder, tmp_
 
 def test_a_legal_sparse_scene_is_not_taken_for_a_bomb(folder: _Folder, tmp_path: Path) -> None:
     with rasterio.open(
-        folder.scenes / "sparse.tif", "w", driver="GTiff", width=30_000, height=20_000, count=3, dtype="uint8", nodata=0,
-        crs=CRS.from_epsg(32632), transform=Affine(1, 0, 5e5, 0, -1, 5.5e6), tiled=True, blockxsize=512, blockysize=512,
-        compress="deflate", sparse_ok=True,
-    ) as target:  # fmt: skip
+        folder.scenes / "sparse.tif",
+        "w",
+        driver="GTiff",
+        width=30_000,
+        height=20_000,
+        count=3,
+        dtype="uint8",
+        nodata=0,
+        crs=CRS.from_epsg(32632),
+        transform=Affine(1, 0, 5e5, 0, -1, 5.5e6),
+        tiled=True,
+        blockxsize=512,
+        blockysize=512,
+        compress="deflate",
+        sparse_ok=True,
+    ) as target:
         pixels = np.random.default_rng(0).integers(1, 250, (3, 64, 64), np.uint8)
         target.write(pixels, window=((0, 64), (0, 64)))
     # Headers alone: reading 600 million pixels is right here, and takes its time.

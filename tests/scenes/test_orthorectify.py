@@ -43,11 +43,23 @@ def rpcs(lon: float = LON, lat: float = LAT) -> RPC:
     line[0], line[2], line[3] = 2 * SHIFT_LINES * 500 / SIZE, -1.0, 2 * SHIFT_LINES * 500 / SIZE
     sample[0], sample[1], sample[3] = 2 * SHIFT_COLUMNS * 500 / SIZE, 1.0, 2 * SHIFT_COLUMNS * 500 / SIZE
     return RPC(
-        height_off=500.0, height_scale=500.0, lat_off=lat, lat_scale=HALF, long_off=lon,
-        long_scale=float(HALF / np.cos(np.radians(lat))), line_off=SIZE / 2 - 0.5, line_scale=SIZE / 2, samp_off=SIZE / 2 - 0.5,
-        samp_scale=SIZE / 2, line_num_coeff=line, line_den_coeff=one, samp_num_coeff=sample, samp_den_coeff=one,
-        err_bias=0.0, err_rand=0.0,
-    )  # fmt: skip
+        height_off=500.0,
+        height_scale=500.0,
+        lat_off=lat,
+        lat_scale=HALF,
+        long_off=lon,
+        long_scale=float(HALF / np.cos(np.radians(lat))),
+        line_off=SIZE / 2 - 0.5,
+        line_scale=SIZE / 2,
+        samp_off=SIZE / 2 - 0.5,
+        samp_scale=SIZE / 2,
+        line_num_coeff=line,
+        line_den_coeff=one,
+        samp_num_coeff=sample,
+        samp_den_coeff=one,
+        err_bias=0.0,
+        err_rand=0.0,
+    )
 
 
 def truth(scene: Scene, heights_m: np.ndarray | float, centre: float = LON) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +82,14 @@ def ramps(dtype: type = np.float32) -> np.ndarray:
 
 
 def raw_scene(folder: Path, pixels: np.ndarray, form: str = "tags", name: str = NAME, **profile: object) -> Path:
-    path = write_raster(folder / f"{name}.tiff", pixels, profile.pop("crs", None), profile.pop("transform", Affine.identity()),
-                        **({"rpcs": rpcs()} if form == "tags" else {}), **profile)  # fmt: skip
+    path = write_raster(
+        folder / f"{name}.tiff",
+        pixels,
+        profile.pop("crs", None),
+        profile.pop("transform", Affine.identity()),
+        **({"rpcs": rpcs()} if form == "tags" else {}),
+        **profile,
+    )
     if form in ("rpb", "RPB"):
         path.with_name(f"{name}.{form}").write_text(rpb(rpcs()))
     elif form != "tags":
@@ -84,10 +102,19 @@ def rpb(r: RPC) -> str:
         return f"\t{name} = (\n" + ",\n".join(f"\t\t\t{value:.15e}" for value in values) + ");\n"
 
     singles = {
-        "errBias": 0.0, "errRand": 0.0, "lineOffset": r.line_off, "sampOffset": r.samp_off, "latOffset": r.lat_off,
-        "longOffset": r.long_off, "heightOffset": r.height_off, "lineScale": r.line_scale, "sampScale": r.samp_scale,
-        "latScale": r.lat_scale, "longScale": r.long_scale, "heightScale": r.height_scale,
-    }  # fmt: skip
+        "errBias": 0.0,
+        "errRand": 0.0,
+        "lineOffset": r.line_off,
+        "sampOffset": r.samp_off,
+        "latOffset": r.lat_off,
+        "longOffset": r.long_off,
+        "heightOffset": r.height_off,
+        "lineScale": r.line_scale,
+        "sampScale": r.samp_scale,
+        "latScale": r.lat_scale,
+        "longScale": r.long_scale,
+        "heightScale": r.height_scale,
+    }
     body = "".join(f"\t{name} = {value!r};\n" for name, value in singles.items())
     body += series("lineNumCoef", r.line_num_coeff) + series("lineDenCoef", r.line_den_coeff)
     body += series("sampNumCoef", r.samp_num_coeff) + series("sampDenCoef", r.samp_den_coeff)
@@ -96,10 +123,17 @@ def rpb(r: RPC) -> str:
 
 def rpc_text(r: RPC) -> str:
     singles = {
-        "LINE_OFF": r.line_off, "SAMP_OFF": r.samp_off, "LAT_OFF": r.lat_off, "LONG_OFF": r.long_off,
-        "HEIGHT_OFF": r.height_off, "LINE_SCALE": r.line_scale, "SAMP_SCALE": r.samp_scale, "LAT_SCALE": r.lat_scale,
-        "LONG_SCALE": r.long_scale, "HEIGHT_SCALE": r.height_scale,
-    }  # fmt: skip
+        "LINE_OFF": r.line_off,
+        "SAMP_OFF": r.samp_off,
+        "LAT_OFF": r.lat_off,
+        "LONG_OFF": r.long_off,
+        "HEIGHT_OFF": r.height_off,
+        "LINE_SCALE": r.line_scale,
+        "SAMP_SCALE": r.samp_scale,
+        "LAT_SCALE": r.lat_scale,
+        "LONG_SCALE": r.long_scale,
+        "HEIGHT_SCALE": r.height_scale,
+    }
     lines = [f"{name}: {value!r}" for name, value in singles.items()]
     for name in ("line_num", "line_den", "samp_num", "samp_den"):
         lines += [f"{name.upper()}_COEFF_{k}: {v!r}" for k, v in enumerate(getattr(r, f"{name}_coeff"), start=1)]

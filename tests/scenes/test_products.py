@@ -280,9 +280,12 @@ def test_a_scene_folder_that_is_itself_a_product(tmp_path: Path) -> None:
 def test_a_cloud_mask_that_does_not_fit_ends_the_scene(tmp_path: Path) -> None:
     safe = write_safe(tmp_path / "in")
     write_raster(
-        next(safe.rglob("*SCL_20m.jp2")), np.zeros((12, 12), np.uint8), "EPSG:32632", Affine(20, 0, 600020, 0, -20, 5100000),
+        next(safe.rglob("*SCL_20m.jp2")),
+        np.zeros((12, 12), np.uint8),
+        "EPSG:32632",
+        Affine(20, 0, 600020, 0, -20, 5100000),
         driver="JP2OpenJPEG",
-    )  # fmt: skip
+    )
     with pytest.raises(SceneRefusedError, match="its cloud mask .* does not lie on its grid"):
         inventory(tmp_path, "*.SAFE")
 

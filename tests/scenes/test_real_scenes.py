@@ -93,7 +93,7 @@ HARD_CASES = {
     "rioxarray_test_rpcs.tif": "only RPCs",
     "stars_geomatrix_rotated.tif": "smaller than one chip",
     "zion_b4_truncated_300kB.tif": "corrupt or cut off",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

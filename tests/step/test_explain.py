@@ -43,13 +43,16 @@ class Outer(Section):
         ({"variants": [{"name": "x", "shar": 1}]}, ["variants.0.shar: unknown key. Did you mean `share`?"]),
         ({"variants": []}, ["variants: expected at least 1 entry (found [])"]),
         ({"labels": "al"}, ["labels: expected a whole number or `all` (found 'al'). Did you mean `all`?"]),
-        ({"inner": {"share": 1.5}}, ["inner.name: missing; it must be given.", "inner.share: expected less than 1 (found 1.5)"]),
+        (
+            {"inner": {"share": 1.5}},
+            ["inner.name: missing; it must be given.", "inner.share: expected less than 1 (found 1.5)"],
+        ),
         ({"inner": 3}, ["inner: expected a section (`key: value`) (found 3)"]),
         ({"share": 0.1}, ["share: unknown key. Did you mean `inner.share` or `variants.share`?"]),
         ({"step": 3}, ["step: unknown key. Did you mean `steps`?"]),
         ({"steps": "many"}, ["steps: expected a whole number (found 'many')"]),
     ],
-)  # fmt: skip
+)
 def test_every_refusal_says_what_was_found_and_what_was_meant(content: dict[str, object], lines: list[str]) -> None:
     with pytest.raises(ValidationError) as refused:
         Outer.model_validate(content)

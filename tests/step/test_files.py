@@ -86,8 +86,11 @@ def test_a_shared_folder_keeps_what_others_put_there(tmp_path: Path) -> None:
         (partial / "a").write_text("a 2")
         (partial / "b").write_text("b 2")
     assert {path.name: path.read_text() for path in out.iterdir()} == {
-        "a": "a 2", "b": "b 2", "b~": "mine under a generated name", "mine": "mine",
-    }  # fmt: skip
+        "a": "a 2",
+        "b": "b 2",
+        "b~": "mine under a generated name",
+        "mine": "mine",
+    }
 
 
 def test_a_shared_folder_that_nothing_is_remembered_of_loses_nothing(tmp_path: Path) -> None:

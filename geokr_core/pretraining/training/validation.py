@@ -62,10 +62,14 @@ class Judged:
             predicted, label = self.predicted[:, k].astype(np.float64), self.labels[:, k].astype(np.float64)
             bins = np.minimum((predicted * _NUM_BINS).astype(int), _NUM_BINS - 1)
             table = [
-                {"num_chips": int(mine.sum()), "predicted": round(float(predicted[mine].mean()), 4), "label": round(float(label[mine].mean()), 4)}
+                {
+                    "num_chips": int(mine.sum()),
+                    "predicted": round(float(predicted[mine].mean()), 4),
+                    "label": round(float(label[mine].mean()), 4),
+                }
                 for index in range(_NUM_BINS)
                 if (mine := bins == index).any()
-            ]  # fmt: skip
+            ]
             means = {"predicted": round(float(predicted.mean()), 4), "label": round(float(label.mean()), 4)}
             rows.append({"class": name, **means, "bins": table})
         return rows
@@ -104,7 +108,9 @@ def judge(
             shares.append(F.softmax(reported.float(), dim=1).cpu().numpy())
     finally:
         network.train(was_training)
-    return Judged(rows, np.concatenate(shares), labels[torch.from_numpy(rows).to(runtime.device)].cpu().numpy(), total / len(rows))  # fmt: skip
+    return Judged(
+        rows, np.concatenate(shares), labels[torch.from_numpy(rows).to(runtime.device)].cpu().numpy(), total / len(rows)
+    )
 
 
 def example_picture(data: LevirKR, judged: Judged) -> bytes:

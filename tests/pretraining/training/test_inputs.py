@@ -91,7 +91,9 @@ def test_a_crop_counts_less_the_less_of_it_is_known_and_the_fewer_cells_voted(tm
     assert float(torch.corrcoef(torch.stack([known, seen.weights]))[0, 1]) > 0.98
     box = seen.geometry.boxes
     # Half of each chip is unknown; with 290 voting cells a chip, a crop's number of cells hardly matters.
-    torch.testing.assert_close(seen.weights, run.weights[torch.from_numpy(reading(run)(1).rows)] * known / 0.5, rtol=0.05, atol=0.01)  # type: ignore[index]  # fmt: skip
+    torch.testing.assert_close(
+        seen.weights, run.weights[torch.from_numpy(reading(run)(1).rows)] * known / 0.5, rtol=0.05, atol=0.01
+    )  # type: ignore[index]
     few = replace(run, num_cells=torch.full_like(run.num_cells, 4.0))
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     ratio = _seen(few).weights / seen.weights  # type: ignore[operator]

@@ -40,9 +40,15 @@ class Killer(RecordingReporter):
 
 
 CAREFUL = {
-    "head_warmup_steps": 2, "warmup_steps": 1, "layer_decay": 0.7, "backbone_learning_rate_factor": 0.1,
-    "anchor": "features", "anchor_weight": 1.0, "interpolation": 0.5, "gradient_clip_norm": 0.5,
-}  # fmt: skip
+    "head_warmup_steps": 2,
+    "warmup_steps": 1,
+    "layer_decay": 0.7,
+    "backbone_learning_rate_factor": 0.1,
+    "anchor": "features",
+    "anchor_weight": 1.0,
+    "interpolation": 0.5,
+    "gradient_clip_norm": 0.5,
+}
 
 
 @pytest.mark.parametrize(
