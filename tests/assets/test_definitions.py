@@ -190,7 +190,9 @@ def test_the_graph_is_that_of_dvc_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    outputs = {_filled_in(out, values): name for name, stage in stages.items() for out in stage["outs"]}
+    outs = [(name, out) for name, stage in stages.items() for out in stage["outs"]]
+    # An output with options is a mapping of its path to them.
+    outputs = {_filled_in(out if isinstance(out, str) else next(iter(out)), values): name for name, out in outs}
     made = {}
     for name, stage in stages.items():
         deps = [Path(_filled_in(dep, values)) for dep in stage.get("deps", [])]
