@@ -4,7 +4,6 @@ A file appears whole or not at all, pixels and place as in the asset, with a rec
 a file count as finished: the same request finds it and reads nothing again.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from geokr_core.acquisition.web import Address, Web, shown, verify_multihash
 from geokr_core.errors import AcquisitionError
 from geokr_core.rasters.grid import Grid
 from geokr_core.rasters.open_raster import DRIVERS
+from geokr_core.step.digests import sha256
 from geokr_core.step.files import read_json, whole_file, write_json
 from geokr_core.step.section import as_plain
 
@@ -44,19 +44,9 @@ def finished(out: Path, file: PlannedFile) -> Finished | None:
     if not (path.is_file() and record_path(path).is_file()):
         return None
     record = read_json(record_path(path))
-    if record["mark"] != file.mark or record["sha256"] != file_sha256(path):
+    if record["mark"] != file.mark or record["sha256"] != sha256(path):
         return None
     return Finished(Grid.of_columns(record["grid"]) if record["grid_known_before"] else None)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def transfer(file: PlannedFile, web: Web, area: Area, out: Path) -> Mapping[str, Any]:
@@ -104,7 +94,7 @@ def _record(file: PlannedFile, grid: Grid, path: Path) -> dict[str, Any]:
         "catalogue_checksum": file.checksum,
         "catalogue_checksum_verified": bool(file.whole and file.checksum),
         "how": "whole file, cut here" if file.whole else "window",
-        "sha256": file_sha256(path),
+        "sha256": sha256(path),
         "num_bytes": path.stat().st_size,
         "grid_known_before": file.grid is not None,
         "grid": grid.columns(),

@@ -71,17 +71,14 @@ def _judged(check: Check, params: Params) -> Iterator[Judged]:
     if STEPS[check.step].scenes is None:
         yield Judged(check, _finding_of(check, params))
         return
-    found = {scene_id: _finding_of(check, params, scene_id) for scene_id in _sample(_usable(params), check.max_scenes)}
+    from geokr_core.scenes.inventory import usable_scenes
+
+    looked_at = _sample(list(usable_scenes(Folders(params)["scenes"])), check.max_scenes)
+    found = {scene_id: _finding_of(check, params, scene_id) for scene_id in looked_at}
     failed = {scene_id: finding for scene_id, finding in found.items() if not finding.passed}
     for scene_id in list(failed)[:_MAX_SCENES]:
         yield Judged(check, failed[scene_id], scene_id)
     yield Judged(check, over_scenes({scene_id: finding.message for scene_id, finding in failed.items()}, len(found)))
-
-
-def _usable(params: Params) -> Sequence[str]:
-    from geokr_core.scenes.inventory import usable_scenes
-
-    return list(usable_scenes(Folders(params)["scenes"]))
 
 
 def _finding_of(check: Check, params: Params, scene_id: str = "") -> Finding:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from geokr_core.step.found_files import glob_fault
+from geokr_core.step.found_files import FilePattern
 from geokr_core.step.section import Section
 
 
@@ -13,7 +13,9 @@ class ProductConfig(Section):
     """One land-cover product: its tiles, its legend, its editions."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    files: str = Field(description="glob relative to `land_cover.folder`; one product may hold tiles of several years")
+    files: FilePattern = Field(
+        description="glob relative to `land_cover.folder`; one product may hold tiles of several years"
+    )
     legend: str = Field(
         description="a built-in legend (docs/land-cover.md lists them), one that an installed package brings, or the path of a legend file, YAML or CSV"
     )
@@ -27,13 +29,6 @@ class ProductConfig(Section):
         None, ge=1, description="band that holds the codes, where files have others beside it; null: the only one"
     )
     crs: str | None = Field(None, description="CRS to use instead of the file's, where the file's is known to be wrong")
-
-    @field_validator("files")
-    @classmethod
-    def _below_the_folder(cls, value: str) -> str:
-        if fault := glob_fault(value):
-            raise ValueError(fault)
-        return value
 
 
 class LandCoverConfig(Section):

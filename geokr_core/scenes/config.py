@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from geokr_core.scenes.products.families import family, family_names
-from geokr_core.step.found_files import glob_fault
+from geokr_core.step.found_files import FilePattern
 from geokr_core.step.section import Section, unknown_name
 
 
@@ -15,7 +15,7 @@ class SceneCollection(Section):
     """Files below ``scenes.folder`` that share a layout, and the land-cover product of their ground."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    files: str = Field(
+    files: FilePattern = Field(
         description="glob relative to the folder: rasters, or the metadata files of products of many files (`MTD_MSI*.xml`, "
         "`*_MTL.*`); `{band}` stands for the band where each band is a file"
     )
@@ -48,13 +48,6 @@ class SceneCollection(Section):
         None,
         description="raster of heights above the ellipsoid to orthorectify raw scenes with, relative to the working directory",
     )
-
-    @field_validator("files")
-    @classmethod
-    def _is_a_pattern(cls, value: str) -> str:
-        if fault := glob_fault(value):
-            raise ValueError(fault)
-        return value
 
     @field_validator("product")
     @classmethod

@@ -51,7 +51,8 @@ def test_of_many_scenes_some_are_looked_at_and_all_are_counted(tmp_path: Path, m
     params, seen = load_params(tmp_path / "params.yaml"), list[str]()
     check = _check(Finding(True, "good"), seen, step="chips", max_scenes=20)
     monkeypatch.setattr(findings, "of_step", lambda *_: [check])
-    monkeypatch.setattr(findings, "_usable", lambda _: [f"s{k:03d}" for k in range(400)])
+    scenes_of = dict.fromkeys(f"s{k:03d}" for k in range(400))
+    monkeypatch.setattr("geokr_core.scenes.inventory.usable_scenes", lambda _: scenes_of)
     *scenes, together = findings.record_findings("chips", params, "1.dir", RecordingReporter())
     assert seen == [f"s{20 * k:03d}" for k in range(20)]
     assert (scenes, together.finding.message) == ([], "20 of 20 scene(s) pass.")

@@ -1,25 +1,17 @@
 """Presets are what they are named for, and the parameter file overrules them."""
 
-from typing import Any
-
 import pytest
-
-from geokr_core.pretraining.config import PretrainingConfig
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 12, "batch_size": 8, "threads": 1, "log_every": 4}
-    return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
+from short_runs import checkpointed_config
 
 
 def test_presets_are_what_they_are_named_for() -> None:
-    paper, ours = _config(preset="paper", steps=200).recipe(), _config(steps=200).recipe()
+    paper, ours = checkpointed_config(preset="paper", steps=200).recipe(), checkpointed_config(steps=200).recipe()
     assert (paper.optimiser, paper.learning_rate, paper.weight_decay) == ("adam", 1e-3, 0.0)
     assert (paper.consistency, paper.reduction, paper.batchnorm) == ("ce_student_teacher", "per_element", "own")
     assert (paper.teacher_schedule, paper.teacher_momentum, paper.two_views) == ("released", 0.95, False)
     assert (ours.consistency, ours.reduction, ours.batchnorm) == ("kl_teacher_student", "per_sample", "averaged")
     assert (paper.transfer, ours.transfer) == ("teacher", "teacher")
-    assert [_config(steps=n).recipe().teacher_momentum for n in (10, 200, 300, 10_000)] == pytest.approx(
+    assert [checkpointed_config(steps=n).recipe().teacher_momentum for n in (10, 200, 300, 10_000)] == pytest.approx(
         [0.97, 0.97, 0.98, 0.99]
     )
 
@@ -40,5 +32,5 @@ def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> N
         "transfer": "student",
         "label_weighting": False,
     }
-    recipe = _config(preset=preset, **given).recipe()
+    recipe = checkpointed_config(preset=preset, **given).recipe()
     assert {name: getattr(recipe, name) for name in given} == given

@@ -1,7 +1,6 @@
 """Pretraining learns, writes what it promises, stops where it must, and says the truth about its teacher."""
 
 import csv
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from short_runs import Killed, Killer, checkpointed_config, checkpointed_run
 
 from geokr_core.errors import BackboneError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
@@ -17,48 +17,22 @@ from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.batch_order import batch_rows
 from geokr_core.networks.network import build
 from geokr_core.networks.weights import load_weights, save_weights
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.labels import RunLabels, labels_of_data
 from geokr_core.pretraining.pretrain import pretrain
 from geokr_core.pretraining.runs import runs_of, runtime_of
 from geokr_core.pretraining.training import loop
-from geokr_core.pretraining.training.state import Run, begin
+from geokr_core.pretraining.training.state import begin
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=96, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 12, "batch_size": 8, "threads": 1, "log_every": 4}
-    return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
-
-
-class Killed(Exception):
-    """Stands for a process that dies."""
-
-
-class Killer(RecordingReporter):
-    """Dies at one step of a run."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        super().metrics(values, step)
-        if step >= self.step:
-            raise Killed
+NUM_CHIPS = 96
 
 
 def test_kl_falls_well_below_the_constant_and_true_labels_beat_shuffled(tmp_path: Path) -> None:
     store = make_levir_kr(tmp_path / "store", num_chips=256, chip_size_px=32)
-    config = _config(
+    config = checkpointed_config(
         steps=120,
         batch_size=32,
         learning_rate=2e-3,
@@ -76,7 +50,7 @@ def test_kl_falls_well_below_the_constant_and_true_labels_beat_shuffled(tmp_path
 
 
 def _labelled(data: LevirKR, method: Any, seed: int = 0) -> RunLabels:
-    return labels_of_data(data, data.rows_of("train"), _config().recipe(method), seed)
+    return labels_of_data(data, data.rows_of("train"), checkpointed_config().recipe(method), seed)
 
 
 def test_shuffled_hands_training_labels_round_and_leaves_validation_alone(data: LevirKR) -> None:
@@ -129,7 +103,7 @@ COLUMNS = (
 
 
 def test_output_holds_what_it_promises(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(seeds=(0, 3), variants=("geokr", "shuffled"), steps=4, log_every=2)
+    config = checkpointed_config(seeds=(0, 3), variants=("geokr", "shuffled"), steps=4, log_every=2)
     reporter = RecordingReporter()
     summary = pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     out = tmp_path / "out"
@@ -168,7 +142,7 @@ def test_output_holds_what_it_promises(data: LevirKR, tmp_path: Path) -> None:
 
 def test_curves_of_several_runs_do_not_run_into_each_other(data: LevirKR, tmp_path: Path) -> None:
     reporter = RecordingReporter()
-    pretrain(_config(seeds=(0, 1), steps=4), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    pretrain(checkpointed_config(seeds=(0, 1), steps=4), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     (step, first), (_, second) = reporter.points
     assert step == 4
     assert {"loss", "supervised_loss", "consistency_loss", "train_kl", "validation_kl", "learning_rate"} <= set(first)
@@ -181,7 +155,7 @@ def test_losses_in_the_history_are_means_over_the_interval(data: LevirKR, tmp_pa
     histories = {}
     for every in (1, 6):
         reporter = RecordingReporter()
-        config = _config(steps=6, log_every=every)
+        config = checkpointed_config(steps=6, log_every=every)
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
         histories[every] = [values["loss"] for _, values in reporter.points]
     assert len(histories[1]) == 6
@@ -195,7 +169,7 @@ def test_the_network_asked_for_is_transferred_with_its_own_head(
     kept = []
     train = loop.train
     monkeypatch.setattr("geokr_core.pretraining.pretrain.train", lambda *a: kept.append(train(*a)) or kept[-1])
-    config = _config(transfer=transfer, steps=3)
+    config = checkpointed_config(transfer=transfer, steps=3)
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     state = kept[0][0]
     network = state.teacher.network if transfer == "teacher" else state.student
@@ -206,7 +180,7 @@ def test_the_network_asked_for_is_transferred_with_its_own_head(
 
 
 def test_evidence_about_the_teacher_is_true(data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretrain(_config(steps=3), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    pretrain(checkpointed_config(steps=3), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     (run,) = read_json(tmp_path / "out/runs.json")
     assert (run["teacher_shares_storage"], run["teacher_differs"], run["finite"]) == (False, True, True)
     assert run["teacher_updates"] == 3
@@ -214,7 +188,9 @@ def test_evidence_about_the_teacher_is_true(data: LevirKR, tmp_path: Path, monke
     # A teacher that is the student in disguise must be recognised.
     monkeypatch.setattr("geokr_core.pretraining.training.teacher.copy.deepcopy", lambda student: student)
     monkeypatch.setattr(torch.nn.Module, "requires_grad_", lambda self, flag=True: self)
-    pretrain(_config(steps=3), data.folder, tmp_path / "out", tmp_path / "disguised-ck", RecordingReporter())
+    pretrain(
+        checkpointed_config(steps=3), data.folder, tmp_path / "out", tmp_path / "disguised-ck", RecordingReporter()
+    )
     (run,) = read_json(tmp_path / "out/runs.json")
     assert (run["teacher_shares_storage"], run["teacher_differs"]) == (True, False)
 
@@ -229,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
     losses_of = loop.losses_of
     monkeypatch.setattr(loop, "losses_of", poisoned)
     with pytest.raises(TrainingError, match=r"loss is nan at step 6.*Lower pretraining.learning_rate") as error:
-        pretrain(_config(), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+        pretrain(checkpointed_config(), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     assert not (tmp_path / "out").exists()
     (kept,) = (tmp_path / "ck").rglob("not_finite_step_000006.safetensors")
     assert str(kept) in str(error.value)
@@ -256,7 +232,7 @@ def test_weights_that_are_not_finite_are_not_delivered(
     train = loop.train
     monkeypatch.setattr("geokr_core.pretraining.pretrain.train", spoiled)
     with pytest.raises(TrainingError, match="a weight is not finite after 2 steps"):
-        pretrain(_config(steps=2), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+        pretrain(checkpointed_config(steps=2), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     assert not (tmp_path / "out").exists()
 
 
@@ -264,13 +240,13 @@ def test_weights_to_start_from_are_loaded_strictly(data: LevirKR, tmp_path: Path
     torch.manual_seed(5)
     source = build("squeezenet1_1")
     save_weights(source, tmp_path / "w.safetensors")
-    config = _config(initial_weights=tmp_path / "w.safetensors")
+    config = checkpointed_config(initial_weights=tmp_path / "w.safetensors")
     (run,) = runs_of(config, data, tmp_path / "ck")
     state = begin(run)
     for network in (state.student, state.teacher.network):
         mine = network.backbone.state_dict()
         assert all(torch.equal(mine[key], value) for key, value in source.state_dict().items())
-    (scratch,) = runs_of(_config(), data, tmp_path / "ck")
+    (scratch,) = runs_of(checkpointed_config(), data, tmp_path / "ck")
     assert run.fingerprint != scratch.fingerprint
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "w.safetensors")
     with pytest.raises(BackboneError, match="missing"):
@@ -282,27 +258,22 @@ def test_records_do_not_depend_on_where_the_weights_lay(data: LevirKR, tmp_path:
     for place in ("here", "there"):
         torch.manual_seed(5)
         save_weights(build("squeezenet1_1"), tmp_path / place / "w.safetensors")
-        config = _config(steps=1, initial_weights=tmp_path / place / "w.safetensors")
+        config = checkpointed_config(steps=1, initial_weights=tmp_path / place / "w.safetensors")
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
         assert str(tmp_path) not in (tmp_path / "out/geokr-seed0/run.json").read_text()
         versions.append(data_version(tmp_path / "out"))
     assert versions[0] == versions[1]
 
 
-def _run(data: LevirKR, **changes: Any) -> Run:
-    (run,) = runs_of(_config(**changes), data, Path("unused"))
-    return run
-
-
 def test_too_few_training_chips_are_refused(data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LevirKR, "rows_of", lambda self, split: np.arange(1 if split == "train" else 0))
     with pytest.raises(TrainingError, match=r"1 training chip\(s\); at least two"):
-        pretrain(_config(), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+        pretrain(checkpointed_config(), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
 
 
 def test_a_data_set_without_validation_chips_trains_all_the_same(tmp_path: Path) -> None:
     store = make_levir_kr(tmp_path / "store", num_chips=16, validation_fraction=0.0)
-    pretrain(_config(steps=2), store.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    pretrain(checkpointed_config(steps=2), store.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     (run,) = read_json(tmp_path / "out/runs.json")
     assert run["validation_kl"] is None
     assert next(csv.DictReader((tmp_path / "out/history.csv").open()))["validation_kl"] == ""
@@ -311,14 +282,14 @@ def test_a_data_set_without_validation_chips_trains_all_the_same(tmp_path: Path)
 def test_a_gpu_that_is_not_there_is_refused(data: LevirKR, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainingError, match="sees no GPU"):
-        runtime_of(_config(device="cuda"), 64)
-    assert runtime_of(_config(device="auto"), 64).device.type == "cpu"
+        runtime_of(checkpointed_config(device="cuda"), 64)
+    assert runtime_of(checkpointed_config(device="auto"), 64).device.type == "cpu"
 
 
 def test_a_transferred_teacher_that_hardly_moved_is_pointed_out(data: LevirKR, tmp_path: Path) -> None:
     def warned(**changes: Any) -> bool:
         reporter = RecordingReporter()
-        config = _config(preset="paper", steps=2, **changes)
+        config = checkpointed_config(preset="paper", steps=2, **changes)
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
         return any("moved 1 time(s) and is still 0.95 its own start" in warning for warning in reporter.warnings)
 
@@ -356,7 +327,7 @@ def test_bf16_gradients_are_right_for_the_smallest_chips_that_get_them(batch: in
 def test_chips_too_small_for_bf16_are_computed_in_fp32_and_that_is_said(tmp_path: Path) -> None:
     store = make_levir_kr(tmp_path / "store", num_chips=16, chip_size_px=16)
     reporter = RecordingReporter()
-    config = _config(architecture="resnet18", steps=1, batch_size=4)
+    config = checkpointed_config(architecture="resnet18", steps=1, batch_size=4)
     pretrain(config, store.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert any("too small for bf16" in warning for warning in reporter.warnings)
     assert read_json(tmp_path / "out/geokr-seed0/run.json")["precision"] == "fp32"
@@ -368,7 +339,7 @@ def test_a_network_that_learned_nothing_is_pointed_out(
     reporter = RecordingReporter()
     judged = loop.judged
     monkeypatch.setattr("geokr_core.pretraining.results.judged", lambda *arguments: replace(judged(*arguments), kl=9.0))
-    summary = pretrain(_config(steps=1), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    summary = pretrain(checkpointed_config(steps=1), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert any("no better than that of a constant prediction" in warning for warning in reporter.warnings)
     assert summary.warnings == reporter.warnings
 
@@ -376,7 +347,7 @@ def test_a_network_that_learned_nothing_is_pointed_out(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_it_learns_resumes_and_stops(data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = _config(architecture="resnet18", device="cuda", steps=60, batch_size=32, log_every=1)
+    config = checkpointed_config(architecture="resnet18", device="cuda", steps=60, batch_size=32, log_every=1)
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(20))
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
@@ -390,4 +361,4 @@ def test_on_a_gpu_it_learns_resumes_and_stops(data: LevirKR, tmp_path: Path, mon
 
 def test_reopened_data_is_the_same_run(data: LevirKR) -> None:
     again = open_levir_kr(data.folder)
-    assert _run(again).fingerprint == _run(data).fingerprint
+    assert checkpointed_run(again).fingerprint == checkpointed_run(data).fingerprint

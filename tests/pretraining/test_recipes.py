@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_runs import short_config
 
 from geokr_core.errors import ConfigError
 from geokr_core.levir_kr.dataset import LevirKR
@@ -26,17 +27,6 @@ from geokr_core.pretraining.recipes import METHODS, Method
 from geokr_core.pretraining.runs import fingerprint, result_inputs, runs_of
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
 
 
 def test_every_method_sets_fields_that_recipes_have() -> None:
@@ -92,7 +82,7 @@ def test_runs_that_were_finished_with_earlier_code_keep_their_names(
 
 def test_neutral_fields_leave_a_run_its_name_and_others_do_not() -> None:
     def name(**changes: Any) -> str:
-        config = _config(**changes)
+        config = short_config(**changes)
         return fingerprint(result_inputs(config, config.recipe(), "cpu", "x"), "geokr", 0, 1)
 
     other = {"checkpoint_every": 7, "keep_checkpoints": 9, "examples_every": 3}
@@ -103,10 +93,10 @@ def test_neutral_fields_leave_a_run_its_name_and_others_do_not() -> None:
 
 
 def test_methods_differ_from_the_recipe_in_what_they_are_named_for() -> None:
-    ours = _config().recipe()
+    ours = short_config().recipe()
 
     def changed(method: Any) -> set[str]:
-        other = _config().recipe(method)
+        other = short_config().recipe(method)
         return {field for field in Recipe.model_fields if getattr(other, field) != getattr(ours, field)}
 
     assert changed("geokr") == set()
@@ -117,16 +107,16 @@ def test_methods_differ_from_the_recipe_in_what_they_are_named_for() -> None:
     assert changed("distilled") == {"land_cover_weight", "label_follows_crop"}
     assert changed("joint") == {"contrast_weight", "consistency", "transfer", "augmentation"}
     assert {"objective", "augmentation"} <= changed("simclr")
-    assert _config().recipe("paper") == _config(preset="paper").recipe()
+    assert short_config().recipe("paper") == short_config(preset="paper").recipe()
 
 
 def test_what_makes_a_method_wins_over_the_file_and_the_file_over_the_rest() -> None:
-    config = _config(transfer="teacher", crop_area_fraction=(0.5, 0.6), dense_weight=0.3)
+    config = short_config(transfer="teacher", crop_area_fraction=(0.5, 0.6), dense_weight=0.3)
     simclr = config.recipe("simclr")
     assert (simclr.transfer, simclr.dense_weight, simclr.consistency) == ("student", 0.0, "none")
     assert simclr.augmentation.crop_area_fraction == (0.5, 0.6)
     assert config.recipe("dense").dense_weight == 0.3
-    contrasting = _config(contrast_weight=0.5)
+    contrasting = short_config(contrast_weight=0.5)
     assert contrasting.recipe("geokr").contrast_weight == 0.5
     for baseline in ("simclr", "moco"):  # their own loss is all they have
         assert contrasting.recipe(baseline).contrast_weight == 0.0
@@ -164,7 +154,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_a_method_of_another_package_is_trained_to_the_end_with_its_own_column(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(steps=2, variants=("geokr", "entropy"))
+    config = short_config(steps=2, variants=("geokr", "entropy"))
     assert config.recipe("entropy").dense_weight == 0.5
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     rows = list(csv.DictReader((tmp_path / "out/history.csv").open()))
@@ -174,7 +164,7 @@ def test_a_method_of_another_package_is_trained_to_the_end_with_its_own_column(d
     assert (tmp_path / "out/entropy-seed0/dense_head.safetensors").is_file()
     assert result_inputs(config, config.recipe("entropy"), "cpu", "x")["config"]["entropy"] == 1
     with pytest.raises(ValueError, match="no method 'entropi'; did you mean 'entropy'"):
-        _config(variants=("geokr", "entropi"))
+        short_config(variants=("geokr", "entropi"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +181,7 @@ def test_a_wrong_method_of_another_package_is_refused_when_the_file_is_read(
 ) -> None:
     monkeypatch.setattr("toy.ENTROPY", found)
     with pytest.raises(ValueError, match=complaint):
-        _config(variants=("geokr", "entropy"))
+        short_config(variants=("geokr", "entropy"))
 
 
 def test_variants_may_differ_in_single_settings_even_in_the_architecture(data: LevirKR, tmp_path: Path) -> None:
@@ -200,7 +190,9 @@ def test_variants_may_differ_in_single_settings_even_in_the_architecture(data: L
         {"name": "small_r18", "settings": {"architecture": "resnet18", "steps": 1, "batch_size": 2}},
         {"name": "no_teacher", "settings": {"consistency": "none", "transfer": "student"}},
     )
-    pretrain(_config(steps=2, variants=variants), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    pretrain(
+        short_config(steps=2, variants=variants), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter()
+    )
     runs = {run["variant"]: run for run in read_json(tmp_path / "out/runs.json")}
     assert [runs[name]["architecture"] for name in runs] == ["squeezenet1_1", "resnet18", "squeezenet1_1"]
     assert (runs["small_r18"]["num_steps"], runs["no_teacher"]["transfer"]) == (1, "student")
@@ -209,7 +201,7 @@ def test_variants_may_differ_in_single_settings_even_in_the_architecture(data: L
 
 def test_a_variant_may_have_seeds_of_its_own(data: LevirKR, tmp_path: Path) -> None:
     variants = ({"name": "few", "method": "majority", "seeds": [2]}, "geokr")
-    runs = list(runs_of(_config(variants=variants, seeds=(0, 1)), data, tmp_path / "ck"))
+    runs = list(runs_of(short_config(variants=variants, seeds=(0, 1)), data, tmp_path / "ck"))
     assert [run.name for run in runs] == ["few-seed2", "geokr-seed0", "geokr-seed1"]
     assert sum(run.is_first for run in runs) == 1
 
@@ -228,4 +220,4 @@ def test_a_variant_may_have_seeds_of_its_own(data: LevirKR, tmp_path: Path) -> N
 )
 def test_a_wrong_variant_is_refused(variant: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        _config(variants=("geokr", variant))
+        short_config(variants=("geokr", variant))

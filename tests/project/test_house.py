@@ -13,7 +13,6 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAX_LINES = 450
-STILL_LONG: set[str] = set()
 
 
 def _sources(*roots: str) -> Iterator[Path]:
@@ -51,9 +50,7 @@ def test_no_source_file_is_long() -> None:
     lengths = {
         path.relative_to(PROJECT): len(path.read_text().splitlines()) for path in _sources("geokr_core", "geokr_assets")
     }
-    assert {
-        str(path): length for path, length in lengths.items() if length > MAX_LINES and str(path) not in STILL_LONG
-    } == {}
+    assert {str(path): length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
 def test_tables_are_one_name_a_line_or_data_files() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
+from mlflow_database import database, server  # noqa: F401  # fixtures
 
 from geokr_core import registry
 from geokr_core.backbone.build import build_bundle
@@ -28,21 +28,6 @@ UNREACHABLE = "http://127.0.0.1:9"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
     return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=24)
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for the module: MLflow takes seconds to create one. Each test has its own model name."""
-    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def server(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    monkeypatch.setenv("GEOKR_SPOOL", str(tmp_path / "spool"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    monkeypatch.delenv("GEOKR_MLFLOW_UI_URL", raising=False)
-    return MlflowClient(tracking_uri=f"sqlite:///{database}")
 
 
 @pytest.fixture(scope="module")

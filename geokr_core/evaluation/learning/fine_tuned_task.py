@@ -4,6 +4,7 @@ Here: which items are labelled, how the learning rate is chosen, and that a cell
 network is built and trained for the task, and what its predictions are worth, is up to the task.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from geokr_core.networks.runtime import Runtime
 from geokr_core.step.digests import data_version
 
 
-class FineTunedTask:
+class FineTunedTask(ABC):
     """A labelled set that scores networks by fine-tuning; a kind fills in learning, predicting and scoring.
 
     Attributes:
@@ -98,18 +99,19 @@ class FineTunedTask:
             found = [self.predicted(model, row, start, runtime) for row in self.rows["test"]]
         return self.scored(found, labelled, {"learning_rate": rate, "labelled_images": len(labelled)})
 
+    @abstractmethod
     def learnt(self, cell: Cell, start: Start, rows: np.ndarray, rate: float, runtime: Runtime) -> Any:
         """A network that learned from the items ``rows``, in evaluation mode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predicted(self, model: Any, row: int, start: Start, runtime: Runtime) -> Any:
         """What a network of `learnt` predicts for an item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def worth(self, found: Sequence[Any], rows: np.ndarray) -> float:
         """The task's first metric of predictions for the items ``rows``, by which a learning rate is chosen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scored(self, found: Sequence[Any], labelled: np.ndarray, details: Mapping[str, object]) -> Measurement:
         """The measurement of a cell from the predictions for all test items.
 
@@ -118,7 +120,6 @@ class FineTunedTask:
             labelled: items that were learnt from.
             details: of the cell, to be passed on.
         """
-        raise NotImplementedError
 
     def _learning_rate(self, cell: Cell, start: Start, labelled: np.ndarray, runtime: Runtime) -> float:
         fitting, spared = held_out(labelled, self.rows["val"], self.plan.validation_fraction, cell.seed)

@@ -4,53 +4,28 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from short_runs import inputs_at, short_config, short_run
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.augmentation import cells_under
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.network import Network
-from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.objectives.land_cover import LandCoverObjective
-from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training import loop
-from geokr_core.pretraining.training.inputs import inputs_of
 from geokr_core.pretraining.training.loop import (
     reading,
     train,
 )
-from geokr_core.pretraining.training.state import Run, begin
+from geokr_core.pretraining.training.state import begin
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
-
-
-def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> Run:
-    variants = ("geokr",) if method == "geokr" else ("geokr", method)
-    return list(runs_of(_config(variants=variants, **changes), data, Path("unused")))[-1]
-
-
-def _seen(run: Run, step: int = 1) -> Inputs:
-    batch = reading(run)(step)
-    return inputs_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco"])
 def test_contrastive_views_are_crops_of_their_own(method: str, data: LevirKR) -> None:
-    seen = _seen(_run(data, method))
+    seen = inputs_at(short_run(data, method))
     pairs = zip(seen.student.flatten(1), seen.teacher.flatten(1), strict=True)
     alike = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs]
     assert np.median(alike) < 0.8
@@ -58,7 +33,7 @@ def test_contrastive_views_are_crops_of_their_own(method: str, data: LevirKR) ->
 
 @pytest.mark.parametrize("method", ["simclr", "moco"])
 def test_contrastive_methods_read_no_land_cover(method: str, data: LevirKR) -> None:
-    run = _run(data, method, precision="fp32")
+    run = short_run(data, method, precision="fp32")
     other = replace(run, labels=torch.rand_like(run.labels), weights=None)
     gradients = []
     for one in (run, other):
@@ -71,7 +46,7 @@ def test_contrastive_methods_read_no_land_cover(method: str, data: LevirKR) -> N
 
 def test_simclr_learns_to_tell_chips_apart(data: LevirKR, tmp_path: Path) -> None:
     settings = {"architecture": "resnet18", "crop_area_fraction": (0.5, 1.0), "learning_rate": 2e-3}
-    run = _run(data, "simclr", steps=60, batch_size=16, log_every=15, **settings)
+    run = short_run(data, "simclr", steps=60, batch_size=16, log_every=15, **settings)
     state, _ = train(replace(run, folder=tmp_path), RecordingReporter())
     guessing = np.log(2 * 16 - 1)  # which of the 31 other views is it
     assert float(state.history[-1]["loss"] or 0) < guessing - 0.1
@@ -79,7 +54,7 @@ def test_simclr_learns_to_tell_chips_apart(data: LevirKR, tmp_path: Path) -> Non
 
 def test_joint_learns_land_cover_and_tells_chips_apart(data: LevirKR, tmp_path: Path) -> None:
     settings = {"architecture": "resnet18", "learning_rate": 2e-3, "crop_area_fraction": (1.0, 1.0)}
-    run = replace(_run(data, "joint", steps=60, batch_size=16, log_every=15, **settings), folder=tmp_path)
+    run = replace(short_run(data, "joint", steps=60, batch_size=16, log_every=15, **settings), folder=tmp_path)
     state, _ = train(run, RecordingReporter())
     first, last = state.history[0], state.history[-1]
     for term in ("contrast_loss", "train_kl"):
@@ -87,8 +62,8 @@ def test_joint_learns_land_cover_and_tells_chips_apart(data: LevirKR, tmp_path: 
 
 
 def test_joint_holds_each_of_two_crops_to_the_land_cover_of_its_own_ground(data: LevirKR) -> None:
-    run = _run(data, "joint")
-    shown, batch = _seen(run), reading(run)(1)
+    run = short_run(data, "joint")
+    shown, batch = inputs_at(run), reading(run)(1)
     num_chips = len(batch.rows)
     assert (len(shown.student), len(shown.labels)) == (2 * num_chips, 2 * num_chips)
     assert shown.geometry.boxes is not None
@@ -98,7 +73,7 @@ def test_joint_holds_each_of_two_crops_to_the_land_cover_of_its_own_ground(data:
     torch.testing.assert_close(shown.labels, expected / expected.sum(dim=1, keepdim=True))
     network = Network("squeezenet1_1", 3, len(data.classes), run.recipe).eval()
     terms = LandCoverObjective(run.recipe, torch.device("cpu")).losses(network, network, network, shown, 1)
-    alone = LandCoverObjective(_config(consistency="none").recipe(), torch.device("cpu")).losses(
+    alone = LandCoverObjective(short_config(consistency="none").recipe(), torch.device("cpu")).losses(
         network, network, network, shown, 1
     )
     torch.testing.assert_close(terms[1], alone[1])
@@ -106,7 +81,7 @@ def test_joint_holds_each_of_two_crops_to_the_land_cover_of_its_own_ground(data:
 
 
 def test_moco_compares_with_what_it_remembers(data: LevirKR) -> None:
-    run = _run(data, "moco", memory_bank_size=20, precision="fp32")
+    run = short_run(data, "moco", memory_bank_size=20, precision="fp32")
     torch.manual_seed(0)
     state = begin(run)
     before = state.objective.state()["bank"].clone()

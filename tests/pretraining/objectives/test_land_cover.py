@@ -2,52 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from short_runs import inputs_at, short_config, short_run
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.augmentation import cells_under
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.correction import Correction, aggregation_loss
 from geokr_core.pretraining.losses import dense_loss
 from geokr_core.pretraining.network import Outputs
-from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.objectives.land_cover import LandCoverObjective, largest_class
 from geokr_core.pretraining.pretrain import pretrain
-from geokr_core.pretraining.runs import runs_of
-from geokr_core.pretraining.training.inputs import inputs_of
 from geokr_core.pretraining.training.loop import (
     losses_of,
-    reading,
     train,
 )
-from geokr_core.pretraining.training.state import Run, begin
+from geokr_core.pretraining.training.state import begin
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
-
-
-def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> Run:
-    variants = ("geokr",) if method == "geokr" else ("geokr", method)
-    return list(runs_of(_config(variants=variants, **changes), data, Path("unused")))[-1]
-
-
-def _seen(run: Run, step: int = 1) -> Inputs:
-    batch = reading(run)(step)
-    return inputs_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
 
 def test_majority_is_the_largest_class_alone_and_nothing_where_nothing_is_known() -> None:
@@ -56,8 +30,8 @@ def test_majority_is_the_largest_class_alone_and_nothing_where_nothing_is_known(
 
 
 def test_majority_learns_from_one_class_and_is_judged_by_the_proportions(data: LevirKR) -> None:
-    run = _run(data, "majority", precision="fp32")
-    state, seen = begin(run), _seen(run)
+    run = short_run(data, "majority", precision="fp32")
+    state, seen = begin(run), inputs_at(run)
     losses = dict(zip(state.terms, losses_of(run, state, seen, 1).tolist(), strict=True))
     state.student.train()
     shares = state.student(seen.student).logits.log_softmax(dim=1)
@@ -79,8 +53,8 @@ def test_dense_loss_by_hand_counts_a_cell_as_much_as_it_is_known_in_any_company(
 
 
 def test_dense_asks_each_cell_for_the_land_cover_of_its_own_ground(data: LevirKR) -> None:
-    run = _run(data, "dense", precision="fp32", batch_size=16)
-    state, seen = begin(run), _seen(run)
+    run = short_run(data, "dense", precision="fp32", batch_size=16)
+    state, seen = begin(run), inputs_at(run)
     assert seen.cells is not None
     right = cells_under(seen.cells, seen.geometry, 4).permute(0, 3, 1, 2)
     found = {}
@@ -96,7 +70,7 @@ def test_dense_asks_each_cell_for_the_land_cover_of_its_own_ground(data: LevirKR
 
 
 def test_dense_learns(data: LevirKR, tmp_path: Path) -> None:
-    run = _run(data, "dense", steps=60, batch_size=16, learning_rate=2e-3, log_every=20)
+    run = short_run(data, "dense", steps=60, batch_size=16, learning_rate=2e-3, log_every=20)
     state, _ = train(replace(run, folder=tmp_path), RecordingReporter())
     first, last = (float(state.history[index]["dense_loss"] or 0) for index in (0, -1))
     assert last < 0.95 * first
@@ -137,7 +111,7 @@ def test_a_correction_finds_the_confusion_of_the_product() -> None:
     head, correction = torch.nn.Linear(3, 3), Correction(3)
     parameters = [{"params": head.parameters(), "lr": 0.05}, {"params": correction.parameters(), "lr": 0.02}]
     optimiser = torch.optim.Adam(parameters)
-    recipe = _config().recipe("corrected")
+    recipe = short_config().recipe("corrected")
     for _ in range(600):
         logits = head(images)
         loss = -(labels * correction(logits)).sum(dim=1).mean()
@@ -154,7 +128,7 @@ def test_a_correction_finds_the_confusion_of_the_product() -> None:
 
 
 def test_what_was_corrected_is_written_beside_the_weights(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(steps=2, variants=("geokr", "corrected"))
+    config = short_config(steps=2, variants=("geokr", "corrected"))
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     written = read_json(tmp_path / "out/corrected-seed0/correction.json")
     assert written["ground_classes"] == list(data.classes)

@@ -2,29 +2,19 @@
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from short_runs import checkpointed_config
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.batch_order import Windows, batch_rows
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.batches import Batch, prefetched
 from geokr_core.pretraining.training.loop import reading
-from geokr_core.testing import make_levir_kr
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=96, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 12, "batch_size": 8, "threads": 1, "log_every": 4}
-    return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
+NUM_CHIPS = 96
 
 
 def test_every_chip_comes_once_an_epoch_in_another_order() -> None:
@@ -55,7 +45,7 @@ def test_windows_keep_reading_local_and_leave_no_chip_out() -> None:
 def test_a_run_in_windows_reads_few_shards_at_a_time(data: LevirKR, tmp_path: Path) -> None:
     read: dict[int | None, int] = {}
     for window_chips in (None, 8):
-        (run,) = runs_of(_config(shuffle_window_chips=window_chips, batch_size=8), data, tmp_path / "ck")
+        (run,) = runs_of(checkpointed_config(shuffle_window_chips=window_chips, batch_size=8), data, tmp_path / "ck")
         rows = reading(run)(1).rows
         read[window_chips] = len(np.unique(data.shard_of_row[rows]))
     assert read[8] < (read[None] or 0)

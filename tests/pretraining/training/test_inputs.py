@@ -7,26 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from short_runs import inputs_at, short_config, short_run
 
 from geokr_core.errors import ConfigError
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.augmentation import cells_under
-from geokr_core.pretraining.config import PretrainingConfig
-from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.pretrain import pretrain
-from geokr_core.pretraining.runs import runs_of
-from geokr_core.pretraining.training.inputs import inputs_of
 from geokr_core.pretraining.training.loop import (
     reading,
 )
-from geokr_core.pretraining.training.state import Run
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +25,9 @@ def whole_chips(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
     return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=32, chip_size_px=32, cells_per_side=0)
 
 
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
-
-
-def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> Run:
-    variants = ("geokr",) if method == "geokr" else ("geokr", method)
-    return list(runs_of(_config(variants=variants, **changes), data, Path("unused")))[-1]
-
-
-def _seen(run: Run, step: int = 1) -> Inputs:
-    batch = reading(run)(step)
-    return inputs_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
-
-
 def test_the_label_is_that_of_the_crop_that_both_networks_see(data: LevirKR) -> None:
-    run = _run(data)
-    seen = _seen(run)
+    run = short_run(data)
+    seen = inputs_at(run)
     assert seen.cells is not None
     assert seen.geometry.boxes is not None
     shares = cells_under(seen.cells, seen.geometry, 1)[:, 0, 0]
@@ -63,15 +39,15 @@ def test_the_label_is_that_of_the_crop_that_both_networks_see(data: LevirKR) -> 
 
 
 def test_where_the_label_stays_the_crop_keeps_the_chips_own(data: LevirKR) -> None:
-    run = _run(data, label_follows_crop=False)
-    seen = _seen(run)
+    run = short_run(data, label_follows_crop=False)
+    seen = inputs_at(run)
     rows = torch.from_numpy(reading(run)(1).rows)
     assert seen.cells is None
     assert torch.equal(seen.labels, run.labels[rows])
 
 
 def test_shuffled_labels_bring_the_land_cover_within_their_chip_along(data: LevirKR) -> None:
-    run = _run(data, "shuffled", crop_area_fraction=(0.9, 1.0))
+    run = short_run(data, "shuffled", crop_area_fraction=(0.9, 1.0))
     batch = reading(run)(1)
     assert batch.cells is not None
     expected = data.cells(run.label_rows[batch.rows])
@@ -82,8 +58,8 @@ def test_shuffled_labels_bring_the_land_cover_within_their_chip_along(data: Levi
 
 def test_a_crop_counts_less_the_less_of_it_is_known_and_the_fewer_cells_voted(tmp_path: Path) -> None:
     store = make_levir_kr(tmp_path, num_chips=64, unknown_columns=4)
-    run = _run(store, batch_size=64, label_weighting=True)
-    seen = _seen(run)
+    run = short_run(store, batch_size=64, label_weighting=True)
+    seen = inputs_at(run)
     assert seen.weights is not None
     assert seen.cells is not None
     assert seen.geometry.boxes is not None
@@ -96,13 +72,13 @@ def test_a_crop_counts_less_the_less_of_it_is_known_and_the_fewer_cells_voted(tm
     )  # type: ignore[index]
     few = replace(run, num_cells=torch.full_like(run.num_cells, 4.0))
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    ratio = _seen(few).weights / seen.weights  # type: ignore[operator]
+    ratio = inputs_at(few).weights / seen.weights  # type: ignore[operator]
     torch.testing.assert_close(ratio, area * 8 / (area * 4 + 4), rtol=0.05, atol=0.01)
 
 
 def test_ground_of_which_nothing_is_known_teaches_nothing(tmp_path: Path) -> None:
     store = make_levir_kr(tmp_path, num_chips=24, unknown_columns=8)
-    seen = _seen(_run(store))
+    seen = inputs_at(short_run(store))
     assert float(seen.labels.abs().max()) == 0.0
     assert bool(torch.isfinite(seen.labels).all())
 
@@ -121,11 +97,11 @@ def test_land_cover_within_chips_that_is_not_there_is_refused(
     changes: dict[str, Any], complaint: str, whole_chips: LevirKR, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        pretrain(_config(**changes), whole_chips.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+        pretrain(short_config(**changes), whole_chips.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
 
 
 @pytest.mark.parametrize(
     "changes", [{"crop_area_fraction": (1.0, 1.0)}, {"label_follows_crop": False}, {"preset": "paper"}]
 )
 def test_whole_chips_are_enough_for_what_asks_for_no_more(changes: dict[str, Any], whole_chips: LevirKR) -> None:
-    assert _seen(_run(whole_chips, **changes)).cells is None
+    assert inputs_at(short_run(whole_chips, **changes)).cells is None

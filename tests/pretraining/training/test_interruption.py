@@ -24,7 +24,8 @@ from geokr_core.pretraining.training.interruption import stop_requests
 from geokr_core.pretraining.training.monitoring import LossGuard
 from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
+
+NUM_CHIPS = 32
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +34,6 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, earlier)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=32, chip_size_px=32)
 
 
 def _config(**changes: Any) -> PretrainingConfig:

@@ -7,46 +7,24 @@ from typing import Any
 
 import pytest
 import torch
+from short_runs import inputs_at, short_config, short_run
 
 from geokr_core.errors import ConfigError
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.pretraining.config import PretrainingConfig
-from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.objectives.land_cover import LandCoverObjective
 from geokr_core.pretraining.pretrain import pretrain
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training import loop
-from geokr_core.pretraining.training.inputs import inputs_of
 from geokr_core.pretraining.training.loop import (
     gradient_norm,
     losses_of,
     reading,
     update,
 )
-from geokr_core.pretraining.training.state import Run, begin
+from geokr_core.pretraining.training.state import begin
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
-
-
-def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> Run:
-    variants = ("geokr",) if method == "geokr" else ("geokr", method)
-    return list(runs_of(_config(variants=variants, **changes), data, Path("unused")))[-1]
-
-
-def _seen(run: Run, step: int = 1) -> Inputs:
-    batch = reading(run)(step)
-    return inputs_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
 
 @pytest.mark.parametrize("method", ["geokr", "dense"])
@@ -54,7 +32,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(method: str, tmp_path: Path) -> No
     data = make_levir_kr(tmp_path / "store", num_chips=24, unknown_columns=3)
     found = []
     for parts in (1, 3):
-        run = _run(data, method, precision="fp32", accumulation_parts=parts)
+        run = short_run(data, method, precision="fp32", accumulation_parts=parts)
         torch.manual_seed(0)
         state = begin(run)
         losses = loop.gradients(run, state, reading(run)(1), run.normalisation())
@@ -66,17 +44,17 @@ def test_parts_of_a_batch_add_up_to_the_whole(method: str, tmp_path: Path) -> No
 
 def test_more_parts_than_chips_are_refused() -> None:
     with pytest.raises(ValueError, match="4 chip.* cannot be cut into 5 parts; choose at most 4"):
-        _config(batch_size=4, accumulation_parts=5)
+        short_config(batch_size=4, accumulation_parts=5)
 
 
 def test_the_best_by_a_figure_that_is_not_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="variant simclr: `deliver: best` chooses by the KL on held-out chips"):
-        _config(variants=("geokr", "simclr"), deliver="best")
+        short_config(variants=("geokr", "simclr"), deliver="best")
     none_held_out = make_levir_kr(tmp_path, num_chips=16, validation_fraction=0.0)
     with pytest.raises(
         ConfigError, match=r"`deliver: best` chooses .* holds none out \(`levir_kr.validation_fraction`\)"
     ):
-        list(runs_of(_config(deliver="best"), none_held_out, tmp_path / "ck"))
+        list(runs_of(short_config(deliver="best"), none_held_out, tmp_path / "ck"))
 
 
 # Two are the student and the teacher; `auto` compiles on GPUs alone.
@@ -86,9 +64,9 @@ def test_only_who_asks_for_it_is_compiled(
 ) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
-    run = _run(data, compile=compile_)
+    run = short_run(data, compile=compile_)
     state = begin(run)
-    assert torch.isfinite(losses_of(run, state, _seen(run), 1)).all()
+    assert torch.isfinite(losses_of(run, state, inputs_at(run), 1)).all()
     assert len(compiled) == wanted
 
 
@@ -98,8 +76,8 @@ def test_compiled_networks_learn_the_same_and_their_teacher_follows(data: LevirK
     curves: dict[str, torch.Tensor] = {}
     for compile_ in ("off", "on"):
         torch.manual_seed(0)
-        run = _run(data, compile=compile_, precision="fp32", architecture="squeezenet1_1")
-        state, seen = begin(run), _seen(run)
+        run = short_run(data, compile=compile_, precision="fp32", architecture="squeezenet1_1")
+        state, seen = begin(run), inputs_at(run)
         steps = []
         for step in range(1, 6):
             state.optimiser.zero_grad(set_to_none=True)
@@ -116,7 +94,7 @@ def test_compiled_networks_learn_the_same_and_their_teacher_follows(data: LevirK
 
 def test_without_a_teacher_the_entropy_is_called_the_students(data: LevirKR) -> None:
     names = {
-        method: LandCoverObjective(_run(data, method).recipe, torch.device("cpu")).terms
+        method: LandCoverObjective(short_run(data, method).recipe, torch.device("cpu")).terms
         for method in ("geokr", "joint")
     }
     assert "teacher_entropy" in names["geokr"]
@@ -126,7 +104,7 @@ def test_without_a_teacher_the_entropy_is_called_the_students(data: LevirKR) -> 
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(data: LevirKR) -> None:
-    run = _run(data, precision="fp32", gradient_clip_norm=0.01)
+    run = short_run(data, precision="fp32", gradient_clip_norm=0.01)
     state = begin(run)
     loop.gradients(run, state, reading(run)(1), run.normalisation())
     before = float(gradient_norm(state, 0.01))
@@ -139,7 +117,7 @@ def test_the_best_network_is_delivered_where_asked_for(data: LevirKR, tmp_path: 
     settings = {"learning_rate": 0.03, "warmup_steps": 8, "steps": 8, "gradient_clip_norm": 1.0}
     results = {}
     for deliver in ("best", "last"):
-        config = _config(**settings, deliver=deliver)
+        config = short_config(**settings, deliver=deliver)
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
         (results[deliver],) = read_json(tmp_path / "out/runs.json")
     with (tmp_path / "out/history.csv").open() as stream:
@@ -152,7 +130,7 @@ def test_the_best_network_is_delivered_where_asked_for(data: LevirKR, tmp_path: 
 
 def test_early_signs_are_heard_and_shown(data: LevirKR, tmp_path: Path) -> None:
     reporter = RecordingReporter()
-    config = _config(steps=4, examples_every=2)
+    config = short_config(steps=4, examples_every=2)
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     last = reporter.points[-1][1]
     assert {"label_entropy", "teacher_entropy", "gradient_norm", "mean_bias", "data_wait_fraction"} <= set(last)

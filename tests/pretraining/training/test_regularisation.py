@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from short_runs import inputs_at, short_config, short_run
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.network import build, stages
 from geokr_core.networks.weights import save_weights
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.network import Network
-from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.pretrain import pretrain
-from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training import loop
-from geokr_core.pretraining.training.inputs import inputs_of
 from geokr_core.pretraining.training.loop import (
     learning_rate,
     losses_of,
@@ -28,30 +25,9 @@ from geokr_core.pretraining.training.loop import (
 )
 from geokr_core.pretraining.training.regularisation import channel_variance, distance, last_stage_cells, maps_of
 from geokr_core.pretraining.training.schedules import parameter_groups
-from geokr_core.pretraining.training.state import Run, begin
+from geokr_core.pretraining.training.state import begin
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
-
-
-def _run(data: LevirKR, method: str = "geokr", **changes: Any) -> Run:
-    variants = ("geokr",) if method == "geokr" else ("geokr", method)
-    return list(runs_of(_config(variants=variants, **changes), data, Path("unused")))[-1]
-
-
-def _seen(run: Run, step: int = 1) -> Inputs:
-    batch = reading(run)(step)
-    return inputs_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
 
 @pytest.fixture
@@ -62,7 +38,7 @@ def given(tmp_path: Path) -> Path:
 
 
 def test_while_the_head_warms_up_the_backbone_stands_still(given: Path, data: LevirKR, tmp_path: Path) -> None:
-    run = replace(_run(data, steps=4, head_warmup_steps=3, warmup_steps=0, initial_weights=given), folder=tmp_path)
+    run = replace(short_run(data, steps=4, head_warmup_steps=3, warmup_steps=0, initial_weights=given), folder=tmp_path)
     start = load_file(given)
     state = begin(run)
     read, normalisation = reading(run), run.normalisation()
@@ -78,11 +54,11 @@ def test_while_the_head_warms_up_the_backbone_stands_still(given: Path, data: Le
 
 def test_too_long_a_warm_up_is_refused() -> None:
     with pytest.raises(ValueError, match="head_warmup_steps 5 and warmup_steps 3 are more than the 6 steps"):
-        _config(head_warmup_steps=5, warmup_steps=3)
+        short_config(head_warmup_steps=5, warmup_steps=3)
 
 
 def test_earlier_stages_learn_more_slowly() -> None:
-    recipe = _config(layer_decay=0.5, backbone_learning_rate_factor=0.2).recipe()
+    recipe = short_config(layer_decay=0.5, backbone_learning_rate_factor=0.2).recipe()
     network = Network("resnet18", 3, 10, recipe)
     rates = {id(p): group["rate_factor"] for group in parameter_groups(network, recipe) for p in group["params"]}  # type: ignore[attr-defined]
     of = {name: rates[id(p)] for name, p in network.named_parameters()}
@@ -99,10 +75,10 @@ def test_an_anchor_holds_the_backbone_to_its_start(anchor: str, given: Path, dat
     for weight in (0.0, 100.0):
         changes = {"steps": 12, "learning_rate": 1e-3, "initial_weights": given, "optimiser": None}
         changes.pop("optimiser")
-        run = _run(data, anchor=anchor, anchor_weight=weight, weight_decay=0.0, **changes)
+        run = short_run(data, anchor=anchor, anchor_weight=weight, weight_decay=0.0, **changes)
         run = replace(run, folder=tmp_path / f"{weight}")
         state, _ = train(run, RecordingReporter())
-        batch = _seen(run)
+        batch = inputs_at(run)
         with torch.no_grad():
             if anchor == "weights":
                 pairs = state.student.backbone.named_parameters()
@@ -141,11 +117,11 @@ def test_the_distance_of_stages_is_in_units_of_each_channel() -> None:
 @pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1"])
 def test_an_anchored_backbone_begins_at_no_distance_from_its_start(architecture: str, data: LevirKR) -> None:
     """BatchNorm in training and at rest say different things of the same images: that is no distance of weights."""
-    run = _run(data, architecture=architecture, precision="fp32", anchor="stages", anchor_weight=1.0)
+    run = short_run(data, architecture=architecture, precision="fp32", anchor="stages", anchor_weight=1.0)
     torch.manual_seed(1)
     state = begin(run)
     before = {key: value.clone() for key, value in (state.start or torch.nn.Identity()).state_dict().items()}
-    losses = losses_of(run, state, _seen(run), 1)
+    losses = losses_of(run, state, inputs_at(run), 1)
     anchor = losses[state.terms.index("anchor_loss")]
     assert anchor.item() == pytest.approx(0.0, abs=1e-6)
     assert state.start is not None
@@ -154,8 +130,8 @@ def test_an_anchored_backbone_begins_at_no_distance_from_its_start(architecture:
 
 
 def test_an_enlarged_start_sees_the_chip_enlarged(data: LevirKR) -> None:
-    run = _run(data, precision="fp32", anchor="cells", anchor_weight=1.0, anchor_zoom=2.0)
-    state, images = begin(run), _seen(run).student
+    run = short_run(data, precision="fp32", anchor="cells", anchor_weight=1.0, anchor_zoom=2.0)
+    state, images = begin(run), inputs_at(run).student
     assert state.start is not None
     said = maps_of(state.start, images, run.runtime.autocast(), 2.0)
     larger = torch.nn.functional.interpolate(images, size=64, mode="bilinear")
@@ -179,14 +155,14 @@ def test_a_backbone_learns_to_say_of_a_chip_what_its_start_says_of_it_enlarged(
     given: Path, data: LevirKR, tmp_path: Path
 ) -> None:
     settings = {"initial_weights": given, "preset": "enlarged", "steps": 30, "learning_rate": 1e-3, "precision": "fp32"}
-    run = replace(_run(data, "distilled", **settings), folder=tmp_path)
+    run = replace(short_run(data, "distilled", **settings), folder=tmp_path)
     state, _ = train(run, RecordingReporter())
     curve = [float(point["anchor_loss"] or 0.0) for point in state.history]
     assert np.mean(curve[-5:]) < 0.7 * np.mean(curve[:5])
 
 
 def test_distilled_knows_no_land_cover(given: Path, data: LevirKR, tmp_path: Path) -> None:
-    run = _run(data, "distilled", initial_weights=given, preset="enlarged", precision="fp32")
+    run = short_run(data, "distilled", initial_weights=given, preset="enlarged", precision="fp32")
     other = replace(run, labels=run.labels.flip(0), folder=tmp_path / "other")
     trained = [
         train(each, RecordingReporter())[0].student.backbone.state_dict()
@@ -198,7 +174,7 @@ def test_distilled_knows_no_land_cover(given: Path, data: LevirKR, tmp_path: Pat
 
 
 def test_a_distilled_run_has_no_kl(given: Path, data: LevirKR, tmp_path: Path) -> None:
-    config = _config(variants=("geokr", "distilled"), initial_weights=given, preset="enlarged")
+    config = short_config(variants=("geokr", "distilled"), initial_weights=given, preset="enlarged")
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     figures = {run["method"]: run for run in read_json(tmp_path / "out" / "runs.json")}
@@ -208,31 +184,31 @@ def test_a_distilled_run_has_no_kl(given: Path, data: LevirKR, tmp_path: Path) -
 
 def test_what_would_teach_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="variant distilled: `land_cover_weight` is 0 and nothing stands beside it"):
-        _config(variants=("geokr", "distilled"))
+        short_config(variants=("geokr", "distilled"))
 
 
 @pytest.mark.parametrize("settings", [{"anchor": "weights", "anchor_weight": 1.0}, {"anchor": "cells"}])
 def test_a_zoom_that_would_do_nothing_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="`anchor_zoom` 2 has nothing to enlarge"):
-        _config(anchor_zoom=2.0, **settings)
+        short_config(anchor_zoom=2.0, **settings)
 
 
 def test_enlarged_holds_its_cells_to_the_enlarged_start_and_goes_half_the_way_back(given: Path) -> None:
     with pytest.raises(ValueError, match="`preset: enlarged` trains given weights further"):
-        _config(preset="enlarged")
-    recipe = _config(preset="enlarged", initial_weights=given, steps=200).recipe()
+        short_config(preset="enlarged")
+    recipe = short_config(preset="enlarged", initial_weights=given, steps=200).recipe()
     assert (recipe.anchor, recipe.anchor_zoom, recipe.interpolation) == ("cells", 2.0, 0.5)
     assert recipe.head_warmup_steps + recipe.warmup_steps < 200
 
 
 def test_continued_needs_something_to_go_on_from_and_holds_on_to_it(given: Path) -> None:
     with pytest.raises(ValueError, match="initial_weights"):
-        _config(preset="continued")
-    recipe = _config(preset="continued", initial_weights=given, steps=200).recipe()
+        short_config(preset="continued")
+    recipe = short_config(preset="continued", initial_weights=given, steps=200).recipe()
     assert (recipe.head_warmup_steps, recipe.anchor, recipe.anchor_weight) == (30, "stages", 1.0)
     assert recipe.head_warmup_steps + recipe.warmup_steps < 200
     assert recipe.backbone_learning_rate_factor < 1
-    assert _config(preset="continued", initial_weights=given).recipe("paper") == _config().recipe("paper")
+    assert short_config(preset="continued", initial_weights=given).recipe("paper") == short_config().recipe("paper")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
@@ -241,7 +217,7 @@ def test_interpolated_weights_lie_between_start_and_trained(
 ) -> None:
     weights = []
     for interpolation in (share, 1.0):
-        config = _config(steps=3, initial_weights=given, interpolation=interpolation)
+        config = short_config(steps=3, initial_weights=given, interpolation=interpolation)
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
         weights.append(load_file(tmp_path / "out/geokr-seed0/backbone.safetensors"))
     for key, first in load_file(given).items():

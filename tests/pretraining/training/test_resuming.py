@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
+from short_runs import Killed, Killer, checkpointed_config
 
 from geokr_core.errors import TrainingError
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.distributed import ProcessGroup
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.pretrain import forget_finished, pretrain
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training import loop, resuming
@@ -27,34 +27,8 @@ from geokr_core.pretraining.training.resuming import save
 from geokr_core.pretraining.training.state import Run, State, begin
 from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=96, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 12, "batch_size": 8, "threads": 1, "log_every": 4}
-    return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
-
-
-class Killed(Exception):
-    """Stands for a process that dies."""
-
-
-class Killer(RecordingReporter):
-    """Dies at one step of a run."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        super().metrics(values, step)
-        if step >= self.step:
-            raise Killed
+NUM_CHIPS = 96
 
 
 RESUMED = [
@@ -67,7 +41,7 @@ RESUMED = [
 
 @pytest.mark.parametrize("changes", RESUMED, ids=["geokr", "paper"])
 def test_a_resumed_run_ends_with_the_same_bytes(changes: dict[str, Any], data: LevirKR, tmp_path: Path) -> None:
-    config = _config(**({"steps": 7, "log_every": 1, "checkpoint_every": 4} | changes))
+    config = checkpointed_config(**({"steps": 7, "log_every": 1, "checkpoint_every": 4} | changes))
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer(6))
@@ -97,7 +71,7 @@ pretrain(config, *(Path(p) for p in sys.argv[2:]), Killer())
 
 @pytest.mark.parametrize("killed_at", [3, 6, 12])  # before the first checkpoint, right after one, at the last step
 def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: LevirKR, tmp_path: Path) -> None:
-    config = _config(log_every=1, checkpoint_every=5)
+    config = checkpointed_config(log_every=1, checkpoint_every=5)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     arguments = [config.model_dump_json(), str(data.folder), str(tmp_path / "resumed"), str(tmp_path / "ck")]
     environment = {**os.environ, "KILLED_AT": str(killed_at)}
@@ -113,7 +87,7 @@ def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: L
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(architecture="resnet18", steps=40, log_every=1, checkpoint_every=1)
+    config = checkpointed_config(architecture="resnet18", steps=40, log_every=1, checkpoint_every=1)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     arguments = [config.model_dump_json(), str(data.folder), str(tmp_path / "resumed"), str(tmp_path / "ck")]
     waits = []
@@ -135,7 +109,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(data: LevirKR, 
 def test_networks_that_drop_layers_at_random_resume_to_the_same_bytes(
     architecture: str, data: LevirKR, tmp_path: Path
 ) -> None:
-    config = _config(architecture=architecture, steps=4, batch_size=4, log_every=1, checkpoint_every=2)
+    config = checkpointed_config(architecture=architecture, steps=4, batch_size=4, log_every=1, checkpoint_every=2)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer(3))
@@ -152,7 +126,11 @@ def test_curves_are_passed_on_before_a_checkpoint_says_that_they_were(data: Levi
             self.passed_on.append((self.points[-1][0], kept))
 
     pretrain(
-        _config(steps=6, log_every=1, checkpoint_every=2), data.folder, tmp_path / "out", tmp_path / "ck", Listener()
+        checkpointed_config(steps=6, log_every=1, checkpoint_every=2),
+        data.folder,
+        tmp_path / "out",
+        tmp_path / "ck",
+        Listener(),
     )
     assert Listener.passed_on == [(2, []), (4, ["checkpoint_00000002.safetensors"])]
 
@@ -169,7 +147,7 @@ def test_weights_that_an_infinite_gradient_spoiled_are_never_saved(
         return losses
 
     monkeypatch.setattr(loop, "losses_of", steep)
-    config = _config(steps=8, checkpoint_every=2, log_every=8)
+    config = checkpointed_config(steps=8, checkpoint_every=2, log_every=8)
     with pytest.raises(TrainingError, match="norm of the gradients is nan at step 4"):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     assert [path.name for path in (tmp_path / "ck").rglob("checkpoint_*")] == ["checkpoint_00000002.safetensors"]
@@ -180,7 +158,7 @@ def test_weights_that_an_infinite_gradient_spoiled_are_never_saved(
 
 
 def test_a_damaged_checkpoint_ahead_does_not_cost_those_that_are_written(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(steps=8, checkpoint_every=2, keep_checkpoints=1, log_every=1)
+    config = checkpointed_config(steps=8, checkpoint_every=2, keep_checkpoints=1, log_every=1)
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
     (folder,) = (path for path in (tmp_path / "ck").iterdir() if path.is_dir())
@@ -197,7 +175,7 @@ def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp
         def mean(self, value: torch.Tensor) -> torch.Tensor:
             return (value + 0) / 2  # the other process found a checkpoint after no step
 
-    config = _config(steps=8, checkpoint_every=2, log_every=1)
+    config = checkpointed_config(steps=8, checkpoint_every=2, log_every=1)
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(3))
     (run,) = runs_of(config, data, tmp_path / "ck")
@@ -206,7 +184,7 @@ def test_processes_that_would_go_on_from_different_steps_stop(data: LevirKR, tmp
 
 
 def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(seeds=(0, 1, 2), steps=3, log_every=1)
+    config = checkpointed_config(seeds=(0, 1, 2), steps=3, log_every=1)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
 
     class DiesInSecondRun(RecordingReporter):
@@ -224,7 +202,7 @@ def test_finished_runs_of_a_killed_step_are_not_trained_again(data: LevirKR, tmp
 
 
 def test_a_finished_run_that_was_damaged_is_trained_again(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(steps=3)
+    config = checkpointed_config(steps=3)
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     weights = tmp_path / "out/geokr-seed0/backbone.safetensors"
     right = weights.read_bytes()
@@ -236,19 +214,19 @@ def test_a_finished_run_that_was_damaged_is_trained_again(data: LevirKR, tmp_pat
 
 
 def test_what_is_forgotten_is_trained_again(data: LevirKR, tmp_path: Path) -> None:
-    config, other = _config(steps=3), _config(steps=3, seeds=(1,))
+    config, other = checkpointed_config(steps=3), checkpointed_config(steps=3, seeds=(1,))
     for chosen in (config, other):
         pretrain(chosen, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     forget_finished(config, data.folder, tmp_path / "ck")
     reporter = RecordingReporter()
-    pretrain(_config(steps=3, seeds=(0, 1)), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    pretrain(checkpointed_config(steps=3, seeds=(0, 1)), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert [m for m in reporter.infos if "finished before" in m] == ["geokr-seed1: finished before, kept"]
 
 
 def test_what_several_processes_finished_is_forgotten_apart_from_what_one_did(
     data: LevirKR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = _config(steps=3)
+    config = checkpointed_config(steps=3)
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     monkeypatch.setenv("WORLD_SIZE", "2")  # as under torchrun
     forget_finished(config, data.folder, tmp_path / "ck")
@@ -259,7 +237,10 @@ def test_what_several_processes_finished_is_forgotten_apart_from_what_one_did(
 
 
 def test_a_variant_and_a_seed_more_train_nothing_again(data: LevirKR, tmp_path: Path) -> None:
-    small, large = _config(steps=3), _config(steps=3, seeds=(0, 1), variants=("geokr", "shuffled"))
+    small, large = (
+        checkpointed_config(steps=3),
+        checkpointed_config(steps=3, seeds=(0, 1), variants=("geokr", "shuffled")),
+    )
     pretrain(small, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     first = (tmp_path / "out/geokr-seed0/backbone.safetensors").read_bytes()
     reporter = RecordingReporter()
@@ -273,16 +254,16 @@ def test_a_variant_and_a_seed_more_train_nothing_again(data: LevirKR, tmp_path: 
 @pytest.mark.parametrize("changes", [{"learning_rate": 2e-3}, {"log_every": 6}, {"seeds": (5,)}])
 def test_half_done_work_of_other_parameters_is_not_used(changes: dict[str, Any], data: LevirKR, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        pretrain(_config(), data.folder, tmp_path / "out", tmp_path / "ck", Killer(4))
+        pretrain(checkpointed_config(), data.folder, tmp_path / "out", tmp_path / "ck", Killer(4))
     reporter = RecordingReporter()
-    pretrain(_config(**changes), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
+    pretrain(checkpointed_config(**changes), data.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert any("other parameters or data" in warning for warning in reporter.warnings)
     assert reporter.points[-1][0] == 12
     assert len([step for step, _ in reporter.points]) == (2 if "log_every" in changes else 3)
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_said_so(data: LevirKR, tmp_path: Path) -> None:
-    (run,) = runs_of(_config(), data, tmp_path / "ck")
+    (run,) = runs_of(checkpointed_config(), data, tmp_path / "ck")
     save_checkpoint(run.folder / "checkpoint_00000009.safetensors", "another", {"x": torch.zeros(1)}, {"step": 9})
     reporter = RecordingReporter()
     state, _ = loop.train(run, reporter)
@@ -302,7 +283,7 @@ def test_a_damaged_checkpoint_is_refused(damage: bytes, tmp_path: Path) -> None:
 def test_a_single_bit_that_changed_in_a_checkpoint_is_found_and_the_one_before_is_used(
     data: LevirKR, tmp_path: Path
 ) -> None:
-    config = _config(steps=8, checkpoint_every=2, log_every=1)
+    config = checkpointed_config(steps=8, checkpoint_every=2, log_every=1)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", Killer(7))
@@ -331,7 +312,7 @@ def test_checkpoints_of_the_first_format_are_still_read(tmp_path: Path) -> None:
 def test_a_damaged_record_of_a_finished_run_is_named_and_made_again(
     damage: bytes | None, data: LevirKR, tmp_path: Path
 ) -> None:
-    config = _config(steps=2)
+    config = checkpointed_config(steps=2)
     pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
     right = data_version(tmp_path / "out")
     (record,) = (tmp_path / "ck").rglob("record.json")
@@ -356,7 +337,7 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
 
 
 def test_torchs_own_random_state_is_part_of_a_checkpoint(data: LevirKR, tmp_path: Path) -> None:
-    (run,) = runs_of(_config(steps=1), data, tmp_path / "ck")
+    (run,) = runs_of(checkpointed_config(steps=1), data, tmp_path / "ck")
     state, _ = loop.train(run, RecordingReporter())
     torch.manual_seed(11)
     save(run, state)
@@ -371,6 +352,12 @@ def test_training_leaves_the_callers_random_numbers_and_threads_alone(data: Levi
     expected = torch.rand(2)
     torch.manual_seed(3)
     threads = torch.get_num_threads()
-    pretrain(_config(steps=1, threads=threads + 1), data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    pretrain(
+        checkpointed_config(steps=1, threads=threads + 1),
+        data.folder,
+        tmp_path / "out",
+        tmp_path / "ck",
+        RecordingReporter(),
+    )
     assert torch.equal(torch.rand(2), expected)
     assert torch.get_num_threads() == threads

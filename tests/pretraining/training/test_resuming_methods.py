@@ -5,31 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from short_runs import Killed, short_config
 
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.pretrain import pretrain
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=64, chip_size_px=32)
+class KillerOfOne(RecordingReporter):
+    """Dies at one step of the run whose figures bear a name."""
 
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
-    return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
-
-
-class Killed(Exception):
-    """Stands for a process that dies."""
-
-
-class Killer(RecordingReporter):
     def __init__(self, name: str, step: int) -> None:
         super().__init__()
         self.name, self.step = name, step
@@ -67,10 +54,10 @@ def test_each_method_resumes_to_the_same_bytes(
     method: str, settings: dict[str, Any], data: LevirKR, tmp_path: Path
 ) -> None:
     variant = {"name": "judged", "method": method, "settings": settings}
-    config = _config(variants=("geokr", variant), checkpoint_every=2)
+    config = short_config(variants=("geokr", variant), checkpoint_every=2)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
-        pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer("judged", 5))
+        pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", KillerOfOne("judged", 5))
     reporter = RecordingReporter()
     pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", reporter)
     assert any("judged-seed0: resuming after step 4" in message for message in reporter.infos)
@@ -82,10 +69,10 @@ def test_each_method_resumes_to_the_same_bytes(
 
 
 def test_a_damaged_checkpoint_costs_some_steps_and_not_the_run(data: LevirKR, tmp_path: Path) -> None:
-    config = _config(checkpoint_every=2)
+    config = short_config(checkpoint_every=2)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
     with pytest.raises(Killed):
-        pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", Killer("loss", 5))
+        pretrain(config, data.folder, tmp_path / "resumed", tmp_path / "ck", KillerOfOne("loss", 5))
     older, newer = sorted((tmp_path / "ck").rglob("checkpoint_*.safetensors"))
     newer.write_bytes(newer.read_bytes()[:1000])
     reporter = RecordingReporter()

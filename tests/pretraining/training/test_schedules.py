@@ -2,41 +2,25 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
+from short_runs import checkpointed_config, checkpointed_run
 
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.network import Network
 from geokr_core.pretraining.objectives.land_cover import consistency_weight
 from geokr_core.pretraining.pretrain import pretrain
 from geokr_core.pretraining.recipes import PAPER
-from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.loop import learning_rate
-from geokr_core.pretraining.training.state import Run, make_optimiser
+from geokr_core.pretraining.training.state import make_optimiser
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=96, chip_size_px=32)
-
-
-def _config(**changes: Any) -> PretrainingConfig:
-    small = {"architecture": "squeezenet1_1", "steps": 12, "batch_size": 8, "threads": 1, "log_every": 4}
-    return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
-
-
-def _run(data: LevirKR, **changes: Any) -> Run:
-    (run,) = runs_of(_config(**changes), data, Path("unused"))
-    return run
+NUM_CHIPS = 96
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing(data: LevirKR) -> None:
-    run = _run(data, steps=100, warmup_steps=10, learning_rate=1.0)
+    run = checkpointed_run(data, steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, run) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert max(rates) == pytest.approx(1.0)
@@ -47,7 +31,7 @@ def test_learning_rate_warms_up_and_falls_to_nothing(data: LevirKR) -> None:
 
 def test_paper_learning_rate_falls_by_a_tenth_each_epoch(data: LevirKR) -> None:
     num_train = len(data.rows_of("train"))
-    run = _run(data, preset="paper", steps=1000, batch_size=8)
+    run = checkpointed_run(data, preset="paper", steps=1000, batch_size=8)
     last_of_first_epoch = num_train // 8 if num_train % 8 == 0 else num_train // 8 + 1
     assert learning_rate(1, run) == pytest.approx(1e-3)
     assert learning_rate(last_of_first_epoch, run) == pytest.approx(1e-3)
@@ -56,7 +40,7 @@ def test_paper_learning_rate_falls_by_a_tenth_each_epoch(data: LevirKR) -> None:
 
 
 def test_consistency_ramps_up_and_stays(data: LevirKR) -> None:
-    recipe = _config(steps=100).recipe().model_copy(update={"consistency_weight": 2.0})
+    recipe = checkpointed_config(steps=100).recipe().model_copy(update={"consistency_weight": 2.0})
     weights = [consistency_weight(step, recipe) for step in range(1, 101)]
     assert weights[0] < 0.04
     assert all(a <= b for a, b in itertools.pairwise(weights))
@@ -66,7 +50,7 @@ def test_consistency_ramps_up_and_stays(data: LevirKR) -> None:
 
 def test_norms_and_biases_are_not_decayed(data: LevirKR) -> None:
     student = Network("resnet18", 3, 10)
-    decayed, plain = make_optimiser(student, _config().recipe()).param_groups
+    decayed, plain = make_optimiser(student, checkpointed_config().recipe()).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
     names = {id(p): name for name, p in student.named_parameters()}
     assert {names[id(p)] for p in plain["params"]} == {
@@ -79,7 +63,7 @@ def test_teacher_momentum_warms_up_each_step_and_the_released_schedule_does_not(
     expected = {"geokr": ([1 / 2, 2 / 3, 3 / 4], 3), "paper": ([0.95, 0.95, 0.95], 1)}
     for preset, (momenta, updates) in expected.items():
         reporter = RecordingReporter()
-        config = _config(preset=preset, steps=3, log_every=1)
+        config = checkpointed_config(preset=preset, steps=3, log_every=1)
         pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", reporter)
         assert [values["teacher_momentum"] for _, values in reporter.points] == pytest.approx(momenta)
         assert read_json(tmp_path / "out/runs.json")[0]["teacher_updates"] == updates

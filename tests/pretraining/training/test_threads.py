@@ -13,12 +13,8 @@ from geokr_core.pretraining.training import threads
 from geokr_core.pretraining.training.state import Run, begin
 from geokr_core.pretraining.training.threads import warn_of_slow_threads
 from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> LevirKR:
-    return make_levir_kr(tmp_path_factory.mktemp("store"), num_chips=16, chip_size_px=32)
+NUM_CHIPS = 16
 
 
 def _run(data: LevirKR, **changes: Any) -> Run:
