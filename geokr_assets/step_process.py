@@ -1,6 +1,6 @@
-"""The training process: ``python -m geokr_assets.step_process``, started by the asset ``pretraining``.
+"""A step in a separate process: ``python -m geokr_assets.step_process``. The asset ``pretraining`` starts one.
 
-It speaks to Dagster through Pipes and does not load it. For a training without Dagster use ``geokr pretrain``.
+It speaks to Dagster through Pipes and does not load it. Without Dagster use the step's command, e.g. ``geokr pretrain``.
 """
 
 import argparse
