@@ -11,12 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from geokr_core import __version__
 from geokr_core.chain.steps import STEPS, Step
 from geokr_core.errors import GeoKRError
 
+
+class _Commands(TyperGroup):
+    """The commands, each with its whole first sentence; click cuts it to one line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=sys.maxsize)) for name, command in self.commands.items()]
+            )
+
+
 app = typer.Typer(
+    cls=_Commands,
+    rich_markup_mode=None,  # loading rich takes longer than all the rest of `--help`
     help="Pretrain a remote-sensing backbone from unlabelled scenes and a land-cover product, and judge it.",
     no_args_is_help=True,
     add_completion=False,
@@ -157,7 +171,6 @@ def world(
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed gives another world.")] = None,
 ) -> None:
     """Generate a small world in the project's place, or with other options elsewhere."""
-    """Generate a small world in the project's place, or elsewhere with another seed."""
     if out is None and seed is None:
         _run(["world"], params, overrides, force)
         return

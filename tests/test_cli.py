@@ -1,11 +1,14 @@
 """The command line as a person meets it: quick help, clear errors, exit codes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from geokr_core.chain.steps import STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,18 +18,26 @@ def geokr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_help_loads_the_parser_of_arguments_and_nothing_else(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.argv = ['geokr', '--help']\n"
+        "import sys; before = set(sys.modules); sys.argv = ['geokr', '--help']\n"
         "from geokr_core.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'rasterio', 'mlflow', 'pandas', 'numpy', 'pydantic', 'dagster'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "loaded = {n.partition('.')[0] for n in set(sys.modules) - before} - set(sys.stdlib_module_names)\n"
+        "extra = loaded - {'geokr_core', 'typer', 'click', 'annotated_doc', 'shellingham', 'typing_extensions'}\n"
+        "sys.exit(f'imported {sorted(extra)}' if extra else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout
+
+
+def test_help_names_every_command_with_a_whole_sentence(tmp_path: Path) -> None:
+    page = geokr("--help", cwd=tmp_path).stdout
+    listed = re.findall(r"^  ([a-z-]+) .*(?:\n {5,}.*)*[.]$", page.partition("Commands:")[2], re.MULTILINE)
+    assert {step.command for step in STEPS.values()} < set(listed)
+    assert "..." not in page
 
 
 @pytest.mark.parametrize(

@@ -17,4 +17,4 @@ def bench_startup(folder: Path) -> Measurement:
         subprocess.run([sys.executable, "-c", "pass"], check=True, capture_output=True, cwd=folder)
 
     taken = seconds(help_text, repeats=5)
-    return Measurement("startup", taken, 0.7, 5, "geokr --help, seconds", {"bare_python_s": seconds(bare, repeats=5)})
+    return Measurement("startup", taken, 0.4, 5, "geokr --help, seconds", {"bare_python_s": seconds(bare, repeats=5)})

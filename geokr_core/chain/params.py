@@ -1,6 +1,6 @@
 """The whole parameter file: every step's section under its name, and the reader of ``params.yaml``.
 
-A section of the file bears the name of the step it belongs to and is defined in that step's package. Unknown keys are
+A section of the file is named after the step it belongs to and is defined in that step's package. Unknown keys are
 errors: a typo never passes silently. Paths are relative to the working directory. Nothing here opens a raster or
 imports torch.
 """

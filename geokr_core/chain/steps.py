@@ -129,7 +129,7 @@ _TABLE = (
         sources=("scenes",),
         run=calls.scenes,
         forget=calls.forget_scenes,
-        purpose="Take stock of the raw scenes: grid, bands, date and footprint of each; refuse what cannot be used.",
+        purpose="Inventory the raw scenes: grid, bands, date and footprint of each; refuse what cannot be used.",
     ),
     Step(
         name="land_cover",

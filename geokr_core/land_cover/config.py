@@ -5,8 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from geokr_core.step.found_files import FilePattern
-from geokr_core.step.section import Section
+from geokr_core.step.section import FilePattern, Section
 
 
 class ProductConfig(Section):

@@ -2,9 +2,9 @@
 
 Tiles are known by their footprint, never by their file name. The index is made once, by ``tile_index``, and looked up for
 every scene. Where tiles of one year overlap, each piece of ground votes once: the tile whose centre is
-nearest to the chip's centre speaks first, the next one only for the ground that is left. Counting classes under chips is
+nearest to the chip's centre takes precedence, the next one labels only for the ground that is left. Counting classes under chips is
 the business of ``proportions``, which follows that rule. Of files on exactly the same grid in the same year, whose centres
-are the same, the first by name speaks first, and the index says so.
+are the same, the first by name takes precedence, and the index says so.
 """
 
 from collections.abc import Mapping

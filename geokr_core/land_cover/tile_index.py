@@ -373,7 +373,7 @@ def _without_copies(rows: list[dict[str, Any]], remarks: _Remarks) -> list[dict[
             continue
         if earlier is not row:
             remark = (
-                f"lies on exactly the grid of {earlier['file']} in {row['year']}: that one speaks first. Keep one of them if "
+                f"lies on exactly the grid of {earlier['file']} in {row['year']}: that one takes precedence. Keep one of them if "
                 "they are versions of one map"
             )
             remarks.add(row["product"], remark, row["file"])

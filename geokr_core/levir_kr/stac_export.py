@@ -1,7 +1,7 @@
 """A frozen Levir-KR as a STAC collection: one item a scene, its chips and their proportions as a GeoParquet table.
 
 The pixels stay where they are: an item points at its shard. What it stands for is decided in
-``docs/decisions/0012-one-item-a-scene.md``; the fields are listed in ``docs/stac.md``. Nothing is requested here, and no
+``docs/decisions/0012-stac-in-and-out.md``; the fields are listed in ``docs/stac.md``. Nothing is requested here, and no
 raster is opened.
 """
 

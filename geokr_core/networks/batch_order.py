@@ -11,7 +11,7 @@ CODE: Final = {"windows": "filled"}
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class ShardWindows:
     """Chips shuffled within windows of whole shards, for data that memory cannot hold.
 
     A shuffle of all chips reads every shard of an archive in every batch, from all over the disk. Here the shards of an
@@ -46,7 +46,7 @@ class Windows:
 
 
 def batch_rows(
-    train_rows: np.ndarray, batch_size: int, seed: int, step: int, windows: Windows | None = None
+    train_rows: np.ndarray, batch_size: int, seed: int, step: int, windows: ShardWindows | None = None
 ) -> np.ndarray:
     """Rows of one training step: epochs are seeded permutations, laid end to end and cut into batches.
 

@@ -148,7 +148,7 @@ class PretrainingConfig(RecipeOverrides, RunSettings):
 
     @property
     def named_variants(self) -> tuple[VariantConfig, ...]:
-        """The variants, each with name, method and settings; one given by its method's name alone bears that name."""
+        """The variants, each with name, method and settings; one given as a method's name alone is named after it."""
         return tuple(v if isinstance(v, VariantConfig) else VariantConfig(name=v, method=v) for v in self.variants)
 
     def of_variant(self, variant: VariantConfig) -> "PretrainingConfig":

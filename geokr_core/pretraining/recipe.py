@@ -73,7 +73,7 @@ class Choices(Section):
     transfer: Literal["teacher", "student"] = Field(description="which of the two networks becomes the backbone")
     label_weighting: bool = Field(description="weight samples by known fraction, voting cells and time gap")
     label_follows_crop: bool = Field(
-        description="a crop's label is the land cover of its own ground; needs a Levir-KR with `cells.npy`"
+        description="a crop is labelled with the land cover of exactly its area; needs a Levir-KR with `cells.npy`"
     )
     dense_weight: float = Field(
         0.0, ge=0, description="weight of the land cover per feature-map cell; needs `cells.npy`"
@@ -189,7 +189,7 @@ class Recipe(Choices):
 
     @property
     def teacher_predicts(self) -> bool:
-        """Whether the teacher must see the batch: for the consistency loss, or for BatchNorm statistics of its own."""
+        """Whether the teacher must see the batch: for the consistency loss, or for separate BatchNorm statistics."""
         disagrees = self.consistency != "none" and self.consistency_weight > 0 and self.land_cover_weight > 0
         return disagrees or self.batchnorm == "own"
 

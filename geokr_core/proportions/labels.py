@@ -143,12 +143,6 @@ def count_rows(config: ProportionsConfig, source: Path, index: LandCover, rows: 
     return counted
 
 
-def count_cells(config: ProportionsConfig, source: Path, index: LandCover, rows: pd.DataFrame) -> np.ndarray:
-    """`count_squares` for catalogue rows of one scene with the columns `CHIP_COLUMNS`."""
-    chips = SceneChips.of_table(pa.Table.from_pandas(rows[list(CHIP_COLUMNS)], preserve_index=False), index, source)
-    return count_squares(config, chips)
-
-
 def _as_bytes(shares: np.ndarray) -> np.ndarray:
     """Shares of 1 as bytes whose sum is that of the shares: the largest remainders are rounded up."""
     scaled = shares * 255.0

@@ -177,7 +177,7 @@ class Grid:
     def fault(self) -> str:
         """Why this grid has no usable place on Earth; empty where it has one.
 
-        A place that is wrong but possible cannot be told from a right one. What can be told: numbers that are not
+        A place that is wrong but possible cannot be distinguished from a right one. What can be seen: numbers that are not
         finite, a CRS that is neither geographic nor projected or not of this planet, corners beyond the poles or more
         than one and a half turns away, and pixels of a size or shape that no sensor has.
         """

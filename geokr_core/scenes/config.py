@@ -7,8 +7,7 @@ from typing import ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from geokr_core.scenes.products.families import family, family_names
-from geokr_core.step.found_files import FilePattern
-from geokr_core.step.section import Section, unknown_name
+from geokr_core.step.section import FilePattern, Section, unknown_name
 
 
 class SceneCollection(Section):

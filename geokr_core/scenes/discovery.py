@@ -9,7 +9,6 @@ from pathlib import Path
 from geokr_core.errors import ConfigError, MissingInputError
 from geokr_core.rasters.masks import SIDE_FILES
 from geokr_core.scenes.config import SceneCollection, ScenesConfig
-from geokr_core.scenes.listing import Listing
 from geokr_core.scenes.products.families import family, recognise, scene_heads
 from geokr_core.step.found_files import FoundFiles, find_files, readable_id
 
@@ -80,24 +79,6 @@ def discover(config: ScenesConfig) -> Discovery:
     # Of two with one id, the one that may be used comes first and keeps it.
     candidates.sort(key=lambda candidate: (candidate.scene_id, bool(candidate.fault)))
     return Discovery(tuple(candidates), tuple(sorted(leftovers)), tuple(sorted(repeated)))
-
-
-def scene_listing(config: ScenesConfig) -> Mapping[str, str]:
-    """What lies in the scene folder at present, scene by scene, without opening a file.
-
-    Args:
-        config: folder and collections.
-
-    Returns:
-        By scene id, a digest of names, sizes and times of the scene's files: it changes whenever one of them comes, goes or
-        is written to.
-
-    Raises:
-        MissingInputError: the folder is missing, or a collection's glob matches nothing.
-        ConfigError: one file belongs to two collections.
-    """
-    listing = Listing(config.folder)
-    return {c.scene_id: listing.digest(c.roots) for c in discover(config).candidates}
 
 
 def _nothing_matches(folder: Path, collection: SceneCollection) -> str:

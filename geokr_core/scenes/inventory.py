@@ -35,7 +35,7 @@ _FORMAT = 3
 
 
 def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) -> Summary:
-    """Take stock of the scene folder.
+    """Inventory the scene folder.
 
     Args:
         config: folder and collections.

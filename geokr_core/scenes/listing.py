@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from geokr_core.rasters.checksums import Mark, file_mark
-from geokr_core.step.digests import text_digest
 from geokr_core.step.found_files import find_files, is_leftover
 
 
@@ -33,10 +32,6 @@ class Listing:
                     if (self._folder / path).is_file():
                         found[path] = file_mark(self._folder / path)
         return found
-
-    def digest(self, roots: Sequence[str]) -> str:
-        """Digest of `marks`."""
-        return text_digest(sorted(self.marks(roots).items()))
 
     def _beginning_with(self, root: str) -> list[str]:
         place, stem = str(PurePosixPath(root).parent), PurePosixPath(root).name

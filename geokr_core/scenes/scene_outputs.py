@@ -325,10 +325,6 @@ class SceneOutputs:
         self._forget_unfinished(set(scene_ids))
         self._checksums.save()
 
-    def remember(self) -> None:
-        """Keep the checksums that were compared, so that the next process need not read the files again."""
-        self._checksums.save()
-
     def owns(self, name: str) -> bool:
         """Whether a file of this name is, or could be, one of the step's own."""
         return name == self.shared or name.endswith((*self.endings, RECORD, QUARANTINE))

@@ -15,9 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
-
-from pydantic import AfterValidator
+from typing import Final
 
 _LEFTOVER_NAMES: Final = frozenset(
     {
@@ -74,16 +72,6 @@ def glob_fault(pattern: str) -> str:
     if "" in parts:
         return f"{pattern!r} has a name missing before, between or after its slashes"
     return ""
-
-
-def _without_fault(pattern: str) -> str:
-    if fault := glob_fault(pattern):
-        raise ValueError(fault)
-    return pattern
-
-
-FilePattern = Annotated[str, AfterValidator(_without_fault)]
-"""A pattern of paths below a folder, in a section of the parameter file; see `glob_fault`."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from geokr_core.step.found_files import glob_fault
 
 
 def unknown_name(what: str, found: str, known: Iterable[str]) -> str:
@@ -20,6 +22,15 @@ def unknown_name(what: str, found: str, known: Iterable[str]) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"no {what} {found!r}; {hint}Known: {', '.join(names)}"
 
+
+def _without_fault(pattern: str) -> str:
+    if fault := glob_fault(pattern):
+        raise ValueError(fault)
+    return pattern
+
+
+FilePattern = Annotated[str, AfterValidator(_without_fault)]
+"""A pattern of paths below a folder; see `glob_fault`."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import shapely
 from affine import Affine
@@ -18,7 +19,7 @@ from geokr_core.land_cover.product import open_land_cover
 from geokr_core.land_cover.tile_index import index_products
 from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.count import count_proportions
-from geokr_core.proportions.labels import count_cells, count_rows
+from geokr_core.proportions.labels import CHIP_COLUMNS, SceneChips, count_rows, count_squares
 from geokr_core.rasters.grid import Grid, reproject
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import take_inventory
@@ -294,7 +295,8 @@ def test_squares_inside_a_chip_add_up_to_the_chip(tmp_path: Path) -> None:
     rows = chip_rows(grid, 40, [100, 150, 180], [100, 170, 140])
     land_cover = open_land_cover(tmp_path / "index")
     config = ProportionsConfig(edge_segments=32, cells_per_side=5)
-    cells = count_cells(config, tmp_path / "lc", land_cover, rows)
+    chips = pa.Table.from_pandas(rows[list(CHIP_COLUMNS)], preserve_index=False)
+    cells = count_squares(config, SceneChips.of_table(chips, land_cover, tmp_path / "lc"))
     assert cells.shape == (3, 5, 5, 10)
     assert cells.dtype == np.uint8
     np.testing.assert_array_equal(cells.sum(axis=-1, dtype=int), 255)

@@ -1,7 +1,6 @@
 """Bad rasters never hurt: a thousand mutated GeoTIFFs, bombs, side files and addresses, and corrupt land cover."""
 
 import http.server
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -30,27 +28,20 @@ from geokr_core.rasters.open_raster import open_raster
 from geokr_core.scenes.inventory import take_inventory
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster
+from tests.rasters.hostile.check import check_labels
+from tests.rasters.hostile.mutations import MUTATIONS, VRT, other_format
+from tests.rasters.hostile.tiff_fields import GDAL_NODATA, TILE_BYTES, TILE_OFFSETS, WIDTH, Tiff
+from tests.rasters.hostile.valid_tiffs import BANDS, write_good_scene, write_land_cover
+from tests.rasters.hostile.worker import Watch, good_digest, memory_mib, outcome, run_chain
 
-WORKER = Path(__file__).with_name("hostile_rasters.py")
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS_PER_FILE, MEMORY_MIB = 10.0, 1024.0
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostile_rasters", WORKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-hostile = _load()
-
-
 def _start(folder: Path, seed: int, first: int, last: int) -> subprocess.Popen[str]:
-    order = [sys.executable, "-W", "ignore", str(WORKER), str(folder), "--seed", str(seed)]
+    order = [sys.executable, "-W", "ignore", "-m", "tests.rasters.hostile.worker", str(folder), "--seed", str(seed)]
     order += ["--first", str(first), "--last", str(last)]
-    return subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
 def _run_mutations(folder: Path, seed: int, number: int, processes: int = 2) -> list[dict[str, object]]:
@@ -97,14 +88,14 @@ class _Folder:
         self.scenes, self.tiles, self.store = root / "in", root / "tiles", root / "store"
         for folder in (self.scenes, self.tiles):
             folder.mkdir()
-        hostile.write_good_scene(self.scenes / "good.tif")
-        hostile.write_land_cover(self.tiles / "tile.tif")
+        write_good_scene(self.scenes / "good.tif")
+        write_land_cover(self.tiles / "tile.tif")
 
     def run(self, root: Path) -> None:
-        hostile.run_chain(self.scenes, self.tiles, self.store, hostile.Watch(root / "watch.log"))
+        run_chain(self.scenes, self.tiles, self.store, Watch(root / "watch.log"))
 
     def end(self, scene_id: str) -> tuple[str, str]:
-        return hostile.outcome(self.store, scene_id)
+        return outcome(self.store, scene_id)
 
 
 @pytest.fixture
@@ -121,7 +112,7 @@ _PAM = (
 def test_files_beside_a_scene_have_no_say(folder: _Folder, tmp_path: Path) -> None:
     """Only a mask and RPCs have, whose bytes are in the scene's md5: a change in the others would go unseen."""
     folder.run(tmp_path)
-    alone = hostile.good_digest(folder.store)
+    alone = good_digest(folder.store)
     (folder.scenes / "good.tif.aux.xml").write_text(_PAM)
     (folder.scenes / "good.tfw").write_text("10\n0\n0\n-10\n7\n7\n")
     other = np.full((3, 32, 32), 200, np.uint8)
@@ -129,7 +120,7 @@ def test_files_beside_a_scene_have_no_say(folder: _Folder, tmp_path: Path) -> No
     for step in folder.store.rglob("good*"):
         step.unlink()
     folder.run(tmp_path)
-    assert hostile.good_digest(folder.store) == alone
+    assert good_digest(folder.store) == alone
 
 
 def test_the_environment_cannot_hide_unreadable_pixels(
@@ -137,8 +128,8 @@ def test_the_environment_cannot_hide_unreadable_pixels(
 ) -> None:
     monkeypatch.setenv("GTIFF_IGNORE_READ_ERRORS", "YES")
     content = bytearray((folder.scenes / "good.tif").read_bytes())
-    index = hostile.Tiff(bytes(content))
-    content[index.values(hostile.TILE_OFFSETS)[1] + 9] ^= 0xFF
+    index = Tiff(bytes(content))
+    content[index.values(TILE_OFFSETS)[1] + 9] ^= 0xFF
     (folder.scenes / "bad.tif").write_bytes(content)
     folder.run(tmp_path)
     assert folder.end("bad") == ("chips", folder.end("bad")[1])
@@ -147,8 +138,8 @@ def test_the_environment_cannot_hide_unreadable_pixels(
 
 def test_another_width_over_the_same_tiles_is_refused(folder: _Folder, tmp_path: Path) -> None:
     """GDAL only warns, and shows the second row of tiles to the right of the first: pixels on the wrong ground."""
-    tiff = hostile.Tiff((folder.scenes / "good.tif").read_bytes())
-    tiff.set(hostile.WIDTH, 128)
+    tiff = Tiff((folder.scenes / "good.tif").read_bytes())
+    tiff.set(WIDTH, 128)
     (folder.scenes / "wide.tif").write_bytes(tiff.data)
     folder.run(tmp_path)
     assert "make 8 tiles, but 4 are listed" in folder.end("wide")[1]
@@ -174,8 +165,8 @@ def _repeat_one_tile(path: Path, side_px: int) -> None:
     ) as target:
         pixels = np.arange(512, dtype=np.uint16)[None, None].repeat(3, 0).repeat(512, 1) % 200
         target.write(pixels.astype(np.uint8), window=((0, 512), (0, 512)))
-    tiff = hostile.Tiff(path.read_bytes())
-    for tag in (hostile.TILE_OFFSETS, hostile.TILE_BYTES):
+    tiff = Tiff(path.read_bytes())
+    for tag in (TILE_OFFSETS, TILE_BYTES):
         tiff.set(tag, *[tiff.values(tag)[0]] * len(tiff.values(tag)))
     path.write_bytes(tiff.data)
 
@@ -184,10 +175,10 @@ def test_a_decompression_bomb_is_refused_before_it_unpacks(folder: _Folder, tmp_
     bomb = folder.scenes / "bomb.tif"
     _repeat_one_tile(bomb, 60_000)
     assert bomb.stat().st_size < 1_000_000
-    before = hostile.memory_mib()
+    before = memory_mib()
     folder.run(tmp_path)
     assert "decompression bomb" in folder.end("bomb")[1]
-    assert hostile.memory_mib() - before < 256
+    assert memory_mib() - before < 256
 
 
 def test_a_legal_sparse_scene_is_not_taken_for_a_bomb(folder: _Folder, tmp_path: Path) -> None:
@@ -219,7 +210,7 @@ def _scenes_config(folder: Path) -> object:
     from geokr_core.scenes.config import ScenesConfig
 
     return ScenesConfig(
-        folder=folder, collections=({"name": "a", "files": "*.tif", "bands": hostile.BANDS, "land_cover": "cover"},)
+        folder=folder, collections=({"name": "a", "files": "*.tif", "bands": BANDS, "land_cover": "cover"},)
     )
 
 
@@ -232,7 +223,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         open_raster(tmp_path / "pipe.tif"),
     ):
         pass
-    hostile.write_good_scene(tmp_path / "store.tif")
+    write_good_scene(tmp_path / "store.tif")
     (tmp_path / "link.tif").symlink_to(tmp_path / "store.tif")
     with open_raster(tmp_path / "link.tif") as source:
         assert source.shape == (64, 64)
@@ -283,7 +274,7 @@ def test_no_crs_and_no_file_makes_the_process_call_an_address(
     for crs in (remote, "EPSG:4267", "EPSG:31467"):
         grid = Grid(CRS.from_user_input(crs), Affine(0.001, 0, 9.0, 0, -0.001, 49.0), 64, 64)
         grid.fault()
-    for name, content in (("a.tif", hostile._VRT.replace("good.tif", f"/vsicurl/{address}/x.tif")), ("b.tif", address)):
+    for name, content in (("a.tif", VRT.replace("good.tif", f"/vsicurl/{address}/x.tif")), ("b.tif", address)):
         (tmp_path / name).write_text(content)
         with pytest.raises(rasterio.errors.RasterioIOError), open_raster(tmp_path / name):
             pass
@@ -306,10 +297,10 @@ def test_a_mutated_land_cover_tile_is_named_or_counted_right(folder: _Folder, tm
     chips, seed = folder.store / "chips", (folder.tiles / "tile.tif").read_bytes()
     rows = read_rows(chips, "good")
     crs = CRS.from_wkt(rows["crs_wkt"].iloc[0])
-    kinds = [m for m in hostile.MUTATIONS if m is not hostile.other_format]
+    kinds = [m for m in MUTATIONS if m is not other_format]
     ends: Counter[str] = Counter()
     for index in range(150):
-        tiff, tiles = hostile.Tiff(seed), tmp_path / f"t{index}"
+        tiff, tiles = Tiff(seed), tmp_path / f"t{index}"
         what = kinds[index % len(kinds)](tiff, np.random.default_rng([3, index]))
         tiles.mkdir()
         (tiles / "tile.tif").write_bytes(tiff.data)
@@ -318,7 +309,7 @@ def test_a_mutated_land_cover_tile_is_named_or_counted_right(folder: _Folder, tm
         except LandCoverError as error:
             ends["named" if "tile.tif" in str(error) or str(tiles) in str(error) else str(error)] += 1
             continue
-        assert hostile.check_labels(labels, rows, crs, tiles) == [], what
+        assert check_labels(labels, rows, crs, tiles) == [], what
         ends["counted"] += 1
     assert set(ends) == {"named", "counted"}
     assert min(ends.values()) >= 10, ends
@@ -334,10 +325,10 @@ def test_an_odd_nodata_value_of_a_tile_masks_no_class(folder: _Folder, tmp_path:
         target.write(codes, 1)
     content = path.read_bytes()
     assert content.count(b"123\0") == 1
-    tiff = hostile.Tiff(content.replace(b"123\0", b"000\0"))
+    tiff = Tiff(content.replace(b"123\0", b"000\0"))
     at = len(tiff.data)
     tiff.data += text + b"\0"
-    entry = tiff.entries[hostile.GDAL_NODATA]
+    entry = tiff.entries[GDAL_NODATA]
     tiff.put("I", entry + 4, len(text) + 1)
     if len(text) < 4:
         tiff.data[entry + 8 : entry + 12] = (text + b"\0").ljust(4, b"\0")

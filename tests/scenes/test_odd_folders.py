@@ -9,13 +9,13 @@ from affine import Affine
 
 from geokr_core.errors import MissingInputError
 from geokr_core.scenes.config import ScenesConfig
-from geokr_core.scenes.discovery import discover, scene_listing
+from geokr_core.scenes.discovery import discover
 from geokr_core.scenes.inventory import read_inventory, take_inventory, usable_scenes
 from geokr_core.scenes.reader import open_scene
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.step.summary import Summary
 from geokr_core.testing import write_raster
-from tests.scenes.test_products import write_landsat, write_safe
+from tests.scenes.test_products import listed, write_landsat, write_safe
 
 UTM = Affine(16, 0, 500000, 0, -16, 3300000)
 
@@ -110,9 +110,9 @@ def test_a_change_behind_a_link_is_noticed(tmp_path: Path) -> None:
     config = ScenesConfig(
         folder=tmp_path / "in", collections=({"name": "all", "files": "**/*.tif", "land_cover": "gl"},)
     )
-    before = scene_listing(config)
+    before = listed(config)
     write(target, 3)
-    assert scene_listing(config) != before
+    assert listed(config) != before
 
 
 def test_a_folder_of_nothing_but_dead_links_says_so(tmp_path: Path) -> None:

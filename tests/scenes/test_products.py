@@ -9,9 +9,11 @@ import pytest
 from affine import Affine
 
 from geokr_core.errors import SceneRefusedError
+from geokr_core.rasters.checksums import Mark
 from geokr_core.scenes.config import ScenesConfig
-from geokr_core.scenes.discovery import scene_listing
+from geokr_core.scenes.discovery import discover
 from geokr_core.scenes.inventory import read_inventory, take_inventory, usable_scenes
+from geokr_core.scenes.listing import Listing
 from geokr_core.scenes.products.families import describe, recognise
 from geokr_core.scenes.reader import open_scene
 from geokr_core.scenes.scene import Scene
@@ -446,14 +448,20 @@ def test_generic_takes_nothing_from_a_name(tmp_path: Path) -> None:
         inventory(tmp_path, "plain.tiff", product="gaofen")
 
 
+def listed(config: ScenesConfig) -> dict[str, dict[str, Mark]]:
+    """What the file system lists of each scene's files."""
+    listing = Listing(config.folder)
+    return {candidate.scene_id: listing.marks(candidate.roots) for candidate in discover(config).candidates}
+
+
 def test_the_listing_follows_every_file_of_a_scene(tmp_path: Path) -> None:
     write_safe(tmp_path / "in")
     write_landsat(tmp_path / "in", L8, "json")
     write_raster(tmp_path / "in" / f"{GF1}-MSS1.tiff", BGRN, "EPSG:32648", UTM)
     cfg = config(tmp_path / "in")
-    before = scene_listing(cfg)
+    before = listed(cfg)
     assert len(before) == 3
     (tmp_path / "in" / f"{GF1}-MSS1.rpb").write_text("new")
     (tmp_path / "in" / f"{L8}_SR_B4.TIF").touch()
-    after = scene_listing(cfg)
+    after = listed(cfg)
     assert {scene for scene in before if before[scene] != after[scene]} == {f"{GF1}-MSS1", L8}

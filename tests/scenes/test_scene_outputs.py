@@ -60,7 +60,7 @@ def test_damage_is_named_and_the_scene_is_not_current(
     here = outputs(tmp_path)
     make(here, "s")
     make(here, "t")
-    here.remember()
+    here.finish(["s", "t"])
     assert here.damaged(deep=deep) == {}
     DAMAGES[damage](here.path("s", ending))
     again = outputs(tmp_path)

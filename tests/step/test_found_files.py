@@ -131,7 +131,7 @@ def test_what_is_listed_but_not_there_is_named(tmp_path: Path) -> None:
     assert set(found.unreachable) == {"dead.tif", "disk2", "pipe.tif", "round.tif", "trip.tif"}
     assert "nowhere.tif, where there is nothing" in found.unreachable["dead.tif"]
     assert "leads in a circle" in found.unreachable["round.tif"]
-    # A dead link that the pattern has nothing to do with is nobody's business.
+    # A dead link that the pattern does not match is not reported.
     assert "disk2" not in find_files(tmp_path, "*.tif").unreachable
 
 

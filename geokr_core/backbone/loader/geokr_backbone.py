@@ -319,7 +319,7 @@ _NEVER = (
 
 
 def _require_plain(row: dict[str, Any], known: bool) -> None:
-    """Refuse a description that asks a library for more than one of its own networks, untrained."""
+    """Refuse a description that asks a library for anything but one of its networks, untrained."""
     bad = [name for name in row["options"] if name in _NEVER]
     if bad or not known:
         asked = f"the option {bad[0]!r}" if bad else f"{row['name']!r}"

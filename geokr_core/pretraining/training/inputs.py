@@ -27,7 +27,7 @@ def inputs_of(run: Run, batch: Batch, part: slice, normalisation: Normalisation)
 
     Land-cover methods show student and teacher the same crop in two colour variants, so that the label holds for both;
     contrastive methods crop both views independently. Where both are learned, the student sees both crops, each with the
-    land cover of its own ground.
+    land cover of exactly its area.
 
     Args:
         run: its recipe says how.
@@ -62,7 +62,7 @@ def inputs_of(run: Run, batch: Batch, part: slice, normalisation: Normalisation)
 def labels_of(run: Run, rows: Tensor, cells: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
     """Land cover of what is shown of chips, and how much it counts.
 
-    A crop has the proportions of its own known ground. Its weight falls, as that of a chip does, with the share of
+    A crop has the proportions of the known ground that it shows. Its weight falls, as that of a chip does, with the share of
     ground whose land cover is known and with the number of land-cover cells that voted.
 
     Args:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geokr_core.networks.batch_order import Windows, batch_rows
+from geokr_core.networks.batch_order import ShardWindows, batch_rows
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.weights import load_weights, save_weights
 from geokr_core.pretraining.network import Network, Outputs
@@ -256,7 +256,7 @@ def _loop(
 def reading(run: Run) -> Callable[[int], Batch]:
     """The function that reads this process's chips of a step."""
     places, window_chips = run.places().numpy(), run.config.shuffle_window_chips
-    windows = None if window_chips is None else Windows(run.data.shard_of_row[run.train_rows], window_chips)
+    windows = None if window_chips is None else ShardWindows(run.data.shard_of_row[run.train_rows], window_chips)
 
     def rows_of(step: int) -> np.ndarray:
         mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step, windows)[places]
@@ -309,7 +309,7 @@ def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, 
     state.sums.zero_()
     state.num_summed = 0
     shown = {key: value for key, value in point.items() if value is not None and key != "step"} | biases | rates
-    # Several runs may speak to one listener: only the first one's curves bear plain names.
+    # Several runs may speak to one listener: only the curves of the first one have plain names.
     reporter.metrics({_curve(run, key): value for key, value in shown.items()}, state.step)
     clock.reset()
 

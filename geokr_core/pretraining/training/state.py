@@ -58,7 +58,7 @@ class Run:
         validation_rows: int64, rows held out; may be none.
         fingerprint: digest of everything that the result depends on.
         folder: where checkpoints of this run go.
-        is_first: the run whose curves bear plain names.
+        is_first: the run whose curves have plain names.
     """
 
     config: PretrainingConfig

@@ -9,7 +9,7 @@ import torch
 from short_runs import checkpointed_config
 
 from geokr_core.levir_kr.dataset import LevirKR
-from geokr_core.networks.batch_order import Windows, batch_rows
+from geokr_core.networks.batch_order import ShardWindows, batch_rows
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.batches import Batch, prefetched
 from geokr_core.pretraining.training.loop import reading
@@ -28,14 +28,14 @@ def test_every_chip_comes_once_an_epoch_in_another_order() -> None:
 
 def test_windows_keep_reading_local_and_leave_no_chip_out() -> None:
     shards = np.repeat(np.arange(12), [5, 30, 1, 17, 8, 8, 40, 2, 9, 9, 9, 12])  # of any length
-    rows, windows = 1000 + np.arange(150), Windows(shards, window_chips=40)
+    rows, windows = 1000 + np.arange(150), ShardWindows(shards, window_chips=40)
     epoch = batch_rows(rows, 150, 0, 1, windows)
     assert sorted(epoch) == rows.tolist()
     assert not np.array_equal(epoch, batch_rows(rows, 150, 0, 2, windows))
     read = shards[epoch - 1000]
     spans = [int(np.ptp(np.flatnonzero(read == shard))) + 1 for shard in range(12)]
     assert max(spans) <= 40 + 39  # never further apart than a window and what its last shard may add
-    even = Windows(np.repeat(np.arange(8), 30), window_chips=40).order(0, 0) // 30
+    even = ShardWindows(np.repeat(np.arange(8), 30), window_chips=40).order(0, 0) // 30
     assert [len(set(even[k : k + 60])) for k in range(0, 240, 60)] == [2, 2, 2, 2]  # filled up before the next begins
     assert len(set(read[:20])) > 1  # a window mixes shards
     batches = np.concatenate([batch_rows(rows, 15, 0, step, windows) for step in range(1, 11)])

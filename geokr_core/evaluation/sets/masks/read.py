@@ -162,7 +162,7 @@ def _read_item(item: Item, codes: Mapping[Code, int], downscale: int) -> _Read:
         kind = "images with pixels that are not finite, those left out"
         problems.append((kind, item.image, fault))
     if not (mask != IGNORED).any():
-        message = "no pixel bears a label, or none that bears one is known in all bands."
+        message = "no pixel is labelled, or no labelled pixel is known in all bands."
         problems.append(("items left out: nothing labelled", item.mask, message))
         return _Read(item, problems=tuple(problems))
     if min(mask.shape) < downscale:
