@@ -11,6 +11,8 @@ PYTHONS := >=3.11,<3.14
 UV_WANTED := uv>=0.9,<1
 SYNCED := .venv/.synced
 SOURCES := geokr_core geokr_assets tests
+# Tests start a hundred processes that import torch, MLflow or Dagster: keep what Python compiled, whatever the shell says.
+COMPILED := PYTHONDONTWRITEBYTECODE=
 
 # The tools are called by name, also by DVC's stages: the project's environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -33,11 +35,11 @@ demo: setup ## run the whole chain on a small generated world, offline, and writ
 
 .PHONY: test
 test: lint ## format, lint, types and every test that is quick and needs no GPU
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest -n 2 -m "not slow and not gpu" --durations=15
+	@$(COMPILED) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest -n 2 -m "not slow and not gpu" --durations=15
 
 .PHONY: test-slow
 test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU
-	@pytest -m "slow or gpu" --durations=15
+	@$(COMPILED) pytest -m "slow or gpu" --durations=15
 
 .PHONY: reliability
 reliability: setup ## a thousand random damages to a finished store: each is healed or refused by name (hours)

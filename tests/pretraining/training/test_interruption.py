@@ -29,11 +29,13 @@ NUM_CHIPS = 32
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """A test run in the background of a script inherits an ignored SIGINT, which a training would leave ignored."""
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_act_as_in_a_new_process() -> Iterator[None]:
+    """Tests in the background of a script inherit an ignored SIGINT; Dagster, in earlier tests, takes SIGTERM for Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    earlier = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, earlier)
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
 
 
 def _config(**changes: Any) -> PretrainingConfig:
