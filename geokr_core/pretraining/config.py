@@ -11,6 +11,9 @@ from geokr_core.pretraining.recipes import is_method, resolve, unknown_method
 from geokr_core.step.explain import problems
 from geokr_core.step.section import Section, Share
 
+_STRENGTHS = ("crop_area_fraction", "jitter", "grey_fraction")
+"""Fields of the section that say how strongly chips are varied."""
+
 
 def _each_once(seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if seeds is not None and len(set(seeds)) < len(seeds):
@@ -71,6 +74,13 @@ class RunSettings(Section):
     crop_area_fraction: tuple[Share, Share] | None = Field(
         None, description="least and largest share of a chip that a random crop shows; [1, 1]: whole chips"
     )
+    jitter: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="brightness, contrast and saturation vary by ± this share; null: as the recipe says",
+    )
+    grey_fraction: float | None = Field(None, ge=0, le=1, description="share of chips that lose their colour")
     shuffle_window_chips: int | None = Field(
         None,
         ge=1,
@@ -166,7 +176,7 @@ class PretrainingConfig(RecipeOverrides, RunSettings):
         Raises:
             ConfigError: there is no such method.
         """
-        values = {name: getattr(self, name) for name in (*RecipeOverrides.model_fields, "crop_area_fraction")}
+        values = {name: getattr(self, name) for name in (*RecipeOverrides.model_fields, *_STRENGTHS)}
         return resolve(self.preset, method, self.steps, {name: v for name, v in values.items() if v is not None})
 
 

@@ -1,5 +1,7 @@
 """The network that is trained: a backbone and the heads that a method puts on it."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geokr_core.networks.architectures import feature_dim
-from geokr_core.networks.network import build, stages
+from geokr_core.networks.network import build, spec_of_network, stages
 from geokr_core.pretraining.correction import Correction
 from geokr_core.pretraining.recipe import Recipe
 
@@ -21,7 +23,7 @@ class Outputs(NamedTuple):
     Attributes:
         stages: four of float (B, D_i, H_i, W_i), the stage maps, the last one at the end.
         logits: float (B, K) of land cover, or the projection (B, P) of a contrastive method.
-        maps: float (B, K, H, W), logits of each cell of the last stage; None where nothing asks for them.
+        maps: float (B, K, H, W), logits of each cell; None where nothing asks for them.
         projected: float (B, P), what chips are compared by beside land cover; None where nothing asks for it.
     """
 
@@ -31,32 +33,90 @@ class Outputs(NamedTuple):
     projected: Tensor | None = None
 
 
+class CellHead(nn.Module):
+    """Land cover of each cell of a chip, read from every stage of the backbone.
+
+    A linear layer on the four stages side by side, brought to the cells' grid: so early stages, whose cells are small, learn
+    from the land cover, too. Written as one 1 x 1 convolution a stage whose logits are resized and added, which is the same
+    (both are linear) and resizes K maps instead of a thousand.
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int, cells_per_side: int) -> None:
+        """Build it.
+
+        Args:
+            widths: channels of the stages.
+            num_classes: K.
+            cells_per_side: cells along each side of a chip, as the data set holds them.
+        """
+        super().__init__()
+        self.cells_per_side = cells_per_side
+        self.of_stages = nn.ModuleList(nn.Conv2d(width, num_classes, 1, bias=k == 0) for k, width in enumerate(widths))
+
+    def forward(self, maps_of_stages: Sequence[Tensor]) -> Tensor:
+        """Logits float (B, K, n, n) of the cells, of stage maps (B, D_i, H_i, W_i)."""
+        logits = [
+            _resized(layer(stage), self.cells_per_side)
+            for layer, stage in zip(self.of_stages, maps_of_stages, strict=True)
+        ]
+        return torch.stack(logits).sum(dim=0)
+
+
+def _resized(maps: Tensor, size: int) -> Tensor:
+    """A finer grid is averaged over each cell; a coarser one is interpolated between its cells."""
+    if maps.shape[-1] >= size:
+        return F.adaptive_avg_pool2d(maps, size)
+    return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def shares_of_chip(maps: Tensor) -> Tensor:
+    """Logits (B, K) of a chip whose shares are the mean of its cells', of logits (B, K, n, n): log of the mean softmax."""
+    log_shares = F.log_softmax(maps.float(), dim=1).flatten(2)
+    return log_shares.logsumexp(dim=2) - math.log(log_shares.shape[2])
+
+
 class Network(nn.Module):
-    """A backbone, and the linear layer that predicts proportions from its pooled last stage.
+    """A backbone, and what predicts land cover from it.
 
     Attributes:
         architecture: of the backbone.
         backbone: what is delivered.
-        head: linear layer, or the projection head of a contrastive method.
-        dense_head: 1 x 1 convolution on the last stage, or None.
+        head: a linear layer on the pooled last stage; a `CellHead` where cells are learned, the chip's shares being their
+            mean; or the projection head of a contrastive method.
         correction: the product's confusions, or None.
         projection: projection head of a contrastive loss beside land cover, or None.
     """
 
-    def __init__(self, architecture: str, in_channels: int, num_classes: int, recipe: Recipe | None = None) -> None:
-        """Build all parts, freshly initialised from torch's global generator; the backbone first, whatever the heads."""
+    def __init__(
+        self,
+        architecture: str,
+        in_channels: int,
+        num_classes: int,
+        recipe: Recipe | None = None,
+        cells_per_side: int = 0,
+    ) -> None:
+        """Build all parts, freshly initialised from torch's global generator; the backbone first, whatever the heads.
+
+        Args:
+            architecture: a name of ``networks.architectures``.
+            in_channels: bands C.
+            num_classes: K.
+            recipe: says which heads; None: a linear one.
+            cells_per_side: of the data set; needed where the recipe learns cells.
+        """
         super().__init__()
         self.architecture = architecture
         width = feature_dim(architecture)
         has_land_cover_head = recipe is None or recipe.has_land_cover_head
         self.backbone = build(architecture, in_channels)
         self.head: nn.Module
-        if has_land_cover_head:
+        if has_land_cover_head and recipe is not None and recipe.dense_weight > 0:
+            widths = [stage.channels for stage in spec_of_network(self.backbone).stages]
+            self.head = CellHead(widths, num_classes, cells_per_side)
+        elif has_land_cover_head:
             self.head = nn.Linear(width, num_classes)
         else:
             self.head = _projection(width, like_moco=recipe is not None and recipe.objective == "moco")
-        dense = recipe is not None and recipe.dense_weight > 0
-        self.dense_head = nn.Conv2d(width, num_classes, kernel_size=1) if dense else None
         self.correction = Correction(num_classes) if recipe is not None and recipe.correction else None
         contrasts = recipe is not None and recipe.contrast_weight > 0
         self.projection = _projection(width) if contrasts else None
@@ -66,13 +126,14 @@ class Network(nn.Module):
         maps_of_stages = stages(self.backbone, images)
         last = maps_of_stages[-1]
         pooled = F.adaptive_avg_pool2d(last, 1).flatten(1)
+        projected = None if self.projection is None else self.projection(pooled)
+        if isinstance(self.head, CellHead):
+            maps = self.head(maps_of_stages)
+            return Outputs(tuple(maps_of_stages), shares_of_chip(maps), maps, projected)
         maps = None
-        if self.dense_head is not None:
-            maps = self.dense_head(last)
-        elif self.correction is not None and isinstance(self.head, nn.Linear):
+        if self.correction is not None and isinstance(self.head, nn.Linear):
             # The head applied to each cell by itself: the mean of these logits is the chip's.
             maps = torch.einsum("bdhw,kd->bkhw", last, self.head.weight) + self.head.bias[:, None, None]
-        projected = None if self.projection is None else self.projection(pooled)
         return Outputs(tuple(maps_of_stages), self.head(pooled), maps, projected)
 
     def as_product(self, logits: Tensor) -> Tensor:

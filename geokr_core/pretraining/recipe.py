@@ -56,6 +56,9 @@ class Choices(Section):
     )
     interpolation: float = Field(1.0, ge=0, le=1, description="delivered weights = start + this × (trained − start)")
     gradient_clip_norm: float = Field(0.0, ge=0, description="gradients are scaled down to this norm; 0: never")
+    labels: Literal["proportions", "shuffled", "majority"] = Field(
+        "proportions", description="the chip's own land cover, another chip's (control), or its largest class alone"
+    )
     land_cover_weight: float = Field(1.0, ge=0, description="weight of the chip's land cover and of the teacher")
     consistency: Consistency = Field(
         description="loss between student and teacher; `ce_student_teacher` is the form first published"
@@ -76,7 +79,9 @@ class Choices(Section):
         description="a crop is labelled with the land cover of exactly its area; needs a Levir-KR with `cells.npy`"
     )
     dense_weight: float = Field(
-        0.0, ge=0, description="weight of the land cover per feature-map cell; needs `cells.npy`"
+        0.0,
+        ge=0,
+        description="weight of the land cover of every cell that the data set knows, read from all stages; needs `cells.npy`",
     )
     correction: bool = Field(False, description="learn which classes the product confuses")
     correction_identity_weight: float = Field(
@@ -155,7 +160,6 @@ class Recipe(Choices):
 
     Attributes:
         objective: what is learned: a key of `OBJECTIVES`, or ``module:Class``.
-        labels: the chip's own proportions, another chip's, or its largest class alone.
         optimiser: weight decay is decoupled with ``adamw``.
         learning_rate_schedule: ``cosine`` to zero after the warm-up; ``epoch_decay``: times 0.9 each epoch.
         ramp_steps: steps over which the consistency weight rises; 0: full weight at once.
@@ -163,7 +167,6 @@ class Recipe(Choices):
     """
 
     objective: str = "land_cover"
-    labels: Literal["proportions", "shuffled", "majority"] = "proportions"
     optimiser: Literal["adamw", "adam"]
     learning_rate_schedule: Literal["cosine", "epoch_decay"]
     ramp_steps: int = Field(ge=0)
@@ -184,8 +187,8 @@ class Recipe(Choices):
 
     @property
     def predicts_land_cover(self) -> bool:
-        """Whether the head learns to predict the chip's land cover."""
-        return self.has_land_cover_head and self.land_cover_weight > 0
+        """Whether the head learns to predict land cover, the chip's or that of its cells."""
+        return self.has_land_cover_head and (self.land_cover_weight > 0 or self.dense_weight > 0)
 
     @property
     def teacher_predicts(self) -> bool:

@@ -50,6 +50,9 @@ _CONTRASTIVE: Final = {
 }
 """Chen and others 2020 as far as whole bands allow it: strong crops, colour jitter, every fifth chip grey. No blur."""
 
+_CELLS: Final = {"land_cover_weight": 0.0, "consistency": "none", "transfer": "student"}
+"""Of land cover, the cells alone: what a chip's proportions say is their mean."""
+
 _NO_LAND_COVER: Final = {
     "consistency": "none",
     "label_follows_crop": False,
@@ -72,11 +75,18 @@ METHODS: Final[Mapping[str, Method]] = {
         required={"labels": "majority"},
         predicts=False,
     ),
-    "dense": Method("Land cover of every feature-map cell besides that of the chip.", {"dense_weight": 1.0}),
+    "dense": Method(
+        "Land cover of every cell of a chip, read from all stages of the network; no teacher.",
+        _CELLS | {"dense_weight": 1.0},
+    ),
     "corrected": Method("A learned matrix takes up the classes that the product confuses.", {"correction": True}),
     "joint": Method(
         "Land cover and contrast: two crops of a chip, each with its own land cover, against all other chips.",
         _CONTRASTIVE | {"contrast_weight": 1.0, "consistency": "none", "transfer": "student"},
+    ),
+    "joint_dense": Method(
+        "Land cover of every cell, read from all stages, and contrast: what `dense` and `simclr` learn, at once.",
+        _CONTRASTIVE | _CELLS | {"dense_weight": 5.0, "contrast_weight": 1.0},
     ),
     "distilled": Method(
         "Control: only the preset's distance from the start, and no land cover; needs an `anchor`.",
@@ -248,7 +258,7 @@ def resolve(preset: str, method: str, num_steps: int, given: Mapping[str, Any]) 
         preset: a key of `PRESETS`.
         method: name of a method, see `method_of`.
         num_steps: optimiser steps of the run.
-        given: fields that the parameter file overrules; ``crop_area_fraction`` counts as one.
+        given: fields that the parameter file overrules; those of the augmentation count, too.
 
     Returns:
         The full recipe.

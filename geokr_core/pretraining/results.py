@@ -105,8 +105,6 @@ def finish_run(run: Run, state: State) -> None:
     with whole_folder(run.folder / FINISHED) as folder:
         save_weights(network.backbone, folder / "backbone.safetensors", run.data.bands)
         save_weights(network.head, folder / "head.safetensors")
-        if network.dense_head is not None:
-            save_weights(network.dense_head, folder / "dense_head.safetensors")
         if network.correction is not None:
             _write_correction(folder / "correction.json", network.correction.matrix(), run.data.classes)
         if on_validation is not None:

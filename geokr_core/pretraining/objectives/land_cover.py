@@ -38,8 +38,8 @@ class LandCoverObjective(Objective):
 
     @classmethod
     def code(cls, recipe: Recipe) -> Mapping[str, Any]:
-        """The dense loss was once a mean over known ground alone."""
-        return {"dense": "mean over all cells"} if recipe.dense_weight > 0 else {}
+        """The land cover of cells was once asked of the last stage alone, beside that of the chip."""
+        return {"dense": "mean over all cells, all stages"} if recipe.dense_weight > 0 else {}
 
     def losses(self, network: Network, student: Forward, teacher: Forward, inputs: Inputs, step: int) -> Tensor:
         """See `Objective.losses`."""

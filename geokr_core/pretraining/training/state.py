@@ -184,7 +184,7 @@ def begin(run: Run) -> State:
         BackboneError: ``initial_weights`` do not fit.
     """
     config, recipe, device = run.config, run.recipe, run.runtime.device
-    student = Network(config.architecture, len(run.data.bands), run.labels.shape[1], recipe)
+    student = Network(config.architecture, len(run.data.bands), run.labels.shape[1], recipe, run.data.cells_per_side)
     if config.initial_weights is not None:
         load_initial_weights(student.backbone, config.initial_weights, config.architecture, run.data.bands)
     if run.processes.size > 1 and device.type == "cuda":

@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 import torch
 from short_runs import inputs_at, short_config, short_run
+from torch.nn import functional as F
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.augmentation import cells_under
 from geokr_core.pretraining.correction import Correction, aggregation_loss
 from geokr_core.pretraining.losses import dense_loss
-from geokr_core.pretraining.network import Outputs
+from geokr_core.pretraining.network import CellHead, Outputs, shares_of_chip
 from geokr_core.pretraining.objectives.land_cover import LandCoverObjective, largest_class
 from geokr_core.pretraining.pretrain import pretrain
-from geokr_core.pretraining.training.loop import (
-    losses_of,
-    train,
-)
+from geokr_core.pretraining.training.loop import judged, losses_of, train
 from geokr_core.pretraining.training.state import begin
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
@@ -56,7 +54,7 @@ def test_dense_asks_each_cell_for_the_land_cover_of_its_own_ground(data: LevirKR
     run = short_run(data, "dense", precision="fp32", batch_size=16)
     state, seen = begin(run), inputs_at(run)
     assert seen.cells is not None
-    right = cells_under(seen.cells, seen.geometry, 4).permute(0, 3, 1, 2)
+    right = cells_under(seen.cells, seen.geometry, 8).permute(0, 3, 1, 2)
     found = {}
     for name, shares in (("right", right), ("mirrored", right.flip(3)), ("constant", right.mean((2, 3), keepdim=True))):
         maps = (shares.expand_as(right) + 1e-4).log()
@@ -67,6 +65,44 @@ def test_dense_asks_each_cell_for_the_land_cover_of_its_own_ground(data: LevirKR
         found[name] = float(losses[state.terms.index("dense_loss")])
     assert found["right"] < 0.7 * found["constant"]
     assert found["constant"] < found["mirrored"]
+
+
+def test_a_cell_head_is_one_linear_layer_on_all_stages_side_by_side() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, width, size, size) for width, size in ((5, 16), (6, 8), (7, 4), (8, 2))]
+    head = CellHead([5, 6, 7, 8], 3, 8)
+    grid = [
+        F.adaptive_avg_pool2d(x, 8) if x.shape[-1] >= 8 else F.interpolate(x, (8, 8), mode="bilinear") for x in maps
+    ]
+    weight = torch.cat([layer.weight for layer in head.of_stages], dim=1)
+    assert torch.allclose(head(maps), F.conv2d(torch.cat(grid, dim=1), weight, head.of_stages[0].bias), atol=1e-5)
+
+
+def test_a_chip_that_is_asked_cell_by_cell_has_the_mean_of_their_shares() -> None:
+    maps = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean = maps.softmax(dim=1).mean(dim=(2, 3))
+    assert torch.allclose(shares_of_chip(maps).softmax(dim=1), mean, atol=1e-6)
+
+
+def test_the_land_cover_of_cells_reaches_every_stage_and_their_chip_is_judged(data: LevirKR) -> None:
+    run = short_run(data, "dense", precision="fp32", batch_size=8, architecture="resnet18")
+    state, seen = begin(run), inputs_at(run)
+    losses_of(run, state, seen, 1)[0].backward()
+    head = state.student.head
+    assert isinstance(head, CellHead)
+    assert head.cells_per_side == data.cells_per_side
+    assert [float(layer.weight.grad.abs().sum()) > 0 for layer in head.of_stages] == [True] * 4  # type: ignore[union-attr]
+    assert run.recipe.predicts_land_cover
+    found = judged(run, state.student, run.validation_rows)
+    assert np.allclose(found.predicted.sum(axis=1), 1, atol=1e-5)
+
+
+def test_dense_beside_contrast_asks_both_crops_of_a_chip(data: LevirKR) -> None:
+    run = short_run(data, "joint_dense", precision="fp32", batch_size=8)
+    state, seen = begin(run), inputs_at(run)
+    assert len(seen.student) == 16
+    losses = dict(zip(state.terms, losses_of(run, state, seen, 1).tolist(), strict=True))
+    assert losses["loss"] == pytest.approx(5 * losses["dense_loss"] + losses["contrast_loss"], rel=1e-5)
 
 
 def test_dense_learns(data: LevirKR, tmp_path: Path) -> None:
