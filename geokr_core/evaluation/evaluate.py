@@ -21,6 +21,7 @@ from geokr_core.evaluation.cells import (
     DownstreamTask,
     EvaluationProtocol,
     Features,
+    Labels,
     labels_of_fraction,
 )
 from geokr_core.evaluation.charts import comparison_chart
@@ -30,7 +31,7 @@ from geokr_core.evaluation.opening import open_task, require_measurable
 from geokr_core.evaluation.results import results_of, write_results
 from geokr_core.evaluation.starts import Starts
 from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summarise
-from geokr_core.evaluation.task_kinds import TaskConfig, kind_of
+from geokr_core.evaluation.task_kinds import TaskConfig, TaskKind, kind_of
 from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.step.digests import text_digest
 from geokr_core.step.reporter import LOG, Reporter
@@ -121,25 +122,31 @@ def _plan(config: EvaluationConfig, task: TaskConfig) -> list[Cell]:
 
 def _choices(config: EvaluationConfig, task: TaskConfig, initialisation: Initialisation) -> Iterator[Choice]:
     """Protocols, features and labels that an initialisation is judged by."""
-    if kind_of(task.kind).judges_frozen_features:
-        yield from _frozen_choices(config, initialisation)
-        if "fine_tune" in config.protocols and config.is_fine_tuned(initialisation):
-            for labels in dict.fromkeys(config.fine_tune_labels_per_class or config.labels_per_class):
-                yield "fine_tune", "last", labels
-    elif config.is_fine_tuned(initialisation):
+    kind = kind_of(task.kind)
+    yield from _frozen_choices(config, task, kind, initialisation)
+    if not kind.fine_tunes or not config.is_fine_tuned(initialisation):
+        return
+    if not kind.frozen_protocols:
         for fraction in dict.fromkeys(getattr(task, "label_fractions", None) or config.label_fractions):
             yield "fine_tune", "last", labels_of_fraction(fraction)
+    elif "fine_tune" in config.protocols:
+        for labels in dict.fromkeys(config.fine_tune_labels_per_class or config.labels_per_class):
+            yield "fine_tune", "last", labels
 
 
-def _frozen_choices(config: EvaluationConfig, initialisation: Initialisation) -> Iterator[Choice]:
+def _frozen_choices(
+    config: EvaluationConfig, task: TaskConfig, kind: TaskKind, initialisation: Initialisation
+) -> Iterator[Choice]:
     probed: Sequence[Features] = ("histogram",)
     if initialisation != "colour_histogram":
         # All stages first: the last one is part of them.
         probed = sorted(set(config.features), key=("multi", "last").index)
+    amounts: Sequence[Labels] = getattr(task, "label_chips", None) or config.labels_per_class
     frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn")
+    asked = [name for name in frozen if name in config.protocols and name in kind.frozen_protocols]
     for features in probed:
-        for protocol in frozen:
-            for labels in dict.fromkeys(config.labels_per_class) if protocol in config.protocols else ():
+        for protocol in asked:
+            for labels in dict.fromkeys(amounts):
                 yield protocol, features, labels
 
 

@@ -16,7 +16,7 @@ from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig, Initialisa
 from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.batchnorm import recalibrate_on
 from geokr_core.networks.network import build
-from geokr_core.networks.normalisation import Normalisation
+from geokr_core.networks.normalisation import Normalisation, placed
 from geokr_core.networks.runtime import Runtime, device_of
 from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights, require_unchanged
 from geokr_core.step.files import read_json
@@ -115,6 +115,27 @@ class Starts:
                     "seeds leave out part of the spread between pretrainings. Set as many `pretraining.seeds`."
                 )
         return warnings
+
+
+def task_normalisation(
+    start: Start, statistics: Normalisation, bands: Sequence[str], config: EvaluationConfig, runtime: Runtime
+) -> Normalisation:
+    """How the images of a frozen task are scaled for a start, on the runtime's device.
+
+    Moving the task's statistics onto those of Levir-KR and then standardising with the latter is standardising with the
+    former: a sharp, bright set and a dull one look alike to the network, whatever it starts from.
+
+    Args:
+        start: its bands, and its statistics where the task's do not count.
+        statistics: of the task's training images.
+        bands: of these, in order.
+        config: says whether statistics are matched.
+        runtime: where the network runs.
+    """
+    if config.match_statistics:
+        order = [list(bands).index(band) for band in start.bands]
+        return placed(Normalisation(statistics.mean[order], statistics.std[order]), runtime.device)
+    return placed(Normalisation(torch.tensor(start.mean), torch.tensor(start.std)), runtime.device)
 
 
 EXTRACTION_BATCH = 256

@@ -10,6 +10,7 @@ A new kind is a module in ``evaluation.tasks`` with a class that satisfies ``cel
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
@@ -32,7 +33,7 @@ class TaskConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="folder name")
     kind: str = Field(
         _DEFAULT_KIND,
-        description="scene_classification, segmentation, cloud_snow, detection, or a kind of an installed package",
+        description="scene_classification, land_cover_mapping, segmentation, cloud_snow, detection, or a kind of an installed package",
     )
     layout: str = Field("auto", description="how the files lie, see docs/tasks.md; `auto`: recognised by its files")
     bad_items: Literal["fail", "skip"] = Field(
@@ -155,6 +156,23 @@ class DetectionConfig(FineTunedConfig):
         return self
 
 
+class LandCoverMappingConfig(TaskConfig):
+    """Ground of a frozen Levir-KR that no network was trained on, to be mapped cell by cell."""
+
+    levir_kr: Path = Field(description="folder of a frozen Levir-KR with `cells.npy`; its validation split is mapped")
+    label_chips: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(
+        (4, 16, 64, "all"), min_length=1, description="labelled chips of the training split"
+    )
+    draws: int = Field(6, ge=1, description="draws of labelled chips; the score is the mean over them")
+    dominant_fraction: float = Field(
+        0.6, gt=0.5, le=1, description="cells of which no class covers so much take no part"
+    )
+    min_class_fraction: float = Field(
+        0.01, ge=0, lt=0.5, description="classes with a smaller share of the cells of either split take no part"
+    )
+    max_chips: int = Field(1000, ge=1, description="chips of each split that take part, evenly spread")
+
+
 @dataclass(frozen=True)
 class TaskKind:
     """A kind of task.
@@ -165,15 +183,16 @@ class TaskKind:
         parameters: section of the parameter file that describes a set of this kind.
         metrics: figures of a whole cell, the one that the kind is judged by first.
         metrics_per_class: figures of each class.
-        judges_frozen_features: whether linear probe and k-NN judge it beside fine-tuning, with labels counted by class;
-            else it is fine-tuned on shares of the training images.
+        frozen_protocols: protocols that judge frozen features, with labels by number.
+        fine_tunes: whether it is fine-tuned, too; without frozen protocols on shares of the training images.
     """
 
     opens: str
     parameters: type[TaskConfig]
     metrics: tuple[Metric, ...]
     metrics_per_class: tuple[Metric, ...] = ()
-    judges_frozen_features: bool = False
+    frozen_protocols: tuple[str, ...] = ()
+    fine_tunes: bool = True
 
 
 _MIOU = Metric("miou", "mean IoU")
@@ -186,7 +205,15 @@ KINDS: Final[Mapping[str, TaskKind]] = {
         parameters=SceneClassificationConfig,
         metrics=(Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-averaged F1")),
         metrics_per_class=(Metric("f1", "F1"),),
-        judges_frozen_features=True,
+        frozen_protocols=("linear_probe", "knn"),
+    ),
+    "land_cover_mapping": TaskKind(
+        opens="geokr_core.evaluation.tasks.land_cover_mapping:LandCoverMapping",
+        parameters=LandCoverMappingConfig,
+        metrics=(_MIOU, Metric("cell_accuracy", "accuracy of cells")),
+        metrics_per_class=(_IOU,),
+        frozen_protocols=("linear_probe",),
+        fine_tunes=False,
     ),
     "segmentation": TaskKind(
         opens="geokr_core.evaluation.tasks.semantic_segmentation:SemanticSegmentation",

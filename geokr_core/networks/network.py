@@ -195,3 +195,30 @@ def pooled(module: nn.Module, images: Tensor, features: Features = "last") -> Te
     maps = stages(module, images)
     chosen = maps[-1:] if features == "last" else maps
     return torch.cat([F.adaptive_avg_pool2d(x, 1).flatten(1) for x in chosen], dim=1)
+
+
+def on_grid(maps: Tensor, size: int) -> Tensor:
+    """Maps (B, D, H, W) as (B, D, size, size): a finer grid is averaged over each cell, a coarser one interpolated."""
+    if maps.shape[-1] >= size:
+        return F.adaptive_avg_pool2d(maps, size)
+    return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def cell_features(module: nn.Module, images: Tensor, cells_per_side: int, features: Features = "multi") -> Tensor:
+    """Feature vectors of the cells of images: stage maps brought to one grid, side by side.
+
+    Args:
+        module: what `build` returned.
+        images: float32 (B, C, H, W), normalised.
+        cells_per_side: cells n along each side.
+        features: ``last`` or ``multi``.
+
+    Returns:
+        float (B, n, n, D) with D = ``feature_dim(architecture, features)``.
+
+    Raises:
+        BackboneError: the module is not known, or the images are too small.
+    """
+    maps = stages(module, images)
+    chosen = maps[-1:] if features == "last" else maps
+    return torch.cat([on_grid(x, cells_per_side) for x in chosen], dim=1).permute(0, 2, 3, 1)

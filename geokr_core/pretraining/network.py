@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geokr_core.networks.architectures import feature_dim
-from geokr_core.networks.network import build, spec_of_network, stages
+from geokr_core.networks.network import build, on_grid, spec_of_network, stages
 from geokr_core.pretraining.correction import Correction
 from geokr_core.pretraining.recipe import Recipe
 
@@ -56,17 +56,10 @@ class CellHead(nn.Module):
     def forward(self, maps_of_stages: Sequence[Tensor]) -> Tensor:
         """Logits float (B, K, n, n) of the cells, of stage maps (B, D_i, H_i, W_i)."""
         logits = [
-            _resized(layer(stage), self.cells_per_side)
+            on_grid(layer(stage), self.cells_per_side)
             for layer, stage in zip(self.of_stages, maps_of_stages, strict=True)
         ]
         return torch.stack(logits).sum(dim=0)
-
-
-def _resized(maps: Tensor, size: int) -> Tensor:
-    """A finer grid is averaged over each cell; a coarser one is interpolated between its cells."""
-    if maps.shape[-1] >= size:
-        return F.adaptive_avg_pool2d(maps, size)
-    return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def shares_of_chip(maps: Tensor) -> Tensor:

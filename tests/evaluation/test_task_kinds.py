@@ -106,7 +106,7 @@ def test_a_task_is_read_by_the_parameters_of_its_kind() -> None:
     ("task", "said"),
     [
         ({"kind": "segmentaton"}, "did you mean 'segmentation'"),
-        ({"kind": "tracking"}, "known: scene_classification, segmentation"),
+        ({"kind": "tracking"}, "known: scene_classification, land_cover_mapping"),
         ({"steps": 3}, "'steps' is of no use to a task of kind 'scene_classification'"),
         ({"kind": "detection", "detecter": "retinanet"}, "no parameter 'detecter'; did you mean 'detector'"),
         ({"kind": "segmentation", "batch_size": 1}, "greater than or equal to 2"),

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import nn
 
@@ -39,11 +38,11 @@ from geokr_core.evaluation.protocols.probe import (
     stratified_holdout,
 )
 from geokr_core.evaluation.sets.classes import read_image_set
-from geokr_core.evaluation.starts import running, start_network
+from geokr_core.evaluation.starts import running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
 from geokr_core.evaluation.task_kinds import SceneClassificationConfig
 from geokr_core.networks.architectures import feature_dim
-from geokr_core.networks.normalisation import Normalisation, channel_statistics, placed
+from geokr_core.networks.normalisation import Normalisation, channel_statistics
 from geokr_core.networks.runtime import Runtime
 from geokr_core.step.digests import data_version
 
@@ -208,18 +207,8 @@ class SceneClassification:
                 predicted = self._probe(cell, start, rows, runtime)
         return replace(self._score(predicted, len(rows), cell.seed), details=details)
 
-    def _normalisation(self, start: Start, runtime: Runtime) -> Normalisation:
-        # Moving the task's statistics onto those of Levir-KR and then standardising with the latter is standardising
-        # with the former: a sharp, bright set and a dull one look alike to the network, whatever it starts from.
-        if self._evaluation.match_statistics:
-            order = [BANDS.index(band) for band in start.bands]
-            statistics = self._task_statistics
-            matched = Normalisation(statistics.mean[order], statistics.std[order])
-            return placed(matched, runtime.device)
-        return placed(Normalisation(torch.tensor(start.mean), torch.tensor(start.std)), runtime.device)
-
     def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
-        normalisation = self._normalisation(start, runtime)
+        normalisation = task_normalisation(start, self._task_statistics, BANDS, self._evaluation, runtime)
         train = self._images(start)[self.set.train_rows]
         return start_network(start, train, normalisation, runtime), normalisation
 

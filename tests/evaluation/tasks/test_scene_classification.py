@@ -14,7 +14,7 @@ from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
 from geokr_core.evaluation.opening import open_task
 from geokr_core.evaluation.protocols.probe import extract_features
 from geokr_core.evaluation.sets.classes import read_image_set
-from geokr_core.evaluation.starts import running
+from geokr_core.evaluation.starts import running, task_normalisation
 from geokr_core.evaluation.tasks.scene_classification import SceneClassification
 from geokr_core.testing import make_image_set
 
@@ -330,7 +330,7 @@ def test_bands_follow_the_order_that_the_network_reads(tmp_path: Path) -> None:
     task = opened(make_image_set(tmp_path / "set"))
     turned = dataclasses.replace(start(), bands=("blue", "green", "red"))
     with running(task._evaluation) as runtime:
-        normalisation = task._normalisation(turned, runtime)
+        normalisation = task_normalisation(turned, task._task_statistics, task.bands, task._evaluation, runtime)
         assert torch.equal(normalisation.mean, task._task_statistics.mean.flip(0))
     assert np.array_equal(task._images(turned), task.set.images[..., ::-1])
     assert turned.identity() != start().identity()

@@ -1,0 +1,339 @@
+"""Land-cover mapping: the class of every cell of chips on ground that was never trained on, from a few labelled chips.
+
+The labels are a land-cover product's, frozen as a second Levir-KR: its training split is labelled from, its validation split,
+which lies at other places, is mapped. A linear classifier judges the frozen features of cells; nothing is fine-tuned.
+
+Not here: how a network gives features of cells (``networks.network``), the classifier (``protocols.probe``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from geokr_core.errors import EvaluationError
+from geokr_core.evaluation.cells import Cell, Features, Labels, Measurement, Score, Start
+from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou, pixel_accuracy
+from geokr_core.evaluation.protocols.probe import (
+    HOLDOUT_FRACTION,
+    HOLDOUTS,
+    MANY_ITEMS,
+    SINGLE_LABEL_STRENGTH,
+    STRENGTHS,
+    colour_histogram,
+    fit_probe,
+)
+from geokr_core.evaluation.starts import EXTRACTION_BATCH, running, start_network, task_normalisation
+from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
+from geokr_core.evaluation.task_kinds import LandCoverMappingConfig
+from geokr_core.levir_kr.dataset import open_levir_kr
+from geokr_core.networks.architectures import feature_dim
+from geokr_core.networks.network import cell_features
+from geokr_core.networks.normalisation import Normalisation, channel_statistics
+from geokr_core.networks.runtime import Runtime
+from geokr_core.networks.stopwatch import computing
+
+_NONE: Final = -1
+"""Class of a cell that takes no part: mixed, unknown, or of a class that is too rare."""
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Chips of one split.
+
+    Attributes:
+        images: uint8 (N, S, S, C).
+        classes: int64 (N, n, n), index of each cell's class, `_NONE` where it takes no part.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (M,), classes of the cells that take part, chip by chip."""
+        labels: np.ndarray = self.classes[self.classes != _NONE]
+        return labels
+
+    @property
+    def chips(self) -> np.ndarray:
+        """int64 (M,), the chip that each of these cells is from."""
+        return np.nonzero(self.classes != _NONE)[0]
+
+
+@dataclass(frozen=True)
+class _Extracted:
+    """Features of one start, kept until another start is asked for: float32 (M, D) of the cells that take part."""
+
+    identity: Mapping[str, object]
+    features: Features
+    train: np.ndarray
+    test: np.ndarray
+
+
+class LandCoverMapping:
+    """Ground that scores networks by the mean IoU of its cells."""
+
+    def __init__(self, task: LandCoverMappingConfig, evaluation: EvaluationConfig) -> None:
+        """Read chips and cells.
+
+        Raises:
+            MissingInputError: there is no Levir-KR.
+            EvaluationError: it knows no cells, has no validation split, or too few classes.
+            DatasetError: it is damaged.
+        """
+        data = open_levir_kr(task.levir_kr)
+        if not data.cells_per_side:
+            raise EvaluationError(
+                f"{task.name}: {task.levir_kr} holds no land cover within chips; expected `cells.npy`. Freeze it with "
+                "`proportions.cells_per_side: 8`."
+            )
+        self._task, self._evaluation = task, evaluation
+        self._bands, self._data_version = data.bands, data.data_version
+        rows = {split: _evenly(data.rows_of(split), task.max_chips) for split in ("train", "validation")}
+        if not all(map(len, rows.values())):
+            counts = ", ".join(f"{len(found)} of {split}" for split, found in rows.items())
+            raise EvaluationError(
+                f"{task.name}: {task.levir_kr} has {counts}; expected chips of both. Raise `levir_kr.validation_fraction` or "
+                "lower `levir_kr.place_size_deg` where it is frozen."
+            )
+        cells = {split: data.cells(found) for split, found in rows.items()}
+        dominant = {
+            split: _dominant(found, task.dominant_fraction) for split, found in cells.items() if found is not None
+        }
+        kept = _common_enough(list(dominant.values()), len(data.classes), task.min_class_fraction)
+        if len(kept) < 2:
+            names = ", ".join(data.classes[k] for k in kept) or "none"
+            raise EvaluationError(
+                f"{task.name}: classes that cover {task.min_class_fraction:.0%} of the cells of both splits: {names}; expected two "
+                "or more. Choose other ground, or lower `min_class_fraction` or `dominant_fraction`."
+            )
+        self.classes = tuple(data.classes[k] for k in kept)
+        place = np.full(len(data.classes) + 1, _NONE)  # the last entry is that of `_NONE` itself
+        place[kept] = np.arange(len(kept))
+        self.train, self.test = (_Split(data.images(rows[split]), place[dominant[split]]) for split in rows)
+        self._statistics = channel_statistics(self.train.images)
+        self._cells_per_side = data.cells_per_side
+        self._extracted: _Extracted | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self._task.name
+
+    @property
+    def data_version(self) -> str:
+        """DVC's hash of the Levir-KR."""
+        return self._data_version
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Those of the Levir-KR."""
+        return self._bands
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How much ground is labelled and mapped."""
+        return [
+            f"{len(split.images)} chips {use}, {len(split.labels)} of their {split.classes.size} cells of one class"
+            for split, use in ((self.train, "to label from"), (self.test, "to map"))
+        ]
+
+    @property
+    def budget(self) -> Mapping[str, object]:
+        """What every initialisation gets alike."""
+        return {
+            "cells": f"{self._cells_per_side} x {self._cells_per_side} a chip, of a class that covers "
+            f"{self._task.dominant_fraction:.0%} of one",
+            "labels": f"all such cells of the labelled chips; mean over {self._task.draws} draws of chips",
+            "frozen features": "stages brought to the grid of the cells, standardised by all chips to label from; logistic "
+            "regression (C chosen on held-out labelled cells)",
+        }
+
+    def settings(self, cell: Cell) -> Mapping[str, object]:
+        """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
+        config = self._evaluation
+        settings: dict[str, object] = {
+            **self._task.model_dump(mode="json", exclude={"name", "seeds", "levir_kr", "label_chips"}),
+            "strengths": STRENGTHS,
+            "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
+            "single_label_strength": SINGLE_LABEL_STRENGTH,
+        }
+        if cell.features != "histogram":
+            settings |= {
+                "match_statistics": config.match_statistics,
+                "precision": config.precision,
+                "device": config.device,
+                "threads": config.threads,
+            }
+        return settings
+
+    def require(self, cell: Cell) -> None:
+        """Check that there are as many chips as ``cell`` asks for.
+
+        Raises:
+            EvaluationError: there are fewer, or the protocol is not one of mapping.
+        """
+        if cell.protocol != "linear_probe" or (
+            isinstance(cell.labels_per_class, str) and cell.labels_per_class != "all"
+        ):
+            raise EvaluationError(
+                f"{self.name}: found {cell.protocol} with {cell.labels_per_class} labels; land-cover mapping is judged by the "
+                "linear probe, with a number of chips or `all`."
+            )
+        if isinstance(cell.labels_per_class, int) and cell.labels_per_class > len(self.train.images):
+            raise EvaluationError(
+                f"{self.name}: {cell.labels_per_class} labelled chips are asked for, but there are "
+                f"{len(self.train.images)} to label from; lower `label_chips`, or raise `max_chips`."
+            )
+
+    def draw_chips(self, labels: Labels, seed: int, draw: int) -> np.ndarray:
+        """The labelled chips of one draw, int64, sorted; within a draw a larger number contains every smaller one."""
+        everything = np.arange(len(self.train.images))
+        if labels == "all":
+            return everything
+        return np.sort(np.random.default_rng([seed, draw]).permutation(everything)[: int(labels)])
+
+    def measure(self, cell: Cell, start: Start) -> Measurement:
+        """Learn from the cells of the drawn chips and map the test chips, draw by draw.
+
+        Raises:
+            EvaluationError: features are not finite.
+            BackboneError: weights and architecture do not fit together.
+        """
+        self.require(cell)
+        with running(self._evaluation) as runtime:
+            found = self._features(cell.features, start, runtime)
+        # With all chips every draw is the same.
+        draws = 1 if cell.labels_per_class == "all" else self._task.draws
+        confusions, num_labelled = [], 0
+        for draw in range(draws):
+            labelled = np.isin(self.train.chips, self.draw_chips(cell.labels_per_class, cell.seed, draw))
+            predicted = _predicted(found, labelled, self.train.labels[labelled], cell.seed)
+            confusions.append(self._confusions(predicted))
+            num_labelled += int(labelled.sum())
+        return self._scored(np.stack(confusions), num_labelled / draws / max(1, len(self.train.labels)))
+
+    def _confusions(self, predicted: np.ndarray) -> np.ndarray:
+        """int64 (T, K, K): of each test chip, cells by true and predicted class."""
+        size = len(self.classes)
+        codes = (self.test.chips * size + self.test.labels) * size + predicted
+        counted = np.bincount(codes, minlength=len(self.test.images) * size * size)
+        return counted.reshape(len(self.test.images), size, size)
+
+    def _scored(self, confusions: np.ndarray, label_fraction: float) -> Measurement:
+        """The mean over draws of (R, T, K, K), and what other test chips might have given."""
+        by_draw = confusions.sum(axis=1)
+        chosen = bootstrap_rows(confusions.shape[1])
+        # How often each resample holds each chip: the sums over chips are then one product.
+        times = np.stack([np.bincount(rows, minlength=confusions.shape[1]) for rows in chosen])
+        resampled = np.einsum("bt,rtij->rbij", times, confusions)
+        scores, replicates = [], {}
+        for name, metric in (("miou", mean_iou), ("cell_accuracy", pixel_accuracy)):
+            replicates[name] = metric(resampled).mean(axis=0)
+            scores.append(Score(name, float(metric(by_draw).mean()), *percentile_interval(replicates[name].tolist())))
+        return Measurement(
+            scores=tuple(scores),
+            n=len(self.test.labels),
+            label_fraction=label_fraction,
+            classes=self.classes,
+            confusion=tuple(tuple(int(v) for v in row) for row in by_draw.sum(axis=0)),
+            per_class={"iou": tuple(round(float(value), 6) for value in iou_of(by_draw).mean(axis=0))},
+            replicates=tuple(replicates["miou"].round(6).tolist()),
+        )
+
+    def _features(self, features: Features, start: Start, runtime: Runtime) -> _Extracted:
+        """Features of all cells that take part; a network's are computed once and kept until the next network."""
+        identity, kept = start.identity(), self._extracted
+        if kept is not None and kept.identity == identity:
+            if kept.features == features:
+                return kept
+            if (kept.features, features) == ("multi", "last"):
+                # Stages lie side by side in order, the last one at the end.
+                last = slice(-feature_dim(start.architecture), None)
+                return _Extracted(identity, features, kept.train[:, last], kept.test[:, last])
+        if features == "histogram":
+            train, test = (self._colours(split) for split in (self.train, self.test))
+        else:
+            normalisation = task_normalisation(start, self._statistics, self.bands, self._evaluation, runtime)
+            order = [self.bands.index(band) for band in start.bands]
+            images = np.ascontiguousarray(self.train.images[..., order])
+            network = start_network(start, images, normalisation, runtime)
+            train, test = (
+                self._of_cells(network, split, order, normalisation, features, runtime)
+                for split in (self.train, self.test)
+            )
+        self._extracted = _Extracted(identity, features, train, test)
+        return self._extracted
+
+    def _of_cells(
+        self,
+        network: nn.Module,
+        split: _Split,
+        order: Sequence[int],
+        normalisation: Normalisation,
+        features: Features,
+        runtime: Runtime,
+    ) -> np.ndarray:
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, len(split.images), EXTRACTION_BATCH):
+                taken = slice(first, first + EXTRACTION_BATCH)
+                images = np.ascontiguousarray(split.images[taken][..., list(order)])
+                batch = normalisation(torch.from_numpy(images).to(runtime.device))
+                with computing(), runtime.autocast():
+                    found = cell_features(
+                        network, batch, self._cells_per_side, "last" if features == "last" else "multi"
+                    )
+                parts.append(found.float().cpu().numpy()[split.classes[taken] != _NONE])
+        values = np.concatenate(parts)
+        if not np.isfinite(values).all():
+            raise EvaluationError(
+                f"{self.name}: the network gives features that are not finite; expected finite numbers. Look at the "
+                "pretraining curves and run `geokr pretrain` again."
+            )
+        return values
+
+    def _colours(self, split: _Split) -> np.ndarray:
+        """The 54 colour numbers of each cell's pixels."""
+        size, side = split.images.shape[1], self._cells_per_side
+        if size % side:
+            raise EvaluationError(
+                f"{self.name}: chips of {size} px have no {side} x {side} cells of whole pixels, which `colour_histogram` counts; "
+                "take it out of `evaluation.initialisations`."
+            )
+        width, (count, channels) = size // side, (len(split.images), split.images.shape[3])
+        cut = split.images.reshape(count, side, width, side, width, channels).transpose(0, 1, 3, 2, 4, 5)
+        return colour_histogram(np.ascontiguousarray(cut[split.classes != _NONE]))
+
+
+def _predicted(found: _Extracted, labelled: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Classes of the test cells, int64; those that no labelled cell is of are never predicted."""
+    known, places = np.unique(labels, return_inverse=True)
+    if len(known) < 2:  # nothing to distinguish: chips without a cell of one class map everything as the first one
+        return np.full(len(found.test), known[0] if len(known) else 0)
+    probe = fit_probe(found.train[labelled], places.astype(np.int64), len(known), found.train, seed=seed)
+    predicted: np.ndarray = known[probe.predict(found.test)]
+    return predicted
+
+
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most ``most`` of the rows, evenly spread over them."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _dominant(cells: np.ndarray, fraction: float) -> np.ndarray:
+    """The class that covers ``fraction`` of each cell, int64 (N, n, n) of uint8 (N, n, n, K); `_NONE` without one."""
+    largest = cells.argmax(axis=3)
+    return np.where(cells.max(axis=3) >= fraction * 255, largest, _NONE)
+
+
+def _common_enough(splits: Sequence[np.ndarray], num_classes: int, fraction: float) -> np.ndarray:
+    """Classes that make up ``fraction`` of the cells of each split, int64, sorted."""
+    shares = [np.bincount(found[found != _NONE], minlength=num_classes) for found in splits]
+    enough = [counts >= max(1.0, fraction * counts.sum()) for counts in shares]
+    return np.flatnonzero(np.logical_and.reduce(enough))

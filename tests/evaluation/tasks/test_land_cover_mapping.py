@@ -1,0 +1,152 @@
+"""Mapping: cells that show their class are mapped, few chips are drawn in pairs, and ground that cannot be judged is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geokr_core.errors import EvaluationError, MissingInputError
+from geokr_core.evaluation.cells import Cell, Start
+from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.evaluate import _plan
+from geokr_core.evaluation.opening import open_task
+from geokr_core.evaluation.tasks.land_cover_mapping import LandCoverMapping
+from geokr_core.networks.network import build, cell_features, pooled
+from geokr_core.testing import make_levir_kr
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 chips whose vertical bands show their class by colour, half of the places held out."""
+    store = tmp_path_factory.mktemp("ground")
+    return make_levir_kr(store, num_chips=120, chip_size_px=64, validation_fraction=0.5).folder
+
+
+def opened(ground: Path, evaluation: dict[str, object] | None = None, **changes: object) -> LandCoverMapping:
+    section = {"name": "ground", "kind": "land_cover_mapping", "levir_kr": ground, "draws": 2} | changes
+    config = EvaluationConfig.model_validate(
+        {"folder": ground, "tasks": [section], "precision": "fp32", "threads": 1} | (evaluation or {})
+    )
+    task = open_task(config.tasks[0], config)
+    assert isinstance(task, LandCoverMapping)
+    return task
+
+
+def cell(**changes: object) -> Cell:
+    fields: dict[str, object] = {"task": "ground", "initialisation": "random", "protocol": "linear_probe"}
+    return Cell(**(fields | {"features": "multi", "labels_per_class": 16, "seed": 0} | changes))  # type: ignore[arg-type]
+
+
+def start(**changes: object) -> Start:
+    fields = {"initialisation": "random", "seed": 0, "architecture": "squeezenet1_1", "weights": None}
+    return Start(**(fields | {"mean": (0.5,) * 3, "std": (0.2,) * 3} | changes))  # type: ignore[arg-type]
+
+
+def test_cells_that_show_their_class_are_mapped_and_strange_labels_are_not(ground: Path) -> None:
+    task = opened(ground)
+    colours = start(initialisation="colour_histogram")
+    found = task.measure(cell(initialisation="colour_histogram", features="histogram"), colours)
+    assert [score.metric for score in found.scores] == ["miou", "cell_accuracy"]
+    assert found.scores[0].value > 0.8
+    assert found.scores[0].ci_low <= found.scores[0].value <= found.scores[0].ci_high
+    assert len(found.replicates) == 200
+    assert np.sum(found.confusion) == task._task.draws * found.n
+    task.train.classes[task.train.classes >= 0] = np.random.default_rng(0).permutation(task.train.labels)
+    strange = task.measure(cell(initialisation="colour_histogram", features="histogram"), colours)
+    assert strange.scores[0].value < 0.5 * found.scores[0].value
+
+
+def test_the_score_is_that_of_each_cell_by_hand(ground: Path) -> None:
+    task = opened(ground, draws=1)
+    right = task._confusions(task.test.labels)
+    assert task._scored(right[None], 1.0).scores[0].value == 1.0
+    wrong = task._confusions((task.test.labels + 1) % len(task.classes))
+    assert task._scored(wrong[None], 1.0).scores[0].value == 0.0
+    both = task._scored(np.stack([right, wrong]), 1.0)
+    assert (both.scores[0].value, both.scores[1].value) == (0.5, 0.5)
+
+
+def test_a_network_gives_features_of_cells_whose_mean_is_the_pooled_one() -> None:
+    torch.manual_seed(0)
+    network, images = build("resnet18").eval(), torch.randn(2, 3, 64, 64)
+    cells = cell_features(network, images, 4)
+    assert cells.shape == (2, 4, 4, 960)
+    # Stages of 16, 8 and 4 cells a side are averaged over whole cells, so that nothing is lost.
+    expected = pooled(network, images, "multi")
+    assert torch.allclose(cells.mean(dim=(1, 2))[:, :448], expected[:, :448], atol=1e-5)
+
+
+def test_the_last_stage_is_part_of_all_stages_that_are_kept(tmp_path: Path) -> None:
+    small = make_levir_kr(tmp_path, num_chips=16, chip_size_px=32, validation_fraction=0.5, cells_per_side=4).folder
+    task = opened(small, draws=1)
+    everything = task.measure(cell(labels_per_class=4), start())
+    last = task.measure(cell(labels_per_class=4, features="last"), start())
+    alone = opened(small, draws=1).measure(cell(labels_per_class=4, features="last"), start())
+    assert last.scores == alone.scores != everything.scores
+
+
+def test_more_labels_contain_fewer_and_do_better_in_pairs_over_starts(ground: Path) -> None:
+    task = opened(ground)
+    four, many = (set(task.draw_chips(labels, 0, 0).tolist()) for labels in (4, 16))
+    assert four < many
+    assert set(task.draw_chips(4, 0, 1).tolist()) != four
+    assert set(task.draw_chips(4, 1, 0).tolist()) != four
+    colours = start(initialisation="colour_histogram")
+    few, all_ = (
+        task.measure(cell(initialisation="colour_histogram", features="histogram", labels_per_class=labels), colours)
+        for labels in (1, "all")
+    )
+    assert few.scores[0].value < all_.scores[0].value
+    assert all_.label_fraction == 1.0
+
+
+def test_the_plan_asks_for_chips_by_number_and_for_no_fine_tuning(ground: Path) -> None:
+    section = {"name": "ground", "kind": "land_cover_mapping", "levir_kr": ground, "label_chips": [4, "all"]}
+    config = EvaluationConfig.model_validate(
+        {"folder": ground, "tasks": [section], "protocols": ["linear_probe", "knn", "fine_tune"], "seeds": [0]}
+        | {"labels_per_class": [25], "initialisations": ["random"]}
+    )
+    assert [(c.protocol, c.labels_per_class) for c in _plan(config, config.tasks[0])] == [
+        ("linear_probe", 4),
+        ("linear_probe", "all"),
+    ]
+
+
+def test_rare_and_mixed_cells_take_no_part(ground: Path) -> None:
+    everything, common = opened(ground, min_class_fraction=0.0), opened(ground, min_class_fraction=0.1)
+    assert set(common.classes) < set(everything.classes)
+    assert len(common.test.labels) < len(everything.test.labels)
+    assert len(opened(ground, dominant_fraction=1.0).test.labels) < len(opened(ground).test.labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"min_class_fraction": 0.45}, "expected two or more"),
+        ({"levir_kr": Path("/nowhere")}, "no frozen Levir-KR"),
+    ],
+)
+def test_ground_that_cannot_be_judged_is_refused(ground: Path, changes: dict[str, object], complaint: str) -> None:
+    with pytest.raises((EvaluationError, MissingInputError), match=complaint):
+        opened(ground, **changes)
+
+
+def test_a_data_set_without_cells_or_places_to_map_is_refused(tmp_path: Path) -> None:
+    whole = make_levir_kr(tmp_path / "whole", num_chips=20, cells_per_side=0).folder
+    with pytest.raises(EvaluationError, match=r"expected `cells.npy`"):
+        opened(whole)
+    kept = make_levir_kr(tmp_path / "kept", num_chips=20, validation_fraction=0.0).folder
+    with pytest.raises(EvaluationError, match=r"20 of train, 0 of validation; expected chips of both"):
+        opened(kept)
+
+
+def test_what_cannot_be_drawn_or_probed_is_refused_before_it_is_measured(ground: Path) -> None:
+    task = opened(ground)
+    with pytest.raises(EvaluationError, match="1000 labelled chips are asked for"):
+        task.require(cell(labels_per_class=1000))
+    with pytest.raises(EvaluationError, match="judged by the linear probe"):
+        task.require(cell(protocol="knn"))
+    with pytest.raises(EvaluationError, match="judged by the linear probe"):
+        task.require(cell(labels_per_class="10%"))
+    assert TaskConfig.model_validate({"name": "a"}).kind == "scene_classification"
