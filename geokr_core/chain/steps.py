@@ -76,6 +76,9 @@ class Step:
         sources: folders of raw data it reads, as ``section`` names that have a ``folder``.
         run: calls the one function of the step.
         purpose: one sentence for help texts and the Dagster UI.
+        writes: what its output holds, for help texts.
+        example: options that show what the command is good for.
+        resumes: what is kept when it is stopped before its end.
         tracked: whether a materialisation opens an MLflow run.
         names_file: whether its output tells the name of the parameter file.
         distributed: whether the processes of ``torchrun`` work on it together.
@@ -96,6 +99,9 @@ class Step:
     sources: tuple[str, ...]
     run: Runner
     purpose: str
+    writes: str = ""
+    example: str = ""
+    resumes: str = ""
     tracked: bool = False
     names_file: bool = False
     distributed: bool = False
@@ -118,6 +124,9 @@ _TABLE = (
         sources=(),
         run=calls.world,
         purpose="Generate a small world: scenes, land cover and labelled sets, so that the chain runs offline.",
+        writes="scenes, land-cover tiles and labelled sets",
+        example="--seed 8 --out data/another-world",
+        resumes="nothing",
         folder=calls.world_folder,
         is_wanted=lambda params: params.uses_world,
     ),
@@ -130,6 +139,9 @@ _TABLE = (
         run=calls.scenes,
         forget=calls.forget_scenes,
         purpose="Inventory the raw scenes: grid, bands, date and footprint of each; refuse what cannot be used.",
+        writes="inventory.parquet, one row a scene; quarantined scenes with their reasons",
+        example="--set scenes.folder=archive/scenes",
+        resumes="scenes inspected so far",
     ),
     Step(
         name="land_cover",
@@ -140,6 +152,9 @@ _TABLE = (
         run=calls.land_cover,
         forget=calls.forget_land_cover,
         purpose="Index the tiles of the land-cover products by their real footprint and check their legends.",
+        writes="tiles.parquet, one row a tile; products.json with the legends",
+        example="--set land_cover.folder=archive/land_cover",
+        resumes="tiles read so far",
         data_files=("land_cover/legends",),
         refuse=calls.refuse_legends,
     ),
@@ -151,6 +166,9 @@ _TABLE = (
         sources=("scenes",),
         run=calls.chips,
         purpose="Cut each scene into chips in its own grid: one scene in, one shard out.",
+        writes="shards of chips, one or more a scene, and an index a scene",
+        example="--set chips.size_px=96",
+        resumes="scenes cut so far",
         scenes=calls.ChipsOfScene(),
     ),
     Step(
@@ -161,6 +179,9 @@ _TABLE = (
         sources=("land_cover",),
         run=calls.proportions,
         purpose="Count the land cover under each chip, exactly, on the product's own grid.",
+        writes="a Parquet file a scene, one row a chip and one column a class",
+        example="--set proportions.edge_segments=16",
+        resumes="scenes counted so far",
         scenes=calls.ProportionsOfScene(),
     ),
     Step(
@@ -171,6 +192,9 @@ _TABLE = (
         sources=(),
         run=calls.levir_kr,
         purpose="Freeze Levir-KR: the chips and proportions that training may use, with hashes and a split by place.",
+        writes="catalogue of chips with split, channel statistics and a manifest of hashes",
+        example="--set levir_kr.validation_fraction=0.2",
+        resumes="nothing: it is short",
         tracked=True,
     ),
     Step(
@@ -181,6 +205,9 @@ _TABLE = (
         sources=(),
         run=calls.pretraining,
         purpose="Train a student to predict land-cover proportions beside its averaged teacher.",
+        writes="a folder of weights a variant and seed; runs.json; history.csv",
+        example="--set pretraining.steps=400",
+        resumes="finished runs, and the last checkpoint of the present one",
         tracked=True,
         distributed=True,
         forget=calls.forget_pretraining,
@@ -194,6 +221,8 @@ _TABLE = (
         sources=(),
         run=calls.backbone,
         purpose="Bundle the pretrained backbone: weights, preprocessing, golden features, model card, loader.",
+        writes="weights, backbone.json, golden features, MODEL_CARD.md and the loader",
+        resumes="nothing: it is short",
         tracked=True,
         data_files=("backbone/templates", "backbone/loader"),
     ),
@@ -205,6 +234,9 @@ _TABLE = (
         sources=("evaluation",),
         run=calls.evaluation,
         purpose="Judge the backbone on labelled downstream sets against other initialisations.",
+        writes="results.parquet, one row a score; summary_table.csv; predictions",
+        example="--set evaluation.seeds=[0,1,2,3,4]",
+        resumes="cells measured so far",
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None,
         refuse=calls.refuse_tasks,
@@ -217,6 +249,8 @@ _TABLE = (
         sources=(),
         run=calls.report,
         purpose="Write one self-contained page: tables, curves, example chips, confusion matrices.",
+        writes="report.html, report.md",
+        resumes="nothing: it is short",
         tracked=True,
         names_file=True,
         data_files=("report/templates",),
@@ -230,6 +264,9 @@ _TABLE = (
         sources=(),
         run=calls.champion,
         purpose="Register the backbone as challenger and promote it if it beats the champion on the same data.",
+        writes="decision.json; a version and aliases in the MLflow registry",
+        example="--set champion.min_gain=0.01",
+        resumes="cells measured so far",
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None and params.champion is not None,
         outdated=calls.champion_outdated,

@@ -108,6 +108,21 @@ def read_image_set(
     )
 
 
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """The classes of a set by the names of its folders; no image is opened.
+
+    Raises:
+        EvaluationError: it has fewer than two class folders, or one without images.
+    """
+    _, root = _roots(folder)
+    parts = {part: path for path in _folders(root) if (part := part_of(path.name)) is not None}
+    of_training = parts["train"] if "train" in parts and len(parts) > 1 else root
+    classes = _classes(of_training)
+    if empty := [name for name in classes if not images_in(of_training / name)]:
+        raise EvaluationError(f"{of_training / empty[0]}: no image found; expected one folder of images a class.")
+    return classes
+
+
 def _roots(folder: Path) -> tuple[Path, Path]:
     """The set's folder, and that of its class folders."""
     if (folder / "Images").is_dir():

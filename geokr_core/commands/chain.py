@@ -1,0 +1,167 @@
+"""Commands that run the chain: ``run``, one command a step, and ``status``, which says what they would do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geokr_core.chain.steps import STEPS, Step
+from geokr_core.commands.options import START, STEPS_IN_ORDER, AsJson, Deep, Force, Overrides, ParamsFile, add
+from geokr_core.commands.output import link, show_json, show_numbers, show_rows
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    add(
+        app,
+        run,
+        START,
+        reads="the parameter file and the raw data that it names",
+        writes="<store>, a folder a step; MLflow runs; dvc.lock where DVC is in use",
+        example="geokr run --params params.yaml --set pretraining.steps=400",
+    )
+    add(
+        app,
+        status,
+        START,
+        reads="the parameter file, the records in <store>/.state, sizes and times of files",
+        example="geokr status --set chips.size_px=32 --json",
+    )
+    for step in STEPS.values():
+        command = world if step.command == "world" else _command_of(step)  # `world` has more options
+        _add_step(app, step, command)
+
+
+def run(params: ParamsFile = None, overrides: Overrides = None, force: Force = False, as_json: AsJson = False) -> None:
+    """Run the whole chain: raw scenes to a registered, evaluated backbone. Steps that are up to date are skipped."""
+    _run(None, params, overrides, force, as_json)
+
+
+def status(params: ParamsFile = None, overrides: Overrides = None, deep: Deep = False, as_json: AsJson = False) -> None:
+    """Show what the next run will do, and why; nothing is run."""
+    from geokr_core.chain import status as chain_status
+    from geokr_core.chain.params import load_params
+
+    found = chain_status.status(load_params(params, overrides or ()), deep=deep)
+    rows = [
+        {
+            "step": one.step,
+            "state": one.state,
+            "why": "\n".join(one.reasons if as_json else _shortened(one.reasons)),
+            "output": str(one.output),
+        }
+        for one in found
+    ]
+    show_rows(rows, ("step", "state", "why", "output"), as_json=as_json)
+
+
+def world(
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write here.", show_default="`world.folder` of the parameter file")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Another seed gives another world.", show_default="`world.seed`")
+    ] = None,
+) -> None:
+    """Generate a small world in the project's place, or with other options elsewhere."""
+    if out is None and seed is None:
+        _run(["world"], params, overrides, force, as_json)
+        return
+    from geokr_core.chain.params import load_params
+    from geokr_core.errors import ConfigError
+    from geokr_core.step.reporter import ConsoleReporter
+    from geokr_core.world.config import WorldConfig
+    from geokr_core.world.generate import generate_world
+
+    try:
+        base = load_params(params, overrides or ()).world or WorldConfig()
+    except ConfigError:
+        if params is not None:
+            raise
+        base = WorldConfig()  # outside a project the defaults do
+    config = base.model_copy(update={k: v for k, v in (("folder", out), ("seed", seed)) if v is not None})
+    show_numbers(generate_world(config, config.folder, ConsoleReporter()).numbers, as_json=as_json)
+
+
+def _command_of(step: Step) -> Any:
+    def invoke(
+        params: ParamsFile = None, overrides: Overrides = None, force: Force = False, as_json: AsJson = False
+    ) -> None:
+        _run([step.name], params, overrides, force, as_json)
+
+    return invoke
+
+
+def _add_step(app: typer.Typer, step: Step, command: Any) -> None:
+    read = [*(f"{section}.folder" for section in step.sources), *(f"<store>/{name}" for name in step.inputs)]
+    place = "world.folder" if step.folder is not None else f"<store>/{step.name}"
+    add(
+        app,
+        command,
+        STEPS_IN_ORDER,
+        name=step.command,
+        text=step.purpose,
+        reads=", ".join(read),
+        section=", ".join(step.sections),
+        writes=f"{place}: {step.writes}",
+        example=f"geokr {step.command} {step.example}".rstrip(),
+    )
+
+
+def _run(
+    names: list[str] | None, params_file: Path | None, overrides: list[str] | None, force: bool, as_json: bool
+) -> None:
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.run import run
+    from geokr_core.step.reporter import ConsoleReporter
+
+    params = load_params(params_file, overrides or ())
+    outcomes = run(params, ConsoleReporter(), steps=names, force=force)
+    if as_json:
+        show_json([_as_plain(outcome) for outcome in outcomes])
+    elif names is None:
+        _farewell(params)
+    else:
+        for outcome in outcomes:
+            show_numbers(outcome.summary.numbers)
+
+
+def _as_plain(outcome: Any) -> dict[str, Any]:
+    return {
+        "step": outcome.step,
+        "output": str(outcome.folder),
+        "data_version": outcome.data_version,
+        "was_current": outcome.was_current,
+        "mlflow_url": outcome.mlflow_url,
+        "numbers": dict(outcome.summary.numbers),
+        "warnings": list(outcome.summary.warnings),
+    }
+
+
+def _farewell(params: Any) -> None:
+    """Say what came out, where it lies and what to do next."""
+    from geokr_core.chain.steps import Folders, steps_of
+    from geokr_core.step.files import read_json
+
+    folders, made = Folders(params), {step.name for step in steps_of(params)}
+    lines = [f"Backbone   {link(folders['backbone'])}  (MODEL_CARD.md says how to load it)"]
+    if "report" in made:
+        lines.insert(0, f"Report     {link(folders['report'] / 'report.html')}  (open it in a browser)")
+    if "champion" in made:
+        typer.echo(f"\n{read_json(folders['champion'] / 'decision.json')['reason']}", err=True)
+        lines.append(f"Registry   geokr download {params.backbone.model_name}@champion --to my-backbone")
+    lines += [
+        "Next       make ui            the same chain in the Dagster UI",
+        "           mlflow ui          parameters, curves and the registry",
+        "           edit params.yaml   to point it at your own scenes, land cover and tasks",
+    ]
+    typer.echo("\n" + "\n".join(lines))
+
+
+def _shortened(reasons: Sequence[str]) -> Sequence[str]:
+    return reasons if len(reasons) <= 3 else (*reasons[:2], f"… and {len(reasons) - 2} more reasons")
