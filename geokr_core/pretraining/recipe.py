@@ -65,8 +65,8 @@ class Choices(Section):
     )
     consistency_weight: float = Field(ge=0, description="its weight once ramped up")
     teacher_momentum: float = Field(ge=0, le=1, description="share of the old teacher that stays at each update")
-    teacher_schedule: Literal["every_step", "released"] = Field(
-        description="each step with warmed-up momentum, or the rare updates first published"
+    teacher_schedule: Literal["every_step", "released", "released_scaled"] = Field(
+        description="each step with warmed-up momentum, or the rare updates first published: by images seen, or at the same shares of the run"
     )
     batchnorm: BatchNormPolicy = Field(
         description="teacher's BatchNorm buffers: EMA of, or copies of, the student's, or its own"

@@ -8,7 +8,7 @@ def test_presets_are_what_they_are_named_for() -> None:
     paper, ours = checkpointed_config(preset="paper", steps=200).recipe(), checkpointed_config(steps=200).recipe()
     assert (paper.optimiser, paper.learning_rate, paper.weight_decay) == ("adam", 1e-3, 0.0)
     assert (paper.consistency, paper.reduction, paper.batchnorm) == ("ce_student_teacher", "per_element", "own")
-    assert (paper.teacher_schedule, paper.teacher_momentum, paper.two_views) == ("released", 0.95, False)
+    assert (paper.teacher_schedule, paper.teacher_momentum, paper.two_views) == ("released_scaled", 0.95, False)
     assert (ours.consistency, ours.reduction, ours.batchnorm) == ("kl_teacher_student", "per_sample", "averaged")
     assert (paper.transfer, ours.transfer) == ("teacher", "teacher")
     assert [checkpointed_config(steps=n).recipe().teacher_momentum for n in (10, 200, 300, 10_000)] == pytest.approx(

@@ -78,7 +78,8 @@ def test_runs_that_were_finished_with_earlier_code_keep_their_names(
         inputs = result_inputs(own, recipe, "cpu", "0123456789abcdef.dir")
         for seed in variant.seeds or config.seeds:
             key, digest = f"{variant.name}/{seed}", fingerprint(inputs, variant.name, seed, 1)
-            if recipe.dense_weight > 0:  # cells were then asked of the last stage alone: trained again
+            # Trained again: cells were asked of the last stage alone, and a short run of `paper` hardly moved its teacher.
+            if recipe.dense_weight > 0 or recipe.teacher_schedule == "released_scaled":
                 assert digest != expected.pop(key)
             else:
                 found[key] = digest

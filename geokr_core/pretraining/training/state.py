@@ -32,7 +32,7 @@ from geokr_core.pretraining.training.regularisation import (
     maps_of,
     pooled,
 )
-from geokr_core.pretraining.training.teacher import Teacher, released_update_steps
+from geokr_core.pretraining.training.teacher import Teacher, released_update_steps, scaled_update_steps
 from geokr_core.pretraining.training.validation import even_selection
 
 
@@ -197,6 +197,8 @@ def begin(run: Run) -> State:
     steps = None
     if recipe.teacher_schedule == "released":
         steps = frozenset(released_update_steps(config.batch_size, config.steps))
+    elif recipe.teacher_schedule == "released_scaled":
+        steps = frozenset(scaled_update_steps(config.steps))
     objective: Objective = objective_class(recipe.objective)(recipe, device, distributed=run.processes.size > 1)
     terms = objective.terms + (("anchor_loss",) if recipe.anchor_weight > 0 else ())
     teacher = Teacher(student, recipe.batchnorm, compiled=run.runtime.compiled)

@@ -20,6 +20,9 @@ RELEASED_PERIODS: Final = (500, 10_500, 20_500, 30_500)
 
 _RELEASED_BATCH_SIZE: Final = 16
 
+_RELEASED_STEPS: Final = 10 * 1_431_950 // _RELEASED_BATCH_SIZE
+"""Length of the run as first published: ten times its 1,431,950 images."""
+
 
 class Teacher(Generic[AnyNetwork]):
     """A deep copy of the student that follows it by exponential averaging.
@@ -141,3 +144,23 @@ def released_update_steps(batch_size: int, num_steps: int) -> list[int]:
             period = waiting.pop(0)
         step = ((step - 1) // period + 1) * period + 1
     return moves
+
+
+def scaled_update_steps(num_steps: int) -> list[int]:
+    """Steps after which the teacher moves at the same shares of a run as in the one first published.
+
+    That one moves it 33 times, so that 0.95³³ = 18 % of the start is left in what is delivered. By images, as
+    `released_update_steps` has it, a short run moves it once or twice and delivers its start.
+
+    Args:
+        num_steps: steps of the whole run.
+
+    Returns:
+        The steps, ascending, counted from 1: 33, or every step of a run that has fewer.
+    """
+    steps: list[int] = []
+    for published in released_update_steps(_RELEASED_BATCH_SIZE, _RELEASED_STEPS):
+        share = (published - 1) / _RELEASED_STEPS
+        # The first moves lie close together: where two would fall on one step, the later one takes the next.
+        steps.append(max(1 + int(share * num_steps), steps[-1] + 1 if steps else 1))
+    return [step for step in steps if step <= num_steps]

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from geokr_core.errors import TrainingError
-from geokr_core.pretraining.training.teacher import Teacher, released_update_steps, warmed_up_momentum
+from geokr_core.pretraining.training.teacher import (
+    Teacher,
+    released_update_steps,
+    scaled_update_steps,
+    warmed_up_momentum,
+)
 
 
 def _student() -> nn.Sequential:
@@ -178,3 +183,19 @@ def test_released_schedule_equals_the_rule_played_step_by_step(batch_size: int) 
 def test_released_schedule_of_a_batch_beyond_the_first_period_still_moves() -> None:
     assert released_update_steps(16_000, 20) == [1, 2, 11]
     assert released_update_steps(8, 1) == [1]
+
+
+@pytest.mark.parametrize("num_steps", [200, 1000, 55_936])
+def test_a_scaled_schedule_leaves_as_much_of_the_start_as_the_published_run(num_steps: int) -> None:
+    steps = scaled_update_steps(num_steps)
+    assert steps == sorted(set(steps))
+    assert (len(steps), steps[0]) == (33, 1)
+    assert steps[-1] <= num_steps
+    # Of the published run, 16 images a step: moves at 1, 501, 10501, 20501, 30501, 61001, then every 30,500.
+    assert steps[5] == 1 + int(61_000 / 894_968 * num_steps)
+    assert steps[-1] / num_steps == pytest.approx(884_501 / 894_968, abs=0.01)
+
+
+def test_a_scaled_schedule_of_a_run_of_few_steps_moves_at_each() -> None:
+    assert scaled_update_steps(1) == [1]
+    assert scaled_update_steps(5) == [1, 2, 3, 4, 5]
