@@ -45,19 +45,47 @@ class ShardWindows:
         return np.concatenate([rng.permutation(np.concatenate(window)) for window in windows])
 
 
+@dataclass(frozen=True, eq=False)
+class WeightedChips:
+    """Chips that come as often as they weigh, where some would otherwise crowd out the others.
+
+    An epoch has as many chips as there are. It is drawn by systematic sampling (Madow 1949): of a chip that is expected c
+    times, it holds floor(c) or floor(c) + 1, and every epoch draws anew, so that over many of them each comes as it weighs.
+
+    Attributes:
+        shares: float64 (N,), expected share of each training chip among those that are seen; sum 1.
+    """
+
+    shares: np.ndarray
+
+    @lru_cache(maxsize=2)  # noqa: B019  # two epochs at most, and a run has one such object
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (N,): places of the training chips in the order of an epoch."""
+        rng = np.random.default_rng([seed, epoch])
+        ends = np.cumsum(self.shares) * (len(self.shares) / self.shares.sum())
+        ends[-1] = len(self.shares)  # whatever the sum's last digits
+        counts = np.diff(np.floor(ends + rng.random()), prepend=0.0).astype(np.int64)
+        drawn = np.repeat(np.arange(len(counts)), counts)
+        return rng.permutation(drawn)[: len(counts)]
+
+
 def batch_rows(
-    train_rows: np.ndarray, batch_size: int, seed: int, step: int, windows: ShardWindows | None = None
+    train_rows: np.ndarray,
+    batch_size: int,
+    seed: int,
+    step: int,
+    drawing: ShardWindows | WeightedChips | None = None,
 ) -> np.ndarray:
     """Rows of one training step: epochs are seeded permutations, laid end to end and cut into batches.
 
-    No chip is ever left out, and none comes an (n+1)-th time before all came n times.
+    Without weights no chip is ever left out, and none comes an (n+1)-th time before all came n times.
 
     Args:
         train_rows: int64 (N,) rows to draw from.
         batch_size: rows wanted; may exceed N.
         seed: of the run.
         step: counted from 1.
-        windows: shuffle within windows of shards; None: over all chips.
+        drawing: shuffle within windows of shards, or draw by weight; None: shuffle all chips.
 
     Returns:
         int64 (batch_size,).
@@ -67,7 +95,7 @@ def batch_rows(
     rows = np.empty(batch_size, dtype=np.int64)
     for epoch in np.unique(epochs):
         mine = epochs == epoch
-        order = _permutation(len(train_rows), seed, int(epoch)) if windows is None else windows.order(seed, int(epoch))
+        order = _permutation(len(train_rows), seed, int(epoch)) if drawing is None else drawing.order(seed, int(epoch))
         rows[mine] = train_rows[order[places[mine]]]
     return rows
 

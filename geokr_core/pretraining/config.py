@@ -193,6 +193,11 @@ def _impossible(config: PretrainingConfig, recipe: Recipe) -> str:
             f"{recipe.anchor_weight:g}; choose `anchor: cells` (or `stages`, `features`) with an `anchor_weight`, or take the "
             "zoom out"
         )
+    if config.shuffle_window_chips is not None and (recipe.balance != "none" or recipe.max_pure_fraction < 1):
+        return (
+            "`shuffle_window_chips` reads each shard once an epoch, and `balance` and `max_pure_fraction` would show some chips of "
+            "it more often than others; choose one of the two"
+        )
     if config.deliver == "best" and not recipe.predicts_land_cover:
         return "`deliver: best` chooses by the KL on held-out chips, and the method predicts no land cover; set `deliver: last`"
     if recipe.head_warmup_steps + recipe.warmup_steps > config.steps:

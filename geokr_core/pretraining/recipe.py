@@ -59,6 +59,13 @@ class Choices(Section):
     labels: Literal["proportions", "shuffled", "majority"] = Field(
         "proportions", description="the chip's own land cover, another chip's (control), or its largest class alone"
     )
+    balance: Literal["none", "class", "sensor", "resolution"] = Field(
+        "none", description="chips of rare largest classes, sensors or resolutions are seen more often"
+    )
+    balance_power: float = Field(1.0, ge=0, le=1, description="how much: 0 chips count alike, 1 groups do")
+    max_pure_fraction: float = Field(
+        1.0, gt=0, le=1, description="largest share of what is seen that is chips of (95 %) one class"
+    )
     land_cover_weight: float = Field(1.0, ge=0, description="weight of the chip's land cover and of the teacher")
     consistency: Consistency = Field(
         description="loss between student and teacher; `ce_student_teacher` is the form first published"

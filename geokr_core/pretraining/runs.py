@@ -92,6 +92,11 @@ def _require_data(
             f"pretraining, variant {variant.name}: `{asks}` needs the land cover within chips, but {data.folder} holds no "
             f"cells.npy (its manifest has no `cells_per_side`). Freeze Levir-KR with sub-cells, or {remedy}."
         )
+    if recipe.balance == "sensor" and "sensor" not in data.catalogue:
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: `balance: sensor` needs to know the sensor of each chip, but the catalogue of "
+            f"{data.folder} has no such column. Freeze Levir-KR again, or balance by `class` or `resolution`."
+        )
     if config.deliver == "best" and len(data.rows_of("validation")) == 0:
         raise ConfigError(
             f"pretraining, variant {variant.name}: `deliver: best` chooses by the KL on held-out chips, and {data.folder} holds "

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geokr_core.networks.batch_order import ShardWindows, batch_rows
+from geokr_core.networks.batch_order import ShardWindows, WeightedChips, batch_rows
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.weights import load_weights, save_weights
 from geokr_core.pretraining.network import Network, Outputs
@@ -35,6 +35,7 @@ from geokr_core.pretraining.training.regularisation import (
     weight_distance,
 )
 from geokr_core.pretraining.training.resuming import best_path, resume, save
+from geokr_core.pretraining.training.sampling import shares_of
 from geokr_core.pretraining.training.state import Run, State, begin
 from geokr_core.pretraining.training.teacher import warmed_up_momentum
 from geokr_core.pretraining.training.threads import warn_of_slow_threads
@@ -255,15 +256,23 @@ def _loop(
 
 def reading(run: Run) -> Callable[[int], Batch]:
     """The function that reads this process's chips of a step."""
-    places, window_chips = run.places().numpy(), run.config.shuffle_window_chips
-    windows = None if window_chips is None else ShardWindows(run.data.shard_of_row[run.train_rows], window_chips)
+    places, drawing = run.places().numpy(), _drawing(run)
 
     def rows_of(step: int) -> np.ndarray:
-        mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step, windows)[places]
+        mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step, drawing)[places]
         return mine
 
     wanted = run.label_rows if run.recipe.needs_cells else None
     return reader(run.data, rows_of, pinned=run.runtime.device.type == "cuda", label_rows=wanted)
+
+
+def _drawing(run: Run) -> ShardWindows | WeightedChips | None:
+    window_chips = run.config.shuffle_window_chips
+    if window_chips is not None:
+        return ShardWindows(run.data.shard_of_row[run.train_rows], window_chips)
+    chips = run.data.catalogue.iloc[run.train_rows]
+    shares = shares_of(chips, run.data.proportions[run.train_rows], run.recipe)
+    return None if shares is None else WeightedChips(shares)
 
 
 @contextmanager
