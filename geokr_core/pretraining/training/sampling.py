@@ -31,7 +31,7 @@ def shares_of(catalogue: pd.DataFrame, proportions: np.ndarray, recipe: Recipe) 
     """
     if recipe.balance == "none" and recipe.max_pure_fraction == 1:
         return None
-    weights = np.ones(len(proportions))
+    weights: np.ndarray = np.ones(len(proportions))
     if recipe.balance != "none":
         groups = _groups(catalogue, proportions, recipe.balance)
         _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -47,10 +47,11 @@ def shares_of(catalogue: pd.DataFrame, proportions: np.ndarray, recipe: Recipe) 
 
 
 def _groups(catalogue: pd.DataFrame, proportions: np.ndarray, balance: str) -> np.ndarray:
-    found = {
-        "class": lambda: proportions.argmax(axis=1),
-        "sensor": lambda: catalogue["sensor"].fillna("").astype(str).to_numpy(),
-        "resolution": lambda: np.round(np.log2(catalogue["gsd_m"].to_numpy(np.float64))),
-    }[balance]
-    groups: np.ndarray = found()
+    groups: np.ndarray
+    if balance == "class":
+        groups = proportions.argmax(axis=1)
+    elif balance == "sensor":
+        groups = catalogue["sensor"].fillna("").astype(str).to_numpy()
+    else:
+        groups = np.round(np.log2(catalogue["gsd_m"].to_numpy(np.float64)))
     return groups
