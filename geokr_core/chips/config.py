@@ -27,6 +27,7 @@ class FixedStretch(Section):
 class ChipsConfig(Section):
     """How chips are cut from scenes."""
 
+    code_version: ClassVar[int] = 2
     without_effect: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     size_px: int = Field(64, ge=8, le=2048)

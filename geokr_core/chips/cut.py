@@ -33,7 +33,7 @@ from geokr_core.scenes.scene_outputs import PIXELS, TABLE, SceneOutputs, SceneRe
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter
-from geokr_core.step.section import as_plain
+from geokr_core.step.section import effective
 from geokr_core.step.summary import Summary
 
 _BLOCK_CACHE_BYTES = 160_000_000
@@ -167,16 +167,11 @@ def is_scene_current(config: ChipsConfig, scene: Scene, out: Path) -> bool:
     return chip_outputs(out).current(scene.scene_id, _inputs(config, scene)) is not None
 
 
-def _plain(config: ChipsConfig) -> dict[str, Any]:
-    """The configuration without what does not bear on the result."""
-    return {name: value for name, value in as_plain(config).items() if name != "workers"}
-
-
 def _inputs(config: ChipsConfig, scene: Scene) -> str:
     """Digest of all that a shard is a function of: pixels, place and what the rows repeat of the scene, and the code."""
     grid = [scene.grid.wkt, tuple(scene.grid.transform), scene.grid.height, scene.grid.width]
     told = {field.name: getattr(scene, field.name) for field in fields(scene) if field.name != "grid"}
-    return text_digest([told, grid, _plain(config), __version__])
+    return text_digest([told, grid, effective(config), __version__, *config.code_mark()])
 
 
 def _as_cut(record: SceneRecord) -> SceneCut:
@@ -190,7 +185,7 @@ def _how(config: ChipsConfig, scenes: Path) -> dict[str, Any]:
     return {
         "bands": list(config.bands),
         "size_px": config.size_px,
-        "config": _plain(config),
+        "config": effective(config),
         "generated_world": generated,
     }
 

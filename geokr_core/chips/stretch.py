@@ -135,24 +135,44 @@ def choose_stretch(config: ChipsConfig, scene: Scene, reader: SceneReader) -> St
     bands = _sample(scene, reader, num_bands)
     if not bands[0].size:
         raise SceneRefusedError("no pixel holds data")
-    groups = [np.concatenate(bands)] * num_bands if config.stretch == "joint_percentile" else bands
-    limits = {id(group): percentiles(group, (config.stretch_low, config.stretch_high)) for group in groups}
-    pairs = [limits[id(group)] for group in groups]
-    for name, (low_value, high_value) in zip(config.bands, pairs, strict=True):
-        if high_value <= low_value:
-            raise SceneRefusedError(
-                f"band {name} has no contrast: percentiles {config.stretch_low} and {config.stretch_high} are both {low_value:g}"
-            )
+    wanted = (config.stretch_low, config.stretch_high)
+    if config.stretch == "joint_percentile":
+        return _joint(bands, wanted, _factors(scene, config.bands))
+    pairs = [percentiles(values, wanted) for values in bands]
+    for name, pair in zip(config.bands, pairs, strict=True):
+        _require_contrast(f"band {name} has", wanted, pair)
     return Stretch(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+
+
+def _require_contrast(what: str, wanted: tuple[float, float], pair: Sequence[float]) -> None:
+    if pair[1] <= pair[0]:
+        raise SceneRefusedError(f"{what} no contrast: percentiles {wanted[0]} and {wanted[1]} are both {pair[0]:g}")
+
+
+def _factors(scene: Scene, bands: Sequence[str]) -> list[tuple[float, float]]:
+    """Scale and offset of each band, by which stored values become physical ones; nothing where the scene states none."""
+    places = [scene.bands.index(name) for name in bands] if scene.scales else []
+    return [(scene.scales[place], scene.offsets[place]) for place in places]
+
+
+def _joint(bands: Sequence[np.ndarray], wanted: tuple[float, float], factors: Sequence[tuple[float, float]]) -> Stretch:
+    """One pair of limits for all bands: of stored values, or of physical ones where bands are stored by different scales."""
+    if len(set(factors)) <= 1:
+        limits = percentiles(np.concatenate(bands), wanted)
+        _require_contrast("all bands together have", wanted, limits)
+        return Stretch((limits[0],) * len(bands), (limits[1],) * len(bands))
+    values = [values * scale + offset for values, (scale, offset) in zip(bands, factors, strict=True)]
+    limits = percentiles(np.concatenate(values), wanted)
+    _require_contrast("all bands together have", wanted, limits)
+    return Stretch(*(tuple((limit - offset) / scale for scale, offset in factors) for limit in limits))
 
 
 def _fixed(fixed: FixedStretch, scene: Scene, reader: SceneReader, bands: Sequence[str]) -> Stretch:
     """Limits in physical values as the scene stores them, so that one reflectance gets one grey whatever a file's scale."""
     low, high = fixed.low * (len(bands) // len(fixed.low)), fixed.high * (len(bands) // len(fixed.high))
-    if not scene.scales:
+    factors = _factors(scene, bands)
+    if not factors:
         return Stretch(low, high)
-    places = [scene.bands.index(name) for name in bands]
-    factors = [(scene.scales[place], scene.offsets[place]) for place in places]
     dtype = reader.read(0, 1)[0].dtype
     for name, low_value, high_value, (scale, offset) in zip(bands, low, high, factors, strict=True):
         if dtype.kind not in "iu":

@@ -17,6 +17,7 @@ from typing import Any
 from geokr_core import __version__
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, DownstreamTask, Measurement, Score, Start, labels_name
+from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.networks.stopwatch import measuring
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import read_json, write_json
@@ -91,7 +92,7 @@ def _fingerprint(task: DownstreamTask, cell: Cell, start: Start) -> str:
             "start": start.identity(),
             "settings": dict(task.settings(cell)),
             "data_version": task.data_version,
-            "code": [__version__, torch.__version__],
+            "code": [__version__, torch.__version__, *EvaluationConfig.code_mark()],
         }
     )
 

@@ -146,7 +146,7 @@ def result_inputs(config: PretrainingConfig, recipe: Recipe, device: str, data_v
         "initial_weights": weights_md5(config),
         "device": device,
         "data_version": data_version,
-        "code": [__version__, torch.__version__],
+        "code": [__version__, torch.__version__, *config.code_mark()],
     }
 
 

@@ -50,6 +50,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def code_mark(cls) -> list[int]:
+        """What `code_version` adds to the digest of a part that is kept alone: a scene, a finished run, a cell.
+
+        The first version adds nothing, so that what was kept before versions counted is still known.
+        """
+        return [] if cls.code_version == 1 else [cls.code_version]
+
 
 def effective(section: BaseModel) -> dict[str, Any]:
     """A section as JSON-able values, without the fields on which no result depends, also not in sections within it."""

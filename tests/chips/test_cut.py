@@ -150,6 +150,18 @@ def test_a_second_run_gives_the_same_bytes_and_touches_nothing(tmp_path: Path) -
     assert data_version(tmp_path / "chips") == version
 
 
+def test_every_scene_is_cut_again_by_code_that_gives_another_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_raster(tmp_path / "in" / "s.tif", coordinate_raster(64, 64), "EPSG:32648", ROTATED)
+    prepare(tmp_path)
+    cut(tmp_path)
+    written = (tmp_path / "chips" / "s.npy").stat().st_mtime_ns
+    monkeypatch.setattr(ChipsConfig, "code_version", ChipsConfig.code_version + 1)
+    cut(tmp_path)
+    assert (tmp_path / "chips" / "s.npy").stat().st_mtime_ns > written
+
+
 def test_changed_pixels_or_parameters_are_cut_again_and_vanished_scenes_go(tmp_path: Path) -> None:
     write_raster(tmp_path / "in" / "s.tif", coordinate_raster(64, 64), "EPSG:32648", ROTATED)
     write_raster(tmp_path / "in" / "t.tif", coordinate_raster(64, 64), "EPSG:32648", ROTATED)

@@ -110,6 +110,25 @@ def test_joint_percentiles_keep_the_bands_in_proportion(tmp_path: Path) -> None:
     assert stretch == Stretch((low,) * 3, (high,) * 3)
 
 
+def test_joint_percentiles_compare_physical_values_where_bands_are_stored_by_different_scales(tmp_path: Path) -> None:
+    """The same ground is the same grey in each band, however its file writes it."""
+    reflectance = np.linspace(0.01, 0.34, 32 * 32).reshape(32, 32)
+    scales, offsets = (1e-4, 2.75e-5, 1e-3), (0.0, -0.2, 0.05)
+    stored = [np.rint((reflectance - offset) / scale) for scale, offset in zip(scales, offsets, strict=True)]
+    pixels = np.stack(stored).clip(0).astype(np.uint16)
+    path = write_raster(tmp_path / "in" / "s.tif", pixels, "EPSG:32648", GRID)
+    with rasterio.open(path, "r+") as target:
+        target.scales, target.offsets = scales, offsets
+    stretch = chosen(tmp_path, ChipsConfig(stretch="joint_percentile"))
+    physical = [(np.array(limits) * scales + offsets).tolist() for limits in (stretch.low, stretch.high)]
+    assert physical[0] == pytest.approx([physical[0][0]] * 3)
+    assert physical[1] == pytest.approx([physical[1][0]] * 3)
+    grey = stretch.apply(pixels, np.ones((32, 32), bool)).astype(int)
+    inside = (reflectance > 0.06) & (reflectance < 0.33)  # the third band cannot hold less than its offset
+    assert np.abs(grey[inside] - grey[inside][:, :1]).max() <= 1 + 255 * 1e-3 / 0.3 / 2
+    assert np.ptp(grey[inside]) > 150
+
+
 def test_a_fixed_scale_is_recorded_with_every_chip(tmp_path: Path) -> None:
     config = ChipsConfig(
         size_px=16, stride_px=16, stretch="fixed", stretch_fixed={"low": [0], "high": [4000]}, max_saturated_fraction=1
