@@ -1,12 +1,11 @@
-"""Forms of labels with boxes: NWPU VHR-10, VOC, DOTA and COCO. Each recognises a folder and lists its images.
+"""Forms of labels with boxes: NWPU VHR-10, VOC, DOTA, COCO and YOLO. Each recognises a folder and lists its images.
 
 Boxes are left, top, right, bottom in pixels of the upright image, counted from its upper left corner. VOC and DOTA follow
 their published descriptions; COCO is read from its JSON, since pycocotools neither checks what it reads nor knows splits.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from xml.etree.ElementTree import Element  # read in label_files
@@ -21,56 +20,19 @@ from geokr_core.evaluation.labelled.label_files import (
     images_in,
     read_json_labels,
     read_lines,
-    read_text,
     read_xml_labels,
 )
 from geokr_core.evaluation.labelled.splits import Part, part_of, settled
-
-Box = tuple[float, float, float, float]
-Mark = tuple[Box, str, bool]
-"""A box, its class, and whether it is neither learnt nor scored (crowds, difficult objects)."""
-
-_BROKEN_FILE: Final = "images left out: labels not readable"
-_BROKEN_BOX: Final = "boxes left out: not readable"
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image file and its boxes.
-
-    Attributes:
-        image: the file.
-        marks: its boxes.
-        part: where the set itself puts the image, or None.
-        size: width and height that the labels declare, or None.
-    """
-
-    image: Path
-    marks: tuple[Mark, ...]
-    part: Part | None = None
-    size: tuple[int, int] | None = None
-
-    @property
-    def group(self) -> str:
-        """What must not be torn apart between training and test: the image."""
-        return self.image.stem
-
-
-@dataclass(frozen=True)
-class FoundSet:
-    """A recognised set.
-
-    Attributes:
-        name: of the form of its labels.
-        classes: class names, where the set lists them; else in alphabetical order of what occurs.
-        items: of the whole set.
-        may_be_shown: whether its terms let its images appear in a report.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    items: Sequence[LabelledImage]
-    may_be_shown: bool = True
+from geokr_core.evaluation.sets.boxes.found import (
+    BROKEN_BOX,
+    BROKEN_FILE,
+    FoundSet,
+    LabelledImage,
+    Mark,
+    marks_of_lines,
+    occurring,
+)
+from geokr_core.evaluation.sets.boxes.yolo import yolo
 
 
 def recognise(folder: Path, wanted: str, findings: Findings) -> FoundSet:
@@ -101,10 +63,6 @@ def recognise(folder: Path, wanted: str, findings: Findings) -> FoundSet:
     )
 
 
-def _occurring(items: Sequence[LabelledImage]) -> tuple[str, ...]:
-    return tuple(sorted({name for item in items for _, name, _ in item.marks}))
-
-
 # --- NWPU VHR-10 ------------------------------------------------------------------------------------------------------
 
 _NWPU_CLASSES: Final = (
@@ -128,7 +86,7 @@ def _nwpu_vhr10(folder: Path, findings: Findings) -> FoundSet | None:
     items = [
         LabelledImage(images / f"{path.stem}.jpg", marks)
         for path in texts
-        if (marks := _marks_of_lines(path, _nwpu_mark, findings)) is not None
+        if (marks := marks_of_lines(path, _nwpu_mark, findings)) is not None
     ]
     return FoundSet("nwpu_vhr10", _NWPU_CLASSES, items, may_be_shown=False) if texts else None
 
@@ -139,29 +97,6 @@ def _nwpu_mark(line: str) -> Mark | None:
         raise ValueError("(x1,y1),(x2,y2),class with a class of 1 to 10")
     left, top, right, bottom = (float(found[k]) for k in range(1, 5))
     return (left, top, right, bottom), _NWPU_CLASSES[int(found[5]) - 1], False
-
-
-def _marks_of_lines(path: Path, mark_of: Callable[[str], Mark | None], findings: Findings) -> tuple[Mark, ...] | None:
-    """Boxes of a text of one line each; None where it is no text at all."""
-    try:
-        lines = read_text(path).splitlines()
-    except EvaluationError as error:
-        findings.found(_BROKEN_FILE, path, f"{str(error).removeprefix(f'{path}: ')}")
-        return None
-    marks = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            mark = mark_of(line)
-        except ValueError as error:
-            findings.found(
-                _BROKEN_BOX, f"{path}, line {number}", f"found {line!r}, expected {error}. Correct the line."
-            )
-            continue
-        if mark is not None:
-            marks.append(mark)
-    return tuple(marks)
 
 
 # --- DOTA -------------------------------------------------------------------------------------------------------------
@@ -179,10 +114,10 @@ def _dota(folder: Path, findings: Findings) -> FoundSet | None:
         texts = [path for path in entries(labels[0]) if path.suffix.lower() == ".txt"]
         num_files += len(texts)
         for path in texts:
-            if (marks := _marks_of_lines(path, _dota_mark, findings)) is not None:
+            if (marks := marks_of_lines(path, _dota_mark, findings)) is not None:
                 image = images.get(path.stem, part_folder / "images" / f"{path.stem}.png")
                 items.append(LabelledImage(image, marks, part))
-    return FoundSet("dota", _occurring(items), items, may_be_shown=False) if num_files else None
+    return FoundSet("dota", occurring(items), items, may_be_shown=False) if num_files else None
 
 
 def _dota_mark(line: str) -> Mark | None:
@@ -222,7 +157,7 @@ def _voc(folder: Path, findings: Findings) -> FoundSet | None:
     for name in listed if num_files else ():
         message = f"lists {name!r}, but there are no labels of that name. Correct the line."
         findings.found("split entries without labels", folder / "ImageSets", message)
-    return FoundSet("voc", _occurring(items), items) if num_files else None
+    return FoundSet("voc", occurring(items), items) if num_files else None
 
 
 def _voc_lists(folder: Path) -> dict[str, Part]:
@@ -247,7 +182,7 @@ def _voc_item(path: Path, images: Path, there: Mapping[str, Path], findings: Fin
     try:
         root = read_xml_labels(path)
     except EvaluationError as error:
-        findings.found(_BROKEN_FILE, path, f"{str(error).removeprefix(f'{path}: ')}")
+        findings.found(BROKEN_FILE, path, f"{str(error).removeprefix(f'{path}: ')}")
         return None
     marks = []
     for number, node in enumerate(root.iter("object"), start=1):
@@ -255,7 +190,7 @@ def _voc_item(path: Path, images: Path, there: Mapping[str, Path], findings: Fin
             marks.append(_voc_mark(node))
         except ValueError as error:
             message = f"object {number}: {error}; expected name and bndbox in each object. Correct the file."
-            findings.found(_BROKEN_BOX, path, message)
+            findings.found(BROKEN_BOX, path, message)
     # Labels and image of one name belong together; <filename> is what a tool happened to see when it wrote the labels.
     given = Path((root.findtext("filename") or "").replace("\\", "/")).name
     image = there.get(path.stem) or there.get(given) or there.get(Path(given).stem) or images / f"{path.stem}.jpg"
@@ -352,7 +287,7 @@ def _coco_items(
                 f"annotation {number}: broken COCO labels ({type(error).__name__}: {error}); expected a bbox of four numbers, "
                 "and an image_id and category_id that the file lists. Correct the file."
             )
-            findings.found(_BROKEN_BOX, path, message)
+            findings.found(BROKEN_BOX, path, message)
     roots = [path.parent, folder, folder / "images", path.parent.parent / "images"]
     if part is not None:
         roots += [
@@ -388,5 +323,6 @@ FORMATS: Final[Mapping[str, Callable[[Path, Findings], FoundSet | None]]] = {
     "voc": _voc,
     "dota": _dota,
     "coco": _coco,
+    "yolo": yolo,
 }
 """Forms of labels, tried in this order."""

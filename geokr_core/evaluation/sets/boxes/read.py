@@ -11,7 +11,8 @@ from PIL import Image
 from geokr_core.evaluation.labelled.findings import Findings
 from geokr_core.evaluation.labelled.images import LONE_GREY, UnusableImageError, read_image, read_in_threads
 from geokr_core.evaluation.labelled.splits import Split, rows_by_split, with_splits
-from geokr_core.evaluation.sets.boxes.formats import LabelledImage, recognise
+from geokr_core.evaluation.sets.boxes.formats import recognise
+from geokr_core.evaluation.sets.boxes.found import LabelledImage
 from geokr_core.evaluation.task_kinds import DetectionConfig
 
 _OUTSIDE_PX: Final = 1.0
@@ -150,8 +151,9 @@ def _sound_boxes(read: _Read, findings: Findings) -> tuple[np.ndarray, list[int]
     assert read.pixels is not None  # is usable  # noqa: S101
     width, height, image = read.width, read.height, read.item.image
     boxes, places = [], []
-    for place, (box, _, _) in enumerate(read.item.marks):
-        left, top, right, bottom = box
+    across, down = (width, height) if read.item.is_relative else (1, 1)
+    for place, (given, _, _) in enumerate(read.item.marks):
+        left, top, right, bottom = box = (given[0] * across, given[1] * down, given[2] * across, given[3] * down)
         shown = (
             f"box {place + 1} is ({left:g}, {top:g}) to ({right:g}, {bottom:g}) in an image of {width} x {height} px"
         )
