@@ -14,6 +14,7 @@ from geokr_core import __version__
 from geokr_core.commands import about, archive, chain, look, registry
 from geokr_core.commands.options import GROUPS
 from geokr_core.errors import GeoKRError
+from geokr_core.step.termination import TERMINATED, terminable
 
 
 class _Commands(typer.core.TyperGroup):
@@ -65,12 +66,17 @@ for _module in (chain, look, archive, registry, about):
 
 
 def main() -> None:
-    """Entry point: errors made on purpose become one clear message and exit code 2."""
+    """Entry point: errors made on purpose become one clear message and exit code 2; SIGTERM ends with 143."""
     # Threads of torch that wait by spinning fight with any other busy process: ten times slower on a shared machine.
     # Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        with terminable():
+            app()
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            typer.echo("Terminated. Finished work is kept: the same command resumes where this one was.", err=True)
+        raise
     except GeoKRError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

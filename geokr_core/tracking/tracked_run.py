@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from geokr_core import __version__
 from geokr_core.step.reporter import Reporter, TeeReporter
 from geokr_core.step.summary import Summary
+from geokr_core.step.termination import terminable
 from geokr_core.tracking.delivery import Delivery, Link, deliver_all_kept, spool_of_opening
 from geokr_core.tracking.runs import MAX_PARAM_CHARS, Opening, open_run, process_tags
 from geokr_core.tracking.server import AWAY, Connection, connect, tracking_uri, without_password
@@ -203,7 +202,7 @@ def track_step(
     Yields:
         The run; use its ``reporter`` inside the block and call `TrackedRun.finish` at its end.
     """
-    with _terminable():
+    with terminable():
         yield from _tracked(_open_run(step, parameters, tags, reporter))
 
 
@@ -218,28 +217,6 @@ def _tracked(run: TrackedRun) -> Iterator[TrackedRun]:
         run._close("FINISHED", None)
     finally:
         current_run.reset(token)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into the interruption that Ctrl-C is, so that the run ends and is not left as RUNNING.
-
-    Who has a handler already, and threads, which may have none, are left alone. A second SIGTERM changes nothing: the
-    first is being answered.
-    """
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt("SIGTERM")
-
-    if ours:
-        signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str], reporter: Reporter) -> TrackedRun:
