@@ -14,7 +14,7 @@ from geokr_assets.executors import configured_executor
 from geokr_assets.jobs import build_whole_chain, chips_and_proportions, reevaluate, take_inventory_again
 from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import reevaluation
-from geokr_assets.sensors import dvc_lock, scene_folder
+from geokr_assets.sensors import scene_folder, store
 from geokr_assets.step_process import SECONDS_TO_STOP
 from geokr_core.chain.params import load_params, params_path
 from geokr_core.chain.steps import STEPS
@@ -49,7 +49,7 @@ def build_defs(
             *([reevaluate] if judges else []),
         ],
         schedules=[reevaluation] if judges else [],
-        sensors=[scene_folder, dvc_lock],
+        sensors=[scene_folder, store],
         resources={
             "params_file": ParamsFile(path=params_file),
             "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=SECONDS_TO_STOP),

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -97,7 +96,7 @@ def _outcome(job: Job) -> Outcome:
         outcome = run_step(job.step, file.load(), LogReporter(context.log), force=job.force, tags=tags)
     # A commit takes seconds; a step that had nothing to do and that DVC knows already needs none.
     if not outcome.was_current or versioning.recorded_versions().get(job.step) != outcome.data_version:
-        record_in_dvc(context.log, file.file, job.step)
+        record_in_dvc(context.log, file.load(), job.step)
     return outcome
 
 
@@ -146,7 +145,7 @@ def _in_own_process(job: Job) -> Materialised:
         ) from error
     for message in invocation.get_custom_messages():
         raise dg.Failure(description=str(message[REASON]), allow_retries=False)
-    record_in_dvc(context.log, file, job.step)
+    record_in_dvc(context.log, job.params_file.load(), job.step)
     return invocation.get_materialize_result()
 
 
@@ -234,9 +233,10 @@ def judges_itself(step: str) -> bool:
 def record_if_complete(context: Context, params_file: ParamsFile, step: str) -> None:
     """Record a step that runs scene by scene once its last scene is there: DVC knows only whole folders."""
     with teaching():
-        complete = finish_scenes(step, params_file.load(), LogReporter(context.log))
+        params = params_file.load()
+        complete = finish_scenes(step, params, LogReporter(context.log))
     if complete:
-        record_in_dvc(context.log, params_file.file, step)
+        record_in_dvc(context.log, params, step)
     else:
         context.log.info(f"Other scenes of {step} are still to do; DVC records the step with the last one.")
 
@@ -255,13 +255,13 @@ def _missing_scenes(params: Params, step: str) -> str:
     )
 
 
-def record_in_dvc(log: logging.Logger, params_file: Path, step: str) -> None:
+def record_in_dvc(log: logging.Logger, params: Params, step: str) -> None:
     """Commit a step's output to DVC, so that ``dvc status`` finds it clean.
 
     If DVC refuses (busy, or broken), the output is none the worse: the work continues, and the log says what to do.
     """
     try:
-        versioning.commit(step, params_file, LogReporter(log))
+        versioning.commit(step, params, LogReporter(log))
     except VersioningError as error:
         log.warning(str(error))
 

@@ -5,8 +5,8 @@ Both are running from the start, because neither begins anything that a person h
 ``scene_folder``
     Waits until someone has materialised ``scenes``. From then on it takes new files into the inventory, has their scenes
     cut and counted, and retires the partitions of scenes that are gone. It never trains.
-``dvc_lock``
-    Starts no run at all. After ``dvc repro``, ``dvc checkout`` or ``geokr run`` it reports to Dagster what is there now, and
+``store``
+    Starts no run at all. After ``geokr run``, ``dvc repro`` or ``dvc checkout`` it reports to Dagster what is there now, and
     what the checks found of it.
 """
 
@@ -26,12 +26,13 @@ from geokr_assets.materialise import DATA_VERSION_TAG, event_of
 from geokr_assets.partitions import INVENTORY, PARTITIONED, SCENES, SCENES_NAME
 from geokr_assets.resources import ParamsFile
 from geokr_core.chain import versioning
+from geokr_core.chain.contents import Contents
 from geokr_core.chain.params import Params
 from geokr_core.chain.record import read_record
 from geokr_core.chain.run import Outcome
 from geokr_core.chain.scene_by_scene import is_made, scene_ids, scene_outcome
 from geokr_core.chain.steps import STEPS, Folders, steps_of, upstream_of
-from geokr_core.step.digests import data_version, listing_digest
+from geokr_core.step.digests import listing_digest
 from geokr_core.step.found_files import find_files
 from geokr_core.step.summary import Summary, read_summary
 
@@ -197,33 +198,35 @@ def _under_way(instance: dg.DagsterInstance, steps: set[str]) -> bool:
 
 
 @dg.sensor(
-    name="dvc_lock",
+    name="store",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After `dvc repro`, `dvc checkout` or `geokr run` outside Dagster, Dagster learns what lies in the store "
-    "now, under the same data version. Starts no run.",
+    description="After `geokr run`, `dvc repro` or `dvc checkout` outside Dagster, Dagster learns what lies in the store now, "
+    "under the same data version. Starts no run.",
 )
-def dvc_lock(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:
-    """Watch ``dvc.lock``; the cursor holds, of each step, the version recorded and the listing of its folder."""
-    if not versioning.is_versioned(params_file.file):
-        return dg.SkipReason(
-            f"DVC does not version what {params_file.file} makes (it versions what `params.yaml` makes)."
-        )
+def store(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:
+    """Watch the records of the chain and ``dvc.lock``.
+
+    The cursor holds, of each step, the versions that they name and the listing of its folder.
+    """
     from geokr_core.chain.findings import recorded_findings  # loads pandas
 
     params = params_file.load()
     state = _state(params)
+    if not state:
+        return dg.SkipReason(f"No step has run yet below {params.store}.")
     seen = json.loads(context.cursor or "{}")
     if state == seen:
-        return dg.SkipReason("dvc.lock and the store have not changed.")
+        return dg.SkipReason(f"Nothing was made or brought since below {params.store}.")
     if _under_way(context.instance, set(state)):
         return dg.SkipReason("A run is under way; it reports itself what it makes.")
-    changed = [step for step in state if state[step] != seen.get(step)]
-    events = [event for step in changed for event in _news(context, params, step, state[step][0])]
+    changed = [step for step, known in state.items() if known != seen.get(step)]
+    versions = {step: _version(context, params, step, state[step]) for step in changed}
+    events = [event for step, version in versions.items() if version for event in _news(context, params, step, version)]
     found = [
         evaluation_of(judged.check, judged.finding)
         for step in {event.asset_key.to_user_string(): None for event in events}
-        for judged in recorded_findings(step, params, state[step][0])
+        for judged in recorded_findings(step, params, versions[step])
         if not judged.scene_id  # outside a run Dagster takes one evaluation a partition, and refuses the second
     ]
     known = context.instance.get_dynamic_partitions(SCENES_NAME)
@@ -237,23 +240,37 @@ def dvc_lock(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg
 
 
 def _state(params: Params) -> dict[str, list[str]]:
-    """Steps that DVC has recorded, in the order of the chain: recorded version, and digest of the folder's listing."""
-    recorded, folders = versioning.recorded_versions(), Folders(params)
-    return {
-        step.name: [recorded[step.name], listing_digest(folders[step.name])]
-        for step in steps_of(params)
-        if step.name in recorded and folders[step.name].is_dir()
-    }
+    """Steps that have run, in the order of the chain.
+
+    Returns:
+        Of each step the version that ``dvc.lock`` names, that of the chain's own record, and the digest of its folder's listing.
+    """
+    folders = Folders(params)
+    locked = versioning.recorded_versions() if versioning.is_versioned(params.path) else {}
+    found = {}
+    for step in steps_of(params):
+        record = read_record(folders.state(step.name))
+        known = [locked.get(step.name, ""), "" if record is None else record.data_version]
+        if any(known) and folders[step.name].is_dir():
+            found[step.name] = [*known, listing_digest(folders[step.name])]
+    return found
+
+
+def _version(context: dg.SensorEvaluationContext, params: Params, step: str, known: list[str]) -> str:
+    """The data version that lies in the store, if the chain or DVC has recorded it; else empty."""
+    version = Contents(params.store).version(Folders(params)[step])
+    if version in known[:2]:
+        return version
+    context.log.info(
+        f"{step}: its folder holds {version}, which neither the chain nor dvc.lock recorded; `geokr status` and `dvc status` say more."
+    )
+    return ""
 
 
 def _news(
     context: dg.SensorEvaluationContext, params: Params, step: str, version: str
 ) -> Iterator[dg.AssetMaterialization]:
-    """Materialisations that Dagster has not heard of, of a step whose output is what DVC recorded."""
-    folders = Folders(params)
-    if data_version(folders[step]) != version:
-        context.log.warning(f"{step}: dvc.lock names {version}, but other data lie there; `dvc status` says more.")
-        return
+    """Materialisations that Dagster has not heard of."""
     if step in PARTITIONED:
         outcomes = [
             (scene_id, scene_outcome(step, scene_id, params))

@@ -94,7 +94,7 @@ def run(
 def _recorded_in_dvc(params: Params, reporter: Reporter) -> bool:
     """Whether outputs are to be recorded in ``dvc.lock``; says once why not, where a user would expect it."""
     # A value that differs from the file's makes an output that DVC must not take for the file's.
-    if params.is_overridden or "DVC_STAGE" in os.environ or not versioning.is_versioned(params.path):
+    if params.is_overridden or "DVC_STAGE" in os.environ or not versioning.is_recorded(params):
         return False
     if lack := versioning.why_not_recorded():
         reporter.warning(f"Outputs are not recorded in dvc.lock: {lack}. The outputs themselves are complete.")
@@ -104,7 +104,7 @@ def _recorded_in_dvc(params: Params, reporter: Reporter) -> bool:
 def _record_in_dvc(steps: Sequence[str], params: Params, reporter: Reporter) -> None:
     """Record outputs in ``dvc.lock``. Where DVC refuses they are none the worse: a warning says why."""
     try:
-        versioning.commit(steps, params.path, reporter)
+        versioning.commit(steps, params, reporter)
     except VersioningError as error:
         reporter.warning(str(error))
 

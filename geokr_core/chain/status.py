@@ -129,7 +129,4 @@ def verify(params: Params, *, deep: bool = False) -> list[Damage]:
         if step.folder is None:
             elsewhere = f"`geokr {step.command}` moves it out of the way"
             found += [Damage(step.name, out / name, "not written by this step", elsewhere) for name in seen.foreign]
-        if step.kept is not None:
-            kept = step.kept(params, folders)
-            found += [Damage(step.name, path, fault, remedy) for path, fault in kept.items()]
     return found

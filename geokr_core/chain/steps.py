@@ -87,7 +87,6 @@ class Step:
         folder: where its output lies, if not in the store; others may put files there, too.
         data_files: folders of built-in data files that it reads, below the package.
         outdated: says why an output is not true any more although nothing that it was made from has changed; or nothing.
-        kept: damaged files among the finished work that is kept outside the output, and what is wrong with each.
         refuse: refuses, before anything runs, what can be known to be refused later.
         is_wanted: whether a parameter file asks for the step.
     """
@@ -111,7 +110,6 @@ class Step:
     data_files: tuple[str, ...] = ()
     outdated: Callable[["Params", Folders], str | None] | None = None
     refuse: Callable[["Params"], None] | None = None
-    kept: Callable[["Params", Folders], Mapping[Path, str]] | None = None
     is_wanted: Callable[["Params"], bool] = _always
 
 

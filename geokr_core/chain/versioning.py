@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from geokr_core.chain.params import DEFAULT_PARAMS
+from geokr_core.chain.params import DEFAULT_PARAMS, Params
 from geokr_core.errors import VersioningError
 from geokr_core.step.reporter import Reporter
 
@@ -34,6 +34,16 @@ def is_versioned(params_file: Path) -> bool:
     """Whether DVC versions what ``params_file`` makes: only ``params.yaml`` beside ``dvc.yaml`` in a DVC repository."""
     same = params_file.resolve() == DEFAULT_PARAMS.resolve()
     return same and PIPELINE.is_file() and Path(".dvc").is_dir()
+
+
+def is_recorded(params: Params) -> bool:
+    """Whether what the chain makes is recorded in ``dvc.lock``: where DVC versions it, and there is something to version.
+
+    A generated world is the same on every machine, and what is made from it is not worth a version: it is recorded once
+    someone has begun with it (``dvc repro``), so that a demo leaves the checkout as it was.
+    """
+    begun = LOCK.exists() or DAMAGED_LOCK.exists()
+    return is_versioned(params.path) and (begun or not params.uses_world)
 
 
 def why_not_recorded() -> str:
@@ -55,22 +65,22 @@ def _without_git() -> bool:
     return any(line.replace(" ", "").lower() == "no_scm=true" for text in texts for line in text.splitlines())
 
 
-def commit(step: str | Sequence[str], params_file: Path, reporter: Reporter) -> bool:
+def commit(step: str | Sequence[str], params: Params, reporter: Reporter) -> bool:
     """Record the present output of ``step`` in ``dvc.lock``, so that ``dvc status`` finds it up to date.
 
     Args:
         step: stage name, or several.
-        params_file: the parameter file the step ran with.
+        params: the parameters that the step ran with.
         reporter: hears why nothing was recorded.
 
     Returns:
-        Whether it was recorded: False inside a DVC run, outside a DVC or git repository, or with another parameter file.
+        Whether it was recorded: False inside a DVC run, outside a DVC or git repository, and where `is_recorded` is.
 
     Raises:
         VersioningError: DVC refused, e.g. since another DVC process holds the lock; the message holds its own words.
     """
     steps = [step] if isinstance(step, str) else list(step)
-    if "DVC_STAGE" in os.environ or not is_versioned(params_file):
+    if "DVC_STAGE" in os.environ or not is_recorded(params):
         return False
     if lack := why_not_recorded():
         reporter.warning(f"Outputs are not recorded in dvc.lock: {lack}. The outputs themselves are complete.")

@@ -146,7 +146,7 @@ def test_jobs_sensors_and_schedules_are_as_written_down(defs: dg.Definitions) ->
     }
     assert {sensor.name: sensor.default_status.value for sensor in defs.sensors or []} == {
         "scene_folder": "RUNNING",
-        "dvc_lock": "RUNNING",
+        "store": "RUNNING",
     }
     (schedule,) = defs.schedules or []
     assert isinstance(schedule, dg.ScheduleDefinition)

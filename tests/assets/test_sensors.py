@@ -11,7 +11,7 @@ import rasterio
 import yaml
 
 from geokr_assets.resources import ParamsFile
-from geokr_assets.sensors import dvc_lock, scene_folder
+from geokr_assets.sensors import scene_folder, store
 from geokr_core.chain.params import Params
 from geokr_core.chain.run import run, run_step
 from geokr_core.chain.scene_by_scene import scene_ids
@@ -218,7 +218,7 @@ def test_the_watch_waits_while_the_whole_chain_runs(
     assert result.cursor == watched
 
 
-# --- dvc_lock -------------------------------------------------------------------------------------------------------
+# --- store ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def _lock(params: Params) -> None:
 
 
 def _hear(instance: dg.DagsterInstance, params_file: ParamsFile, cursor: str | None = None) -> dg.SensorResult:
-    result = dvc_lock(dg.build_sensor_context(instance=instance, cursor=cursor), params_file=params_file)
+    result = store(dg.build_sensor_context(instance=instance, cursor=cursor), params_file=params_file)
     if isinstance(result, dg.SkipReason):
         return dg.SensorResult(skip_reason=result, cursor=cursor)
     assert isinstance(result, dg.SensorResult)
@@ -267,7 +267,9 @@ def test_dagster_hears_of_what_dvc_made(
     ids = scene_ids(params)
     result = _hear(instance, params_file)
     assert _events(result) == [
+        ("world", None),
         ("scenes", None),
+        ("land_cover", None),
         *(("chips", scene_id) for scene_id in ids),
         *(("proportions", scene_id) for scene_id in ids),
     ]
@@ -278,7 +280,7 @@ def test_dagster_hears_of_what_dvc_made(
     assert (event.asset_materialization.tags or {})["dagster/data_version"] == data_version(Folders(params)["scenes"])
     assert event.asset_materialization.metadata["num_scenes"].value == 2
     # It has been said; it is not said again, neither from the cursor nor without it.
-    assert "have not changed" in _said(_hear(instance, params_file, result.cursor))
+    assert "Nothing was made" in _said(_hear(instance, params_file, result.cursor))
     assert "knows already" in _said(_hear(instance, params_file))
 
 
@@ -361,13 +363,19 @@ def test_a_summary_of_another_version_is_not_shown(
 ) -> None:
     state = Folders(params).state("scenes") / "state.json"
     state.write_text(state.read_text(encoding="utf-8").replace(".dir", "x.dir"), encoding="utf-8")
-    event = _hear(instance, params_file).asset_events[0]
+    events = _hear(instance, params_file).asset_events
+    event = next(one for one in events if one.asset_key == dg.AssetKey("scenes"))
     assert isinstance(event, dg.AssetMaterialization)
     assert "num_scenes" not in event.metadata
     assert "path" in event.metadata
 
 
-def test_without_dvc_there_is_nothing_to_hear(
-    instance: dg.DagsterInstance, project: Path, params_file: ParamsFile
+def test_without_dvc_dagster_hears_of_what_the_command_line_made(
+    instance: dg.DagsterInstance, project: Path, params: Params, params_file: ParamsFile
 ) -> None:
-    assert "does not version" in _said(_hear(instance, params_file))
+    assert not Path("dvc.lock").exists()
+    result = _hear(instance, params_file)
+    assert {step for step, _ in _events(result)} == {"world", "scenes", "land_cover", "chips", "proportions"}
+    assert "Nothing was made" in _said(_hear(instance, params_file, result.cursor))
+    shutil.rmtree(params.store / ".state")
+    assert "No step has run yet" in _said(_hear(instance, params_file))

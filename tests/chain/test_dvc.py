@@ -11,7 +11,7 @@ import yaml
 
 from geokr_core.chain import versioning
 from geokr_core.chain.params import Params, load_params
-from geokr_core.chain.run import run_step
+from geokr_core.chain.run import run, run_step
 from geokr_core.chain.steps import Folders
 from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
@@ -93,7 +93,7 @@ def test_a_step_run_by_another_door_leaves_dvc_status_clean(project: Path, monke
         assert "chips" in sh("dvc", "status", "chips", cwd=project)
         reporter = RecordingReporter()
         outcome = run_step("chips", params, reporter)
-        assert versioning.commit("chips", Path("params.yaml"), reporter)
+        assert versioning.commit("chips", params, reporter)
         assert "up to date" in sh("dvc", "status", "chips", cwd=project)
         assert versioning.recorded_versions()["chips"] == outcome.data_version
     finally:
@@ -106,10 +106,28 @@ def test_nothing_is_recorded_for_other_parameter_files_or_inside_dvc(
     monkeypatch.chdir(project)
     shutil.copy("params.yaml", "other.yaml")
     before = (project / "dvc.lock").read_bytes()
-    assert not versioning.commit("chips", Path("other.yaml"), RecordingReporter())
+    assert not versioning.commit("chips", load_params("other.yaml"), RecordingReporter())
     monkeypatch.setenv("DVC_STAGE", "chips")
-    assert not versioning.commit("chips", Path("params.yaml"), RecordingReporter())
+    assert not versioning.commit("chips", load_params(), RecordingReporter())
     assert (project / "dvc.lock").read_bytes() == before
+
+
+def test_a_run_over_the_generated_world_leaves_the_checkout_as_it_was(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until someone begins with ``dvc repro``, which writes the lock file."""
+    for name in ("dvc.yaml", ".gitignore", "params.yaml"):
+        shutil.copy(project / name, tmp_path)
+    sh("git", "init", "-q", cwd=tmp_path)
+    sh("dvc", "init", "-q", cwd=tmp_path)
+    sh("git", "add", "-A", cwd=tmp_path)
+    sh("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "begin", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run(load_params(), RecordingReporter(), steps=["world", "scenes"])
+    assert sh("git", "status", "--porcelain", cwd=tmp_path) == ""
+    sh("dvc", "repro", "-q", "scenes", cwd=tmp_path)
+    assert sh("git", "status", "--porcelain", cwd=tmp_path) == "?? dvc.lock\n"
+    assert "up to date" in sh("dvc", "status", "world", "scenes", cwd=tmp_path)
 
 
 def test_dagster_and_dvc_parsers_live_together(tmp_path: Path) -> None:
