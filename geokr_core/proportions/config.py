@@ -1,5 +1,7 @@
 """The section `proportions` of the parameter file: how land cover is counted, and how image and map are compared."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from geokr_core.step.section import Section
@@ -7,6 +9,8 @@ from geokr_core.step.section import Section
 
 class ProportionsConfig(Section):
     """How land cover is counted under a chip."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     edge_segments: int = Field(
         8,
@@ -19,6 +23,11 @@ class ProportionsConfig(Section):
         ge=0,
         le=64,
         description="land cover is also kept for n x n squares of each chip, for labels that follow a crop; 0: not kept",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="processes that count scenes, from a hundred scenes each on; null: one a usable core. The result is the same",
     )
 
 

@@ -4,8 +4,9 @@ Which ground is of which class is found in ``tiles``, the columns of a label are
 and what makes them current.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from geokr_core.land_cover.legend import fraction_columns
 from geokr_core.land_cover.product import LandCover, Product, open_land_cover
 from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.labels import CHIP_COLUMNS, SceneChips, count_chips, count_squares
-from geokr_core.rasters.checksums import Mark, file_mark
+from geokr_core.rasters.checksums import Entry, Mark, file_mark
 from geokr_core.scenes.scene_outputs import CELLS, LEGEND_FILE, PIXELS, TABLE, chip_outputs, proportion_outputs
 from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json
-from geokr_core.step.reporter import LOG, Reporter
-from geokr_core.step.section import as_plain
+from geokr_core.step.processes import in_processes, num_processes
+from geokr_core.step.reporter import LOG, RecordingReporter, Reporter
+from geokr_core.step.section import as_plain, effective
 from geokr_core.step.summary import Summary
 
 _INDEX_FILES = ("tiles.parquet", "products.json")
@@ -38,7 +40,7 @@ def count_proportions(
     """Count land cover under every chip. Scenes that are current are passed over.
 
     Args:
-        config: how chip edges are carried to another CRS.
+        config: how chip edges are carried to another CRS, and how many processes count; the result is the same.
         source: the land-cover folder.
         land_cover: the index of its tiles.
         chips: folder of shards.
@@ -53,21 +55,50 @@ def count_proportions(
         UnknownLegendCodeError: a land-cover raster holds a code its legend does not list.
         LandCoverError: a tile cannot be read, or no scene at all overlaps its product.
     """
-    scene_ids = shard_ids(chips)
-    reasons: dict[str, str] = {}
+    scene_ids, outputs = shard_ids(chips), proportion_outputs(out)
+    outputs.share(_legend(config, _opened_index(land_cover)))
+    found: dict[str, str] = {}
     with reporter.progress("proportions", len(scene_ids)) as advance:
         for scene_id in scene_ids:
-            if reason := count_scene(config, source, land_cover, chips, scene_id, out, reporter=reporter):
-                reasons[scene_id] = reason
-                reporter.warning(f"scene {scene_id} quarantined: {reason}")
+            if (done := outputs.current(scene_id, _inputs(config, land_cover, chips, scene_id))) is not None:
+                found[scene_id] = done.reason
+                advance(1)
+        to_do = [scene_id for scene_id in scene_ids if scene_id not in found]
+        work = partial(_counted, config, source, land_cover, chips, out)
+        for counted in in_processes(work, to_do, num_processes(config.workers, len(to_do))):
+            found[counted.scene_id] = counted.reason
+            outputs.take_over(counted.checksums)
+            for warning in counted.warnings:
+                reporter.warning(warning)
             advance(1)
-    proportion_outputs(out).finish(scene_ids)
+    reasons = {scene_id: found[scene_id] for scene_id in scene_ids if found[scene_id]}
+    for scene_id, reason in reasons.items():
+        reporter.warning(f"scene {scene_id} quarantined: {reason}")
+    outputs.finish(scene_ids)
     if len(reasons) == len(scene_ids):
         raise LandCoverError(
             f"{source}: none of {len(scene_ids)} scenes lies on known land cover. First reason: {next(iter(reasons.values()))}. "
             "Check that `land_cover` names products of the scenes' ground."
         )
     return _summary(out, [s for s in scene_ids if s not in reasons], reasons)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What another process did with a scene: why it is quarantined, what it warns of, and the checksums of its files."""
+
+    scene_id: str
+    reason: str
+    warnings: Sequence[str]
+    checksums: Mapping[str, Entry]
+
+
+def _counted(
+    config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, out: Path, scene_id: str
+) -> _Counted:
+    reporter = RecordingReporter()
+    reason = count_scene(config, source, land_cover, chips, scene_id, out, reporter=reporter)
+    return _Counted(scene_id, reason, reporter.warnings, proportion_outputs(out).checksums_of(scene_id))
 
 
 def count_scene(
@@ -145,7 +176,9 @@ def is_scene_current(config: ProportionsConfig, land_cover: Path, chips: Path, s
 def _inputs(config: ProportionsConfig, land_cover: Path, chips: Path, scene_id: str) -> str:
     """Digest of all that a scene's proportions are a function of."""
     index = _index_md5s(land_cover, _index_marks(land_cover))
-    return text_digest([file_md5(chips / f"{scene_id}{TABLE}"), *index, as_plain(config), __version__])
+    return text_digest(
+        [file_md5(chips / f"{scene_id}{TABLE}"), *index, effective(config), __version__, *config.code_mark()]
+    )
 
 
 def _opened_index(land_cover: Path) -> LandCover:
@@ -184,7 +217,7 @@ def _legend(config: ProportionsConfig, index: LandCover) -> dict[str, Any]:
         "classes": list(legend.classes),
         "colours": list(legend.colours),
         "products": [as_plain(product.config) for product in index.products.values()],
-        "config": as_plain(config),
+        "config": effective(config),
     }
 
 

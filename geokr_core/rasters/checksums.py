@@ -6,7 +6,7 @@ data version. Losing it costs time only.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -82,6 +82,15 @@ class Checksums:
             OSError: the file cannot be looked at.
         """
         self._written[str(path.resolve())] = [*file_mark(path), digest]
+
+    def noted(self, paths: Iterable[Path]) -> dict[str, Entry]:
+        """What was noted of some of the files that the caller has written, for the memory of another process."""
+        keys = (str(path.resolve()) for path in paths)
+        return {key: self._written[key] for key in keys if key in self._written}
+
+    def take_over(self, entries: Mapping[str, Entry]) -> None:
+        """Note what another process `noted`."""
+        self._written.update(entries)
 
     def save(self) -> None:
         """Remember the files that were asked for, and forget the others.

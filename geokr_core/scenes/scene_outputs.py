@@ -8,7 +8,6 @@ scene is made again. What is in the files is the business of the step.
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -21,9 +20,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from geokr_core.errors import DamagedOutputError, MissingInputError
-from geokr_core.rasters.checksums import Checksums
+from geokr_core.rasters.checksums import Checksums, Entry
 from geokr_core.step.digests import bytes_md5, file_md5, text_digest
-from geokr_core.step.files import sweep, sync, write_json
+from geokr_core.step.files import sweep, synced_md5s, write_json
 from geokr_core.step.reporter import Reporter
 
 PIXELS = ".npy"
@@ -254,11 +253,7 @@ class SceneOutputs:
         unfinished = Unfinished({ending: self.staging / f"{scene_id}{ending}" for ending in endings})
         try:
             yield unfinished
-            with ThreadPoolExecutor(1) as disk:  # which writes while the md5 is computed
-                synced = [disk.submit(sync, path) for path in unfinished.paths.values()]
-                md5s = {ending: file_md5(path) for ending, path in unfinished.paths.items()}
-                for writing in synced:
-                    writing.result()
+            md5s = synced_md5s(unfinished.paths)
             # The record goes first and comes last: it never stands beside files that it does not describe.
             self.forget(scene_id)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -324,6 +319,15 @@ class SceneOutputs:
             self.forget(scene_id)
         self._forget_unfinished(set(scene_ids))
         self._checksums.save()
+
+    def checksums_of(self, scene_id: str) -> dict[str, Entry]:
+        """What this process noted of the files that it wrote of a scene, for another one to `take_over`."""
+        paths = (self.path(scene_id, ending) for ending in self.endings)
+        return self._checksums.noted(paths)
+
+    def take_over(self, checksums: Mapping[str, Entry]) -> None:
+        """Note what another process noted of the files that it wrote."""
+        self._checksums.take_over(checksums)
 
     def owns(self, name: str) -> bool:
         """Whether a file of this name is, or could be, one of the step's own."""

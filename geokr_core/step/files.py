@@ -12,12 +12,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from geokr_core.step.digests import file_md5
+
+_MANY_BYTES: Final = 1_000_000
+"""Bytes from which a thread that writes costs less than it saves."""
 
 
 @contextmanager
@@ -113,6 +117,24 @@ def sync(path: Path) -> None:
     """
     with path.open("rb") as written:
         os.fsync(written.fileno())
+
+
+def synced_md5s(paths: Mapping[str, Path]) -> dict[str, str]:
+    """The md5 of files, by the same keys, once all of them are on the disk.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if sum(path.stat().st_size for path in paths.values()) < _MANY_BYTES:
+        for path in paths.values():
+            sync(path)
+        return {key: file_md5(path) for key, path in paths.items()}
+    with ThreadPoolExecutor(1) as disk:  # which writes while the md5 is computed
+        synced = [disk.submit(sync, path) for path in paths.values()]
+        md5s = {key: file_md5(path) for key, path in paths.items()}
+        for writing in synced:
+            writing.result()
+    return md5s
 
 
 @contextmanager

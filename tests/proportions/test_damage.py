@@ -120,3 +120,27 @@ def test_two_class_columns_that_were_swapped_are_not_read(params: Params) -> Non
         list(joined_scenes(params.store / "chips", params.store / "proportions"))
     with pytest.raises(DamagedOutputError, match=r"scene_0001\.parquet"):
         scene_summary(params.store / "proportions", params.store / "chips", SCENES[1])
+
+
+def test_several_processes_count_to_the_same_bytes_and_say_the_same(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geokr_core.step.processes.LEAST_ITEMS", 1)
+    before = bytes_of(params.store)
+    shutil.rmtree(params.store / "proportions")
+    several = params.model_copy(update={"proportions": params.proportions.model_copy(update={"workers": 2})})
+    run(several, RecordingReporter())
+    assert bytes_of(params.store) == before
+    cells = params.store / "proportions" / f"{SCENES[1]}.cells.npy"
+    shutil.rmtree(params.store / ".state" / "unfinished")
+    for scene_id in SCENES[1:]:
+        cells.with_name(f"{scene_id}.cells.npy").write_bytes(b"")
+    reporter = RecordingReporter()
+    run(several, reporter)
+    assert bytes_of(params.store) == before
+    assert [warning for warning in reporter.warnings if "is made again" in warning] == [
+        f"{cells.with_name(f'{scene_id}.cells.npy')}: not the bytes that were written; scene {scene_id} is made again"
+        for scene_id in SCENES[1:]
+    ]
+    run(params, again := RecordingReporter())
+    assert again.warnings == []
