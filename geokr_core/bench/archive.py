@@ -5,6 +5,7 @@ Scenes are of four chips. Tiles that no scene lies on are entries of the index w
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,17 @@ from geokr_core.bench.measure import Measurement
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_small_archive
 
+if TYPE_CHECKING:
+    from geokr_core.chain.params import Params
+
 SCENES = (100, 400, 1600)
 """Sizes of the archive, under one tile."""
 
 TILES = ((100, True), (1000, True), (2600, False))
 """Tiles of the index over the smallest archive, and whether they lie near its scenes or far away."""
+
+STATUS_SCENES = 4000
+"""Scenes of the store that is asked where it stands: a million chips and more."""
 
 
 def bench_archive(folder: Path) -> Measurement:
@@ -41,9 +48,70 @@ def bench_archive(folder: Path) -> Measurement:
         if (rival := archive.exactextract_cpu_ms(squares=squares)) is not None:
             details[f"cpu_ms_a_scene_by_exactextract_{name}"] = rival
             details[f"times_exactextract_{name}"] = alone / rival
+    details |= status_seconds(folder / "status", STATUS_SCENES)
     most, near = TILES[-1]
     ratio = details[f"cpu_ms_a_scene_under_{most}_tiles_{'near' if near else 'far'}"] / alone
     return Measurement("archive", ratio, 1.5, SCENES[0], "scenes of four chips with 64 squares each", details)
+
+
+def status_seconds(folder: Path, num_scenes: int) -> dict[str, float]:
+    """What it takes to say that a store of many scenes is up to date, once its bytes are known.
+
+    The store is a listing: every file of it is there and recorded, and holds a few bytes, since no more of it is asked.
+
+    Args:
+        folder: gets the scenes and the store.
+        num_scenes: how many scenes, each with three files of chips and three of proportions.
+    """
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.status import status
+    from geokr_core.errors import ConfigError
+
+    params = load_params(make_small_archive(folder, num_scenes=1, scene_size_px=64))
+    _write_listing(params, num_scenes)
+    time.sleep(2.5)  # files just written are read again
+    status(params)
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = {one.step: one for one in status(params)}
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if stale := [name for name in _LISTED if found[name].state != "up to date"]:
+        raise ConfigError(
+            f"bench archive: {stale[0]} is not up to date ({found[stale[0]].reasons}); mend the benchmark."
+        )
+    return {f"status_s_of_{num_scenes}_scenes": wall, f"status_cpu_s_of_{num_scenes}_scenes": cpu}
+
+
+_LISTED = ("scenes", "land_cover", "chips", "proportions", "levir_kr")
+
+
+def _write_listing(params: "Params", num_scenes: int) -> None:
+    from geokr_core.chain.contents import Contents
+    from geokr_core.chain.freshness import inputs_of
+    from geokr_core.chain.record import Record, write_record
+    from geokr_core.chain.steps import STEPS, Folders, source_folder
+    from geokr_core.step.digests import folder_version, text_digest
+
+    folders, scenes = Folders(params), [f"scene_{number:06d}" for number in range(num_scenes)]
+    names = {
+        "scenes": ["inventory.parquet", "inventory.json"],
+        "land_cover": ["tiles.parquet", "products.json"],
+        "chips": ["cut.json", *(f"{scene}{end}" for scene in scenes for end in (".npy", ".parquet", ".record.json"))],
+        "proportions": [
+            "legend.json",
+            *(f"{scene}{end}" for scene in scenes for end in (".cells.npy", ".parquet", ".record.json")),
+        ],
+        "levir_kr": ["catalogue.parquet", "manifest.json"],
+    }
+    for scene in scenes:
+        (params.scenes.folder / f"{scene}.tif").write_text(scene)
+    for step in _LISTED:
+        folders[step].mkdir(parents=True)
+        for name in names[step]:
+            (folders[step] / name).write_text(name)
+        contents = Contents(params.store)
+        inputs, files = inputs_of(params, STEPS[step], contents), contents.of_output(folders[step])
+        sources = {name: contents.of_source(source_folder(params, name)) for name in STEPS[step].sources}
+        write_record(folders.state(step), Record(inputs, text_digest(inputs), folder_version(files), files), sources)
 
 
 class _Archive:

@@ -136,7 +136,7 @@ def test_the_training_stops_with_its_run_and_is_killed_in_mlflow(
 
 
 def _wait_for_training(pid: int, checkpoints: Path) -> psutil.Process:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         if any(path.is_file() for path in checkpoints.rglob("*")):
             children = psutil.Process(pid).children(recursive=True)
