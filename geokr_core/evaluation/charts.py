@@ -3,7 +3,7 @@
 Pictures made of chips are in ``pictures``; the page they stand on is ``report``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from geokr_core.evaluation.cells import labels_name
 from geokr_core.evaluation.metrics import TaskMetrics
 from geokr_core.evaluation.statistics import headline_rows, labels_order
-from geokr_core.evaluation.task_kinds import KNOWN_METRICS
+from geokr_core.evaluation.task_kinds import KINDS, KNOWN_METRICS
 from geokr_core.pictures.charts import (
     WIDTH_INCHES,
     Format,
@@ -36,8 +36,31 @@ FEATURE_NAMES: Final[Mapping[str, str]] = {
     "histogram": "54 colour numbers",
 }
 
+_TASK_WORDS: Final[Mapping[str, str]] = {"cloud_snow": "cloud and snow", "detection": "object detection"}
+
 MANY_INITIALISATIONS: Final = 7
 """With more of them no one finds a colour of the legend again: charts name each row, tables lay them one below another."""
+
+
+def task_words(task: str) -> str:
+    """A task's name as it is read."""
+    return _TASK_WORDS.get(task, task.replace("_", " "))
+
+
+def in_order(tasks: Iterable[Any], kinds: Mapping[str, str] | None = None) -> list[str]:
+    """Tasks, each once: those of one kind together, in the order of `KINDS`, then by name.
+
+    Args:
+        tasks: names.
+        kinds: kind by name; a task without one may have the name of its kind.
+    """
+    order = {kind: number for number, kind in enumerate(KINDS)}
+
+    def key(task: str) -> tuple[int, str]:
+        return order.get((kinds or {}).get(task, task), len(order)), task
+
+    return sorted({str(task) for task in tasks}, key=key)
+
 
 _ROW_INCHES: Final = 0.115
 _LEAST_GROUP_INCHES: Final = 0.42
@@ -68,7 +91,8 @@ def comparison_chart(
     panels = [
         (task, protocol, _groups(rows)) for (task, protocol), rows in first.groupby(["task", "protocol"], sort=True)
     ]
-    panels.sort(key=lambda panel: (panel[0], list(PROTOCOL_NAMES).index(str(panel[1]))))
+    order = in_order(first["task"])
+    panels.sort(key=lambda panel: (order.index(str(panel[0])), list(PROTOCOL_NAMES).index(str(panel[1]))))
     heights = [_panel_inches(groups) for _, _, groups in panels]
     shown = [style for name, style in styles.items() if (first["initialisation"] == name).any()]
     many = len(shown) > MANY_INITIALISATIONS
@@ -80,7 +104,9 @@ def comparison_chart(
             ax.tick_params(axis="x", labelbottom=many or ax is axes[-1])
             metric = metrics.of(str(task), str(first[first["task"] == task]["metric"].iloc[0]))
             less = "" if metric.higher_is_better else " (less is better)"
-            ax.set_title(f"{task}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}, {metric.words}{less}")
+            ax.set_title(
+                f"{task_words(str(task))}: {PROTOCOL_NAMES.get(str(protocol), str(protocol))}, {metric.words}{less}"
+            )
         axes[-1].set_xlabel("mean and 95 % interval over seeds")
         chart_legend(figure, [legend_handle(style, linestyle="") for style in shown])
         return encode_chart(figure, form)

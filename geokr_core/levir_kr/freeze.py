@@ -12,7 +12,6 @@ from geokr_core.land_cover.legend import FRACTION
 from geokr_core.levir_kr.catalogue import read_catalogue, write_catalogue
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.levir_kr.dataset import CATALOGUE_FILE, CELLS_FILE, LevirKR, open_levir_kr, write_manifest
-from geokr_core.rasters.grid import METRES_PER_DEGREE
 from geokr_core.scenes.scene_outputs import (
     CELLS,
     CUT_FILE,
@@ -169,7 +168,8 @@ def _channel_statistics(dataset: LevirKR) -> tuple[list[float], list[float]]:
 
 
 def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> Summary:
-    from geokr_core.levir_kr.pictures import chips_with_land_cover, class_histogram, footprint_map
+    from geokr_core.levir_kr.footprints import map_of
+    from geokr_core.levir_kr.pictures import chips_with_land_cover, class_histogram
 
     train, validation = dataset.rows_of("train"), dataset.rows_of("validation")
     table = [
@@ -197,15 +197,7 @@ def _summary(catalogue: pd.DataFrame, num_candidates: int, dataset: LevirKR) -> 
         table=table,
         picture_png=chips_with_land_cover(dataset, num_chips=24),
         pictures={
-            "footprints": footprint_map(
-                catalogue["lon"].to_numpy(),
-                catalogue["lat"].to_numpy(),
-                float(catalogue["gsd_m"].median()) * dataset.chip_size_px / METRES_PER_DEGREE,
-                dataset.proportions,
-                catalogue["scene_id"].to_numpy(),
-                dataset.classes,
-                dataset.class_colours,
-            ),
+            "footprints": map_of(dataset),
             "class histogram": class_histogram(
                 mean,
                 dataset.proportions[validation].mean(axis=0) if len(validation) else None,

@@ -12,10 +12,18 @@ from matplotlib.figure import Figure
 
 INITIALISATION_COLOURS: Final[Mapping[str, str]] = {
     "geokr": "#0b6e4f",
-    "shuffled": "#8e6bbf",
+    "shuffled": "#8e3b7a",
     "random": "#7a7f87",
-    "imagenet": "#2f6db5",
-    "colour_histogram": "#d98a1f",
+    "imagenet": "#0072b2",
+    "colour_histogram": "#e69f00",
+}
+"""They differ for colour-blind readers too, which a test computes; so do `_KNOWN_MARKERS`."""
+_KNOWN_MARKERS: Final[Mapping[str, str]] = {
+    "geokr": "o",
+    "shuffled": "s",
+    "random": "^",
+    "imagenet": "D",
+    "colour_histogram": "v",
 }
 INITIALISATION_NAMES: Final[Mapping[str, str]] = {
     "geokr": "GeoKR",
@@ -51,7 +59,7 @@ class Style:
     Attributes:
         label: its name in words.
         colour: as ``#rrggbb``.
-        marker: matplotlib's, a circle until the colours repeat.
+        marker: matplotlib's.
     """
 
     label: str
@@ -82,7 +90,7 @@ def initialisation_styles(names: Iterable[str]) -> dict[str, Style]:
     given = dict.fromkeys(names)
     others = [name for name in given if name not in INITIALISATION_NAMES]
     styles = {
-        name: Style(INITIALISATION_NAMES[name], INITIALISATION_COLOURS[name])
+        name: Style(INITIALISATION_NAMES[name], INITIALISATION_COLOURS[name], _KNOWN_MARKERS[name])
         for name in INITIALISATION_COLOURS
         if name in given
     }

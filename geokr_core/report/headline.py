@@ -1,13 +1,13 @@
 """The headline of the page: what the best start gained over the others, and how sure that is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from geokr_core.evaluation.cells import labels_name
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, in_order, task_words
 from geokr_core.evaluation.metrics import Metric
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import CELL_KEYS, Estimate, cell_of, headline_rows, labels_order
@@ -28,22 +28,32 @@ class Primary:
     @property
     def words(self) -> str:
         """The comparison in words."""
+        return f"{task_words(self.task)}, {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """Protocol, features and labels in words."""
         protocol = PROTOCOL_NAMES.get(self.protocol, self.protocol)
         if self.protocol == "fine_tune":
-            return f"{self.task}, {protocol}, {labels_name(self.labels)}"
+            return f"{protocol}, {labels_name(self.labels)}"
         where = f" on the {FEATURE_NAMES[self.features]}" if self.features == "last" else f" on {_features(self)}"
-        return f"{self.task}, {protocol}{where}, {labels_name(self.labels)}"
+        return f"{protocol}{where}, {labels_name(self.labels)}"
 
 
 def _features(primary: Primary) -> str:
     return FEATURE_NAMES.get(primary.features, primary.features)
 
 
+def tasks_in_order(judged: Judged, tasks: Iterable[Any]) -> list[str]:
+    """Tasks of an evaluation in the order in which the page shows them, see `in_order`."""
+    return in_order(tasks, {name: str(facts.get("kind", name)) for name, facts in judged.tasks.items()})
+
+
 def primaries(judged: Judged) -> list[Primary]:
     """The primary comparison of each task: one protocol, features, amount of labels and metric."""
     found = []
     summary = headline_rows(judged.summary, judged.metrics)
-    for task in sorted(set(summary["task"])):
+    for task in tasks_in_order(judged, summary["task"]):
         of_task = summary[summary["task"] == task]
         rows = of_task[of_task["initialisation"] != "colour_histogram"]
         rows = of_task if rows.empty else rows
@@ -108,8 +118,8 @@ def headline(judged: Judged, primary: Primary) -> str:
         )
     if ours.n_seeds == 1:
         sentences.append(
-            "GeoKR was measured once (one seed, or one pretraining that was given all labels): no interval, and no claim, "
-            "can be made of it."
+            "GeoKR was measured once (one seed, or one pretraining that was given all labels), so there is no interval and "
+            "no conclusion."
         )
     return " ".join(sentences)
 

@@ -1,7 +1,7 @@
 """The page that people read: what was compared, what came out, how sure that is, and on what it stands.
 
 `write_report` reads finished outputs and writes ``report.html`` (one file, nothing is fetched from elsewhere, no
-scripts) and ``report.md``. It measures nothing. Layout and words around the numbers are in ``templates``, charts in
+scripts), ``report.md`` and ``report.json``, the same facts for programs. It measures nothing. Layout and words around the numbers are in ``templates``, charts in
 ``charts``.
 """
 
@@ -17,14 +17,17 @@ import pandas as pd
 from geokr_core import __version__
 from geokr_core.backbone.bundle import Bundle, open_bundle
 from geokr_core.errors import MissingInputError
-from geokr_core.evaluation.charts import comparison_chart
+from geokr_core.evaluation.charts import comparison_chart, task_words
 from geokr_core.evaluation.config import UNTRAINED
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import contrast_sides
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
+from geokr_core.levir_kr.footprints import map_of
 from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
+from geokr_core.report.cards import cards, learnt
 from geokr_core.report.config import ReportConfig
+from geokr_core.report.facts import FACTS, facts
 from geokr_core.report.headline import headline, primaries, rows_of
 from geokr_core.report.sections import (
     calibration,
@@ -40,11 +43,27 @@ from geokr_core.report.sections import (
 from geokr_core.report.tables import Styles, Table, estimate_of, laid_out, listed, score, style_heads
 from geokr_core.report.tasks import difference_tables, losses, score_tables, task_sections
 from geokr_core.step.digests import data_version
-from geokr_core.step.files import read_json, whole_file, whole_folder
+from geokr_core.step.files import read_json, whole_file, whole_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
 
 _INPUTS: Final = ("levir_kr", "pretraining", "backbone", "evaluation")
+
+_SECTIONS: Final = (
+    ("comparison", "Comparison", None),
+    ("losses", "Where GeoKR loses", "tells_losses"),
+    ("differences", "Paired differences", "differences"),
+    ("confusion", "Which classes are confused", "confusions"),
+    ("efficiency", "Label efficiency", "efficiency"),
+    ("classes", "Class by class", "per_class"),
+    ("screening", "Cloud screening, scene by scene", "screening"),
+    ("predictions", "Predictions", "galleries"),
+    ("budgets", "What every initialisation was given", "budgets"),
+    ("pretraining", "Pretraining", None),
+    ("levir-kr", "Levir-KR", None),
+    ("provenance", "Provenance", None),
+)
+"""Anchor and heading of each section of the page, and what of the content it needs."""
 
 
 def write_report(
@@ -59,7 +78,7 @@ def write_report(
     Args:
         config: title and number of example chips.
         inputs: folders of ``levir_kr``, ``pretraining``, ``backbone`` and ``evaluation``.
-        out: folder to write ``report.html`` and ``report.md`` into, replaced as a whole.
+        out: folder to write ``report.html``, ``report.md`` and ``report.json`` into, replaced as a whole.
         reporter: hears the headline.
         params_file: parameter file that the page tells to run again.
 
@@ -74,7 +93,8 @@ def write_report(
     sentences = [headline(pieces.judged, primary) for primary in primaries(pieces.judged)]
     for sentence in sentences:
         reporter.info(sentence)
-    content = _content(config, inputs, pieces, sentences)
+    content = {**_content(config, inputs, pieces, sentences), "params_file": params_file}
+    content["contents"] = [(anchor, name) for anchor, name, shown in _SECTIONS if shown is None or content[shown]]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("geokr_core.report", "templates"),
         autoescape=jinja2.select_autoescape(("html", "html.j2")),
@@ -85,9 +105,10 @@ def write_report(
     )
     with whole_folder(out) as folder:
         for name in ("report.html", "report.md"):
-            text = environment.get_template(f"{name}.j2").render(content, params_file=params_file)
+            text = environment.get_template(f"{name}.j2").render(content)
             with whole_file(folder / name) as partial:
                 partial.write_text(text, encoding="utf-8")
+        write_json(folder / FACTS, facts(content))
     return _summary(pieces, sentences)
 
 
@@ -129,6 +150,8 @@ def _content(
     first, pretraining, styles = pieces.runs[0], inputs["pretraining"], pieces.styles
     return {
         "title": config.title,
+        "learnt": learnt(pieces.judged, styles),
+        "cards": cards(pieces.judged, styles),
         "headlines": sentences,
         "generated_world": pieces.levir_kr.manifest.get("generated_world") is True,
         "remarks": _remarks(pieces),
@@ -136,7 +159,8 @@ def _content(
         "headline_table": _headline_table(pieces),
         **task_sections(pieces.judged, styles),
         "tables": score_tables(pieces.judged, styles),
-        "losses": _losses(pieces),
+        "losses": (lost := _losses(pieces)),
+        "tells_losses": lost is not None,
         "differences": difference_tables(pieces.judged, styles),
         "confusions": confusions(pieces.judged.confusion),
         "pretraining_svg": svg(pretraining_chart(pieces.history, _constant_kl(first), "svg", styles)),
@@ -144,6 +168,7 @@ def _content(
         "calibration": calibration(pretraining, pieces.runs),
         "corrections": corrections(pretraining, pieces.runs, styles),
         "dataset": dataset_section(pieces.levir_kr),
+        "map_png": svg(map_of(pieces.levir_kr)),
         "legend": [
             {"name": spaced(name), "colour": colour}
             for name, colour in zip(pieces.levir_kr.classes, pieces.levir_kr.class_colours, strict=True)
@@ -165,12 +190,11 @@ def _remarks(pieces: _Pieces) -> list[str]:
             "open."
         )
     sizes = pieces.judged.results.groupby("task")["n"].first()
-    shown = ", ".join(f"{task} {int(n)}" for task, n in sizes.items())
+    shown = ", ".join(f"{task_words(str(task))} {int(n)}" for task, n in sizes.items())
     remarks.append(
-        f"Intervals are 95 % t-intervals over seeds ({_counts(seeds_of)}): other draws of labels, networks and pretrainings; "
-        "where all labels are given to one and the same frozen network, nothing is drawn and there is none. "
-        f"The error of drawing the test images themselves (n: {shown}) comes on top; every cell has it in "
-        "results.parquet."
+        f"Intervals are 95 % t-intervals over seeds ({_counts(seeds_of)}), which draw labels, networks and pretrainings. Where one "
+        f"frozen network gets all labels there is nothing to draw, and no interval. The error of the test images (n: {shown}) "
+        "comes on top; results.parquet has it for every cell."
     )
     remarks.append(
         "– stands where an initialisation was not evaluated; what is missing enters no mean and no difference."
@@ -183,7 +207,7 @@ def _counts(seeds_of: Mapping[str, Sequence[int]]) -> str:
     counts = {task: len(seeds) for task, seeds in seeds_of.items()}
     if len(set(counts.values())) == 1:
         return str(next(iter(counts.values())))
-    return ", ".join(f"{task} {count}" for task, count in counts.items())
+    return ", ".join(f"{task_words(task)} {count}" for task, count in counts.items())
 
 
 def _shared_pretrainings(pieces: _Pieces, evaluated: set[str], seeds: Sequence[int]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from geokr_core.evaluation.cells import labels_name
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, in_order, task_words
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.pictures.images import as_rgb, png
 from geokr_core.report.tables import Entry, Head, Styles, Table
@@ -23,7 +23,7 @@ _SMALL_FRACTION: Final = 0.005
 def confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Confusion matrices of the pretrained backbone, each cell with its share of the true class."""
     pages = []
-    for task in sorted(confusion):
+    for task in in_order(confusion):
         found = confusion[task].get("geokr")
         if found is None:
             continue
@@ -36,7 +36,7 @@ def confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
         features = FEATURE_NAMES.get(found["features"], found["features"])
         pages.append(
             {
-                "task": task,
+                "task": task_words(task),
                 "labels": found["labels"],
                 "rows": rows,
                 "caption": f"{PROTOCOL_NAMES[found['protocol']]}, {features}, "
@@ -60,7 +60,7 @@ def run_row(run: Mapping[str, Any], styles: Styles) -> list[str]:
         str(run["num_steps"]),
         number("train_kl"),
         number("validation_kl"),
-        number("constant_kl"),
+        number("validation_constant_kl") or number("constant_kl"),
     ]
 
 
@@ -70,7 +70,7 @@ def calibration(pretraining: Path, runs: Sequence[Mapping[str, Any]]) -> Table |
     path = pretraining / str(run["folder"]) / "calibration.json" if run else pretraining
     if run is None or not path.is_file():
         return None
-    columns = [Head(words) for words in ("Product", "Predicted", "Apart within tenths")]
+    columns = [Head(words) for words in ("Product", "Predicted", "Calibration error")]
     rows = [
         (
             [Head(spaced(part["class"]))],

@@ -4,16 +4,16 @@ Every number comes from a finished evaluation; nothing is measured or averaged h
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
 
 from geokr_core.evaluation.cells import labels_name
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES
-from geokr_core.evaluation.metrics import TaskMetrics
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, task_words
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import contrast_sides, contrasts, headline_rows, labels_order
+from geokr_core.report.headline import tasks_in_order
 from geokr_core.report.tables import (
     Entry,
     Head,
@@ -40,11 +40,11 @@ def task_sections(judged: Judged, styles: Styles) -> dict[str, Any]:
         ``budgets``, ``per_class``, ``efficiency``, ``screening`` and ``galleries`` for the templates; each may be empty.
     """
     return {
-        "budgets": [_budget(task, facts) for task, facts in sorted(judged.tasks.items())],
-        "per_class": _per_class(judged.per_class, judged.metrics_per_class, styles),
-        "efficiency": _efficiency(judged.efficiency, judged.metrics, styles),
+        "budgets": [_budget(task, judged.tasks[task]) for task in tasks_in_order(judged, judged.tasks)],
+        "per_class": _per_class(judged, styles),
+        "efficiency": _efficiency(judged, styles),
         "screening": _screening(judged.cells),
-        "galleries": _galleries(judged.gallery, styles),
+        "galleries": _galleries(judged, styles),
     }
 
 
@@ -54,7 +54,8 @@ def score_tables(judged: Judged, styles: Styles) -> list[Table]:
     first = set(zip(*(headline_rows(summary, judged.metrics)[key] for key in ("task", "metric")), strict=True))
     tables = []
     keys = set(zip(summary["task"], summary["metric"], strict=True))
-    for task, metric in sorted(keys, key=lambda key: (key[0], key not in first, key[1])):
+    order = tasks_in_order(judged, summary["task"])
+    for task, metric in sorted(keys, key=lambda key: (order.index(key[0]), key not in first, key[1])):
         rows = summary[(summary["task"] == task) & (summary["metric"] == metric)]
         networks = rows[rows["features"] != "histogram"]
         settings = _settings(rows if networks.empty else networks)
@@ -64,7 +65,7 @@ def score_tables(judged: Judged, styles: Styles) -> list[Table]:
             for setting in _settings_of(row, settings)
         }
         heads = style_heads(styles, rows["initialisation"])
-        title = f"{task}: {judged.metrics.of(task, metric).words}, mean and 95 % interval over seeds"
+        title = f"{task_words(task)}: {judged.metrics.of(task, metric).words}, mean and 95 % interval over seeds"
         folded = (task, metric) not in first
         tables.append(laid_out(title, settings, _SETTING_NAMES, heads, "Initialisation", entries, folded=folded))
     return tables
@@ -97,14 +98,14 @@ def _settings_of(row: Mapping[Any, Any], settings: Iterable[Any]) -> list[Any]:
 def difference_tables(judged: Judged, styles: Styles) -> list[Table]:
     """One table a task: every contrast of the metric that it is judged by."""
     tables = []
-    for task, rows in headline_rows(judged.differences, judged.metrics).groupby("task", sort=True):
-        metric = judged.metrics.of(str(task), str(rows["metric"].iloc[0]))
+    for task, rows in _by_task(judged, headline_rows(judged.differences, judged.metrics)):
+        metric = judged.metrics.of(task, str(rows["metric"].iloc[0]))
         entries = {
             (tuple(row[key] for key in _SETTING_KEYS), row["contrast"]): _difference(row, metric.sign)
             for row in rows.to_dict("records")
         }
         heads = _contrast_heads(set(rows["contrast"]), styles)
-        title = f"{task}: {metric.words}"
+        title = f"{task_words(task)}: {metric.words}"
         tables.append(laid_out(title, _settings(rows), _SETTING_NAMES, heads, "Difference", entries))
     return tables
 
@@ -135,8 +136,8 @@ def losses(judged: Judged, styles: Styles) -> list[str]:
     """
     sentences = []
     table = judged.differences[judged.differences["contrast"].str.startswith("geokr - ")]
-    for task, rows in headline_rows(table, judged.metrics).groupby("task", sort=True):
-        metric = judged.metrics.of(str(task), str(rows["metric"].iloc[0]))
+    for task, rows in _by_task(judged, headline_rows(table, judged.metrics)):
+        metric = judged.metrics.of(task, str(rows["metric"].iloc[0]))
         # By how much the other one is better, from its worse bound to its better one.
         better = rows.assign(by=-metric.sign * rows["mean"])
         worse, best = ("ci_high", "ci_low") if metric.sign > 0 else ("ci_low", "ci_high")
@@ -146,7 +147,9 @@ def losses(judged: Judged, styles: Styles) -> list[str]:
             of_cell = better[(better[_SETTING_KEYS] == list(setting)).all(axis=1)]
             of_cell = of_cell.sort_values("by", ascending=False, kind="stable")
             named = [_better(row, styles) for row in of_cell.to_dict("records")]
-            sentences.append(f"{task}, {', '.join(words)}, {metric.words}: GeoKR is behind {listed(named)}.")
+            sentences.append(
+                f"{task_words(task)}, {', '.join(words)}, {metric.words}: GeoKR is behind {listed(named)}."
+            )
     return sentences
 
 
@@ -158,22 +161,33 @@ def _better(row: Mapping[Any, Any], styles: Styles) -> str:
 
 def _budget(task: str, content: Mapping[str, Any]) -> dict[str, Any]:
     facts = [(name, _words(value)) for name, value in content["budget"].items()]
-    return {"task": task, "facts": facts, "notes": content["notes"]}
+    return {"task": task_words(task), "facts": facts, "notes": content["notes"]}
 
 
 def _words(value: object) -> str:
     return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
-def _per_class(table: pd.DataFrame, metrics: TaskMetrics, styles: Styles) -> list[dict[str, Any]]:
+def _by_task(judged: Judged, table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of each task that has some, in the order of the page."""
+    for task in tasks_in_order(judged, table["task"]):
+        yield task, table[table["task"] == task]
+
+
+def _per_class(judged: Judged, styles: Styles) -> list[dict[str, Any]]:
     """One table a task and metric, of its most labels and its first protocol; classes down, starts across."""
-    pages = []
-    for (task, metric), rows in table.groupby(["task", "metric"], sort=True):
+    pages, metrics = [], judged.metrics_per_class
+    found = [
+        (task, metric, rows)
+        for task, of_task in _by_task(judged, judged.per_class)
+        for metric, rows in of_task.groupby("metric", sort=True)
+    ]
+    for task, metric, rows in found:
         protocol = min(set(rows["protocol"]), key=list(PROTOCOL_NAMES).index)
         rows = rows[rows["protocol"] == protocol]
         labels = max(set(rows["labels_per_class"]), key=labels_order)
         rows = rows[(rows["labels_per_class"] == labels) & (rows["features"] != "multi")]
-        name = metrics.of(str(task), str(metric)).words
+        name = metrics.of(task, str(metric)).words
         entries = {
             (row["class"], row["initialisation"]): Entry(f"{row['mean']:.3f}")
             for row in rows.to_dict("records")
@@ -183,18 +197,18 @@ def _per_class(table: pd.DataFrame, metrics: TaskMetrics, styles: Styles) -> lis
         classes: dict[Any, list[str]] = {of_class: [of_class] for of_class in rows["class"]}
         pages.append(
             {
-                "task": task,
+                "task": task_words(task),
                 "caption": f"{PROTOCOL_NAMES[protocol]}, {labels_name(labels)}, mean over seeds; – is a class without test items",
-                "table": laid_out(f"{task}: {name}", classes, ["Class"], heads, "Initialisation", entries),
+                "table": laid_out(f"{task_words(task)}: {name}", classes, ["Class"], heads, "Initialisation", entries),
             }
         )
     return pages
 
 
-def _efficiency(table: pd.DataFrame, metrics: TaskMetrics, styles: Styles) -> list[Table]:
+def _efficiency(judged: Judged, styles: Styles) -> list[Table]:
     """One table a task: what share of the labels the first of two initialisations needs."""
-    tables = []
-    for task, rows in table.groupby("task", sort=True):
+    tables, metrics = [], judged.metrics
+    for task, rows in _by_task(judged, judged.efficiency):
         records = rows.to_dict("records")
         entries = {
             ((r["protocol"], r["features"]), f"{r['ours']} - {r['initialisation']}"): _needed(r) for r in records
@@ -208,7 +222,7 @@ def _efficiency(table: pd.DataFrame, metrics: TaskMetrics, styles: Styles) -> li
             for first, second in contrasts(styles)
             if ((rows["ours"] == first) & (rows["initialisation"] == second)).any()
         }
-        title = f"{task}: {metrics.of(str(task), str(rows['metric'].iloc[0])).words}"
+        title = f"{task_words(task)}: {metrics.of(task, str(rows['metric'].iloc[0])).words}"
         tables.append(laid_out(title, settings, ("Protocol", "Features"), heads, "Who, to reach whom", entries))
     return tables
 
@@ -227,7 +241,7 @@ def _screening(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         found.setdefault(str(cell["task"]), cell)
     return [
         {
-            "task": task,
+            "task": task_words(task),
             "caption": f"GeoKR, {labels_name(str(cell['labels_per_class']))}, seed {cell['seed']}",
             "rows": [
                 [s["scene"], f"{s['over_screened']:.3f}", f"{s['under_screened']:.3f}"] for s in cell["screening"]
@@ -237,15 +251,15 @@ def _screening(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _galleries(content: Mapping[str, Mapping[str, Any]], styles: Styles) -> list[dict[str, Any]]:
+def _galleries(judged: Judged, styles: Styles) -> list[dict[str, Any]]:
     return [
         {
-            "task": task,
+            "task": task_words(task),
             "name": styles[name].label,
-            "caption": labels_name(of_task[name]["labels_per_class"]),
-            "pictures": of_task[name]["png"],
+            "caption": labels_name(judged.gallery[task][name]["labels_per_class"]),
+            "pictures": judged.gallery[task][name]["png"],
         }
-        for task, of_task in sorted(content.items())
+        for task in tasks_in_order(judged, judged.gallery)
         for name in styles
-        if name in of_task
+        if name in judged.gallery[task]
     ]

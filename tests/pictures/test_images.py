@@ -12,7 +12,8 @@ from geokr_core.chain.params import load_params
 from geokr_core.chain.run import run_step
 from geokr_core.chain.steps import Folders
 from geokr_core.land_cover.legend import COMMON_LEGENDS
-from geokr_core.levir_kr.pictures import class_histogram, footprint_map
+from geokr_core.levir_kr.footprints import footprint_map
+from geokr_core.levir_kr.pictures import class_histogram
 from geokr_core.pictures.images import beside_legend, paint, palette_of
 from geokr_core.scenes.quarantine import markdown, quarantined
 from geokr_core.step.reporter import RecordingReporter

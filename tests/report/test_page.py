@@ -117,7 +117,9 @@ def test_page_fetches_nothing_and_runs_nothing(page: Path) -> None:
     targets = re.findall(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']([^"']*)""", text)
 
     assert targets
-    assert all(target.startswith("data:image/") for target in targets)
+    inside = {target for target in targets if target.startswith("#")}
+    assert inside == {f"#{name}" for name in re.findall(r'<h2 id="([a-z-]+)"', text)}
+    assert all(target.startswith("data:image/") for target in set(targets) - inside)
     assert "<script" not in text
     assert "<link" not in text
     assert not re.search(r"url\(|@import|https?:", text)
@@ -142,7 +144,7 @@ def test_same_inputs_give_the_same_bytes(page: Path, inputs: dict[str, Path], tm
 
 def test_generated_data_are_said_to_be_generated_and_only_they(inputs: dict[str, Path], tmp_path: Path) -> None:
     text, _ = written(inputs, tmp_path / "report", num_example_chips=0)
-    assert "The data are generated." in text
+    assert text.count("The data are generated") == 1
     manifest = inputs["levir_kr"] / "manifest.json"
     content = read_json(manifest)
     write_manifest(manifest.parent, content | {"generated_world": False})
@@ -150,7 +152,7 @@ def test_generated_data_are_said_to_be_generated_and_only_they(inputs: dict[str,
         text, _ = written(inputs, tmp_path / "report", num_example_chips=0)
     finally:
         write_json(manifest, content)
-    assert "The data are generated." not in text
+    assert "The data are generated" not in text
 
 
 def test_shared_pretrainings_are_said(page: Path) -> None:
@@ -210,6 +212,44 @@ def test_examples_show_rare_classes_and_no_chip_twice() -> None:
     assert len(set(rows)) == 6
     assert len(example_rows(proportions, 80)) == 50
     assert len(example_rows(proportions, 0)) == 0
+
+
+def test_the_first_screen_is_the_answer_in_one_sentence_and_a_card_a_task(page: Path) -> None:
+    text = (page / "report.html").read_text(encoding="utf-8")
+    cards = text[: text.index('id="comparison"')]
+    # three pairs, each 0.2 apart
+    assert "Fields, linear probe on the last stage, all labels: GeoKR is ahead of random weights: +0.200" in cards
+    assert cards.count('<section class="card') == 1
+    assert "Ahead, but not clearly of colour histogram" in cards
+    assert cards.count('class="bar"') == cards.count('class="whisker"') == 3
+    assert 'alt="Map of the chips' in cards
+    assert '<figure class="chip">' in cards
+
+
+def test_bars_of_a_card_are_as_long_as_the_scores(page: Path) -> None:
+    text = (page / "report.html").read_text(encoding="utf-8")
+    lengths = [float(length) for length in re.findall(r'class="bar" style="width:([\d.]+)%', text)]
+    whiskers = re.findall(r'class="whisker" style="left:([\d.]+)%;width:([\d.]+)%', text)
+    # the widest is the upper end of 0.7213 ± 0.0248
+    assert lengths == pytest.approx([100 * mean / 0.7461 for mean in (0.7213, 0.5213, 0.7211)], abs=0.05)
+    assert float(whiskers[0][0]) + float(whiskers[0][1]) == pytest.approx(100.0, abs=0.05)
+
+
+def test_the_same_facts_stand_beside_the_page_for_programs(page: Path) -> None:
+    facts = read_json(page / "report.json")
+    (task,) = facts["tasks"]
+    assert (task["task"], task["metric"], task["standing"]) == ("fields", "accuracy", "ahead")
+    assert [(one["start"], round(one["mean"], 4)) for one in task["starts"]] == [
+        ("geokr", 0.7213),
+        ("random", 0.5213),
+        ("colour_histogram", 0.7211),
+    ]
+    assert facts["confusion"][0]["counts"] == [[41, 9], [13, 37]]
+    assert facts["dataset"]["num_chips"] == "24"
+    assert sum(facts["dataset"]["classes"].values()) == pytest.approx(1.0, abs=1e-3)
+    text = (page / "report.html").read_text(encoding="utf-8")
+    assert facts["learnt"] in text
+    assert all(sentence in text for sentence in facts["sentences"])
 
 
 # --- any number of initialisations ------------------------------------------------------------------------------------
@@ -354,7 +394,7 @@ def test_every_cell_that_is_lost_has_a_sentence(many: dict[str, str]) -> None:
 
 
 def test_nothing_lost_is_said_and_one_seed_says_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
-    said = "In no cell is another initialisation better"
+    said = "In no comparison is another initialisation better"
     for scores, expected in (([0.5, 0.6], True), ([0.5], False)):
         evaluation = write_evaluation(tmp_path / "evaluation", results_of(geokr=scores, moco=scores))
         text, _ = written({**inputs, "evaluation": evaluation}, tmp_path / "report", num_example_chips=0)
