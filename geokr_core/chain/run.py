@@ -73,13 +73,16 @@ def run(
     if steps is None:
         refuse_early(params)
     in_dvc = _recorded_in_dvc(params, reporter)
-    outcomes = []
-    for name in wanted:
-        outcomes.append(run_step(name, params, reporter, force=force))
-        if in_dvc and not outcomes[-1].was_current:
-            _record_in_dvc([name], params, reporter)
-        if not outcomes[-1].was_current:
-            _record_findings(outcomes[-1], params, reporter)
+    outcomes: list[Outcome] = []
+    for number, name in enumerate(wanted, 1):
+        with reporter.step(name, number, len(wanted)) as ended, _stop_explained(name, outcomes, reporter):
+            outcome = run_step(name, params, reporter, force=force)
+            if not outcome.was_current:
+                if in_dvc:
+                    _record_in_dvc([name], params, reporter)
+                _record_findings(outcome, params, reporter)
+            outcomes.append(outcome)
+            ended("up to date" if outcome.was_current else f"done in {outcome.summary.numbers['seconds']} s")
     if in_dvc:
         known = versioning.recorded_versions()
         unknown = [
@@ -89,6 +92,19 @@ def run(
             reporter.info(f"dvc.lock does not know the present output of {', '.join(unknown)}; recording it")
             _record_in_dvc(unknown, params, reporter)
     return outcomes
+
+
+@contextmanager
+def _stop_explained(name: str, before: Sequence[Outcome], reporter: Reporter) -> Iterator[None]:
+    """Say what is kept when a run is stopped by Ctrl-C or SIGTERM."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        finished = f"the output of {', '.join(outcome.step for outcome in before)}; " if before else ""
+        reporter.warning(
+            f"Stopped in {name}. Kept: {finished}of {name}: {STEPS[name].resumes}. Run the same command again to resume."
+        )
+        raise
 
 
 def _recorded_in_dvc(params: Params, reporter: Reporter) -> bool:

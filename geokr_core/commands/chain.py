@@ -1,5 +1,6 @@
 """Commands that run the chain: ``run``, one command a step, and ``status``, which says what they would do."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from geokr_core.chain.steps import STEPS, Step
-from geokr_core.commands.options import START, STEPS_IN_ORDER, AsJson, Deep, Force, Overrides, ParamsFile, add
+from geokr_core.commands.options import START, STEPS_IN_ORDER, AsJson, Deep, Force, Overrides, ParamsFile, Verbose, add
 from geokr_core.commands.output import link, show_json, show_numbers, show_rows
+from geokr_core.step.reporter import Reporter
 
 
 def register(app: typer.Typer) -> None:
@@ -33,9 +35,15 @@ def register(app: typer.Typer) -> None:
         _add_step(app, step, command)
 
 
-def run(params: ParamsFile = None, overrides: Overrides = None, force: Force = False, as_json: AsJson = False) -> None:
+def run(
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
     """Run the whole chain: raw scenes to a registered, evaluated backbone. Steps that are up to date are skipped."""
-    _run(None, params, overrides, force, as_json)
+    _run(None, params, overrides, force=force, verbose=verbose, as_json=as_json)
 
 
 def status(params: ParamsFile = None, overrides: Overrides = None, deep: Deep = False, as_json: AsJson = False) -> None:
@@ -60,6 +68,7 @@ def world(
     params: ParamsFile = None,
     overrides: Overrides = None,
     force: Force = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write here.", show_default="`world.folder` of the parameter file")
@@ -70,7 +79,7 @@ def world(
 ) -> None:
     """Generate a small world in the project's place, or with other options elsewhere."""
     if out is None and seed is None:
-        _run(["world"], params, overrides, force, as_json)
+        _run(["world"], params, overrides, force=force, verbose=verbose, as_json=as_json)
         return
     from geokr_core.chain.params import load_params
     from geokr_core.errors import ConfigError
@@ -90,9 +99,13 @@ def world(
 
 def _command_of(step: Step) -> Any:
     def invoke(
-        params: ParamsFile = None, overrides: Overrides = None, force: Force = False, as_json: AsJson = False
+        params: ParamsFile = None,
+        overrides: Overrides = None,
+        force: Force = False,
+        verbose: Verbose = False,
+        as_json: AsJson = False,
     ) -> None:
-        _run([step.name], params, overrides, force, as_json)
+        _run([step.name], params, overrides, force=force, verbose=verbose, as_json=as_json)
 
     return invoke
 
@@ -114,14 +127,24 @@ def _add_step(app: typer.Typer, step: Step, command: Any) -> None:
 
 
 def _run(
-    names: list[str] | None, params_file: Path | None, overrides: list[str] | None, force: bool, as_json: bool
+    names: list[str] | None,
+    params_file: Path | None,
+    overrides: list[str] | None,
+    *,
+    force: bool,
+    verbose: bool,
+    as_json: bool,
 ) -> None:
     from geokr_core.chain.params import load_params
     from geokr_core.chain.run import run
-    from geokr_core.step.reporter import ConsoleReporter
+    from geokr_core.commands.screen import LOG_FILE, Screen
 
     params = load_params(params_file, overrides or ())
-    outcomes = run(params, ConsoleReporter(), steps=names, force=force)
+    log = params.store / LOG_FILE
+    if names is None:
+        typer.echo(f"Details go to {log}.", err=True)
+    is_first = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
+    outcomes = run(params, Screen(log, verbose=verbose) if is_first else Reporter(), steps=names, force=force)
     if as_json:
         show_json([_as_plain(outcome) for outcome in outcomes])
     elif names is None:
@@ -144,22 +167,18 @@ def _as_plain(outcome: Any) -> dict[str, Any]:
 
 
 def _farewell(params: Any) -> None:
-    """Say what came out, where it lies and what to do next."""
+    """Five lines: what was learnt, where it stands, what came out, how others get it, and what to do next."""
     from geokr_core.chain.steps import Folders, steps_of
     from geokr_core.step.files import read_json
 
     folders, made = Folders(params), {step.name for step in steps_of(params)}
-    lines = [f"Backbone   {link(folders['backbone'])}  (MODEL_CARD.md says how to load it)"]
+    lines = [f"Backbone   {link(folders['backbone'] / 'MODEL_CARD.md')}"]
     if "report" in made:
-        lines.insert(0, f"Report     {link(folders['report'] / 'report.html')}  (open it in a browser)")
+        lines.insert(0, f"Report     {link(folders['report'] / 'report.html')}")
+        lines.insert(0, f"Learnt     {read_json(folders['report'] / 'report.json')['learnt']}")
     if "champion" in made:
-        typer.echo(f"\n{read_json(folders['champion'] / 'decision.json')['reason']}", err=True)
         lines.append(f"Registry   geokr download {params.backbone.model_name}@champion --to my-backbone")
-    lines += [
-        "Next       make ui            the same chain in the Dagster UI",
-        "           mlflow ui          parameters, curves and the registry",
-        "           edit params.yaml   to point it at your own scenes, land cover and tasks",
-    ]
+    lines.append("Next       make ui (the chain in Dagster); mlflow ui (curves, registry); geokr init (your own data)")
     typer.echo("\n" + "\n".join(lines))
 
 

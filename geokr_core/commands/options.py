@@ -25,6 +25,7 @@ Overrides = Annotated[
 ]
 Deep = Annotated[bool, typer.Option("--deep", help="Read every byte, also of files that have not been touched.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what else goes to the log file only.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Run even if the output is up to date.")]
 
 

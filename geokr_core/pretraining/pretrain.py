@@ -63,16 +63,18 @@ def pretrain(
         _mention_other_runs(checkpoints, runs, reporter)
         _mention_precision(runs, reporter)
         clocks: list[Clock] = []
-        for run in runs:
-            if processes.agree(_is_kept(run, reporter) if processes.is_first else None):
-                reporter.info(f"{run.name}: finished before, kept")
-                continue
-            if processes.is_first and not clocks:
-                _require_undamaged(data)
-            state, clock = train(run, reporter)
-            clocks.append(clock)
-            if processes.is_first:
-                finish_run(run, state)
+        with reporter.progress("runs", len(runs)) as advance:
+            for run in runs:
+                if processes.agree(_is_kept(run, reporter) if processes.is_first else None):
+                    reporter.info(f"{run.name}: finished before, kept")
+                else:
+                    if processes.is_first and not clocks:
+                        _require_undamaged(data)
+                    state, clock = train(run, reporter)
+                    clocks.append(clock)
+                    if processes.is_first:
+                        finish_run(run, state)
+                advance(1)
         finished = processes.agree([run_record(run) for run in runs] if processes.is_first else None)
         if processes.is_first:
             assemble(runs, finished, out)

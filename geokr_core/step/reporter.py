@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 Advance = Callable[[int], None]
 
@@ -23,8 +23,16 @@ class Reporter:
     def warning(self, message: str) -> None:
         """Hear what needs attention: a quarantined scene, a delivery that was not made."""
 
+    def step(self, name: str, number: int, total: int) -> AbstractContextManager[Callable[[str], None]]:
+        """Enter step ``number`` of ``total`` of a chain; the block calls the given function with how it ended."""
+        del name, number, total
+        return _unheard()
+
     def progress(self, description: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a progress bar over ``total`` units; the block calls the given function with units done."""
+        """Open a progress bar over ``total`` units; the block calls the given function with units done.
+
+        One that is opened within another one counts within a unit of that.
+        """
         return _unseen()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -40,6 +48,11 @@ class Reporter:
 @contextmanager
 def _unseen() -> Iterator[Advance]:
     yield lambda units: None
+
+
+@contextmanager
+def _unheard() -> Iterator[Callable[[str], None]]:
+    yield lambda ending: None
 
 
 class LoggingReporter(Reporter):
@@ -73,6 +86,7 @@ class ConsoleReporter(Reporter):
         from rich.console import Console
 
         self._console = Console(stderr=True)
+        self._bars: Any = None
 
     def info(self, message: str) -> None:
         """Print a line."""
@@ -103,9 +117,16 @@ class ConsoleReporter(Reporter):
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._console) as bar:
-            task = bar.add_task(description, total=total)
-            yield lambda units: bar.advance(task, units)
+        if self._bars is not None:  # rich shows one set of bars at a time
+            task, bars = self._bars.add_task(description, total=total), self._bars
+            yield lambda units: bars.advance(task, units)
+            return
+        with Progress(*columns, console=self._console) as bars:
+            self._bars, task = bars, bars.add_task(description, total=total)
+            try:
+                yield lambda units: bars.advance(task, units)
+            finally:
+                self._bars = None
 
 
 @dataclass
@@ -150,6 +171,18 @@ class TeeReporter(Reporter):
         """Warn every listener."""
         for listener in self._listeners:
             listener.warning(message)
+
+    @contextmanager
+    def step(self, name: str, number: int, total: int) -> Iterator[Callable[[str], None]]:
+        """Enter the step with every listener."""
+        with ExitStack() as stack:
+            endings = [stack.enter_context(listener.step(name, number, total)) for listener in self._listeners]
+
+            def ended(how: str) -> None:
+                for ending in endings:
+                    ending(how)
+
+            yield ended
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Advance]:

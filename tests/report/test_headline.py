@@ -64,7 +64,7 @@ def test_headline_holds_the_result_against_the_colour_histogram(histogram: list[
 def test_headline_claims_nothing_from_one_seed() -> None:
     text = said_of(results_of(geokr=[0.9], random=[0.5], colour_histogram=[0.6]))
 
-    assert "no interval, and no claim" in text
+    assert "no interval and no conclusion" in text
     assert "ahead" not in text
     assert "clears" not in text
 
