@@ -14,6 +14,8 @@ SYNCED := .venv/.synced
 SOURCES := geokr_core geokr_assets tests
 # Tests start a hundred processes that import torch, MLflow or Dagster: keep what Python compiled, whatever the shell says.
 COMPILED := PYTHONDONTWRITEBYTECODE=
+# By file, so that what the tests of a file share is made in one of the two processes only.
+SPREAD := -n 2 --dist loadfile
 
 # The tools are called by name, also by DVC's stages: the project's environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -36,7 +38,7 @@ demo: setup ## run the whole chain on a small generated world, offline, and writ
 
 .PHONY: test
 test: lint ## format, lint, types and every test that is quick and needs no GPU
-	@$(COMPILED) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest -n 2 -m "not slow and not gpu" --durations=15
+	@$(COMPILED) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest $(SPREAD) -m "not slow and not gpu" --durations=15
 
 .PHONY: test-slow
 test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU

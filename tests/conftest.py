@@ -1,5 +1,6 @@
 """Fixtures for all tests: who listens, where real data lie, and a clean environment."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def real_data() -> Path:
     if not (folder / "scenes").is_dir():
         pytest.skip(f"{folder}: no real data there; set GEOKR_REAL_DATA to a copy")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with nothing in it, to be copied: MLflow needs five seconds of computing to create one."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    with contextlib.chdir(folder):  # artifacts of its default experiment would lie beside it
+        MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(autouse=True)

@@ -67,8 +67,9 @@ def cut_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, cut_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a test: a copy of `cut_world` with its own parameters."""
+def project(tmp_path: Path, cut_world: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test: a copy of `cut_world` with its own parameters, and an empty MLflow database."""
+    shutil.copy(empty_database, tmp_path)
     shutil.copytree(cut_world / "data", tmp_path / "data")
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)

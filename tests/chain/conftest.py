@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,9 +84,10 @@ def tiny(tmp_path: Path) -> Params:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with ``params.yaml``, in which the first example of ``docs/python.md`` has run."""
     folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(empty_database, folder)
     content = json.loads(tiny_params(Path("data")).model_dump_json(exclude_unset=True))
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     before = Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI")

@@ -33,9 +33,10 @@ def sh(*command: str, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as a user has it: git, DVC with a local remote, a small world, run through once by ``dvc repro``."""
     folder = tmp_path_factory.mktemp("project")
+    shutil.copy(empty_database, folder)
     shutil.copy(ROOT / "dvc.yaml", folder)
     shutil.copy(ROOT / ".gitignore", folder)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())

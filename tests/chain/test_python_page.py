@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,11 @@ def test_the_whole_chain_is_about_fifteen_lines_and_runs(finished: Path, monkeyp
     exec(compile(second, "docs/python.md", "exec"), {"params": params})  # noqa: S102  (our own page)
 
 
-def test_the_steps_up_to_levir_kr_import_no_torch(tiny: Params, tmp_path: Path, first_steps: tuple[str, ...]) -> None:
+def test_the_steps_up_to_levir_kr_import_no_torch(
+    tiny: Params, tmp_path: Path, empty_database: Path, first_steps: tuple[str, ...]
+) -> None:
     """Nor does the MLflow run that Levir-KR opens."""
+    shutil.copy(empty_database, tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(json.loads(tiny.model_dump_json(exclude_unset=True))))
     code = (
         "import sys, geokr_core as geokr\n"

@@ -1,5 +1,6 @@
 """A real MLflow on SQLite, one database a module of tests; a ``conftest`` imports both fixtures."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,9 @@ from mlflow import MlflowClient
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for the module: MLflow takes seconds to create one. Each test has its own runs and model names."""
-    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+def database(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for the module. Each test has its own runs and model names."""
+    return Path(shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow")))
 
 
 @pytest.fixture(autouse=True)

@@ -92,14 +92,14 @@ def _put_newest(run: Run, state: State, reporter: Reporter) -> None:
         except TrainingError as error:
             reporter.warning(f"{run.name}: passing over a checkpoint: {error}")
             continue
-        _restore(run, state, checkpoint.tensors)
+        _restore(state, checkpoint.tensors)
         for key in _SCALARS:
             setattr(state, key, checkpoint.scalars[key])
         reporter.info(f"{run.name}: resuming after step {state.step}")
         return
 
 
-def _restore(run: Run, state: State, tensors: Mapping[str, Tensor]) -> None:
+def _restore(state: State, tensors: Mapping[str, Tensor]) -> None:
     state.student.load_state_dict(_below("student.", tensors))
     state.teacher.network.load_state_dict(_below("teacher.", tensors))
     state.objective.restore(_below("objective.", tensors))
