@@ -68,7 +68,9 @@ class ChipsConfig(Section):
         0.0, ge=0, description="chips whose brightness deviates less (standard deviation, 8-bit steps) are dropped"
     )
     workers: int | None = Field(
-        None, ge=1, description="threads that cut a scene; null: one a usable core. The result is the same"
+        None,
+        ge=1,
+        description="threads that cut a large scene, or processes that cut hundreds of small ones; null: one a usable core. The result is the same",
     )
 
     @model_validator(mode="after")

@@ -7,9 +7,10 @@ shard comes to lie on the disk is in ``shards``, the way to 8 bits in ``stretch`
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from geokr_core.chips.shards import new_shard
 from geokr_core.chips.stretch import Stretch, choose_stretch
 from geokr_core.chips.windows import ChipWindows, Piece, chip_windows, in_order, lines_of_chips
 from geokr_core.errors import SceneRefusedError
+from geokr_core.rasters.checksums import Entry
 from geokr_core.rasters.open_raster import open_raster
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.scenes.reader import SceneReader, open_scene
@@ -32,12 +34,16 @@ from geokr_core.scenes.scene import Scene
 from geokr_core.scenes.scene_outputs import PIXELS, TABLE, SceneOutputs, SceneRecord, chip_outputs
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import read_json
-from geokr_core.step.reporter import LOG, Reporter
+from geokr_core.step.processes import in_processes, num_processes
+from geokr_core.step.reporter import LOG, RecordingReporter, Reporter
 from geokr_core.step.section import effective
 from geokr_core.step.summary import Summary
 
 _BLOCK_CACHE_BYTES = 160_000_000
 """GDAL's cache of decoded blocks: a row of 512-pixel tiles of a scene 30 000 pixels wide with four 16-bit bands fits."""
+
+_SMALL_PIXELS = 4_000_000
+"""Pixels up to which a scene is cut by one thread where there are many such scenes: each in one of several processes."""
 
 _MAX_WORKERS = 8
 """Threads beyond these only hold memory: reading takes turns."""
@@ -82,13 +88,14 @@ def cut_chips(
         SceneRefusedError: not one scene gave a chip; lists the reasons.
     """
     usable = usable_scenes(scenes)
-    cuts = []
     with reporter.progress("chips", len(usable)) as advance:
-        for scene in usable.values():
-            cuts.append(cut_scene(config, source, scenes, scene, out, force=force, reporter=reporter))
-            if cuts[-1].reason:
-                reporter.warning(f"scene {scene.scene_id} quarantined: {cuts[-1].reason}")
+        found = {}
+        for cut in _cut_all(config, source, scenes, usable.values(), out, reporter, force=force):
+            found[cut.scene_id] = cut
+            if cut.reason:
+                reporter.warning(f"scene {cut.scene_id} quarantined: {cut.reason}")
             advance(1)
+    cuts = [found[scene_id] for scene_id in usable]
     chip_outputs(out).finish(usable)
     quarantined = [cut for cut in cuts if cut.reason]
     if len(quarantined) == len(cuts):
@@ -107,6 +114,48 @@ def cut_chips(
         picture_png=_preview(out, cuts, config),
         warnings=[f"{cut.scene_id}: {cut.reason}" for cut in quarantined],
     )
+
+
+def _cut_all(
+    config: ChipsConfig,
+    source: Path,
+    scenes: Path,
+    usable: Collection[Scene],
+    out: Path,
+    reporter: Reporter,
+    *,
+    force: bool,
+) -> Iterator[SceneCut]:
+    """Cut scenes: many small ones in several processes, the others one after the other in several threads."""
+    outputs = chip_outputs(out)
+    small = [] if force else _small_to_do(config, usable, outputs)
+    processes = num_processes(config.workers, len(small))
+    elsewhere = {scene.scene_id for scene in small} if processes > 1 else set[str]()
+    if elsewhere:
+        work = partial(_cut_elsewhere, config.model_copy(update={"workers": 1}), source, scenes, out)
+        for cut, warnings, checksums in in_processes(work, small, processes):
+            outputs.take_over(checksums)
+            for warning in warnings:
+                reporter.warning(warning)
+            yield cut
+    for scene in usable:
+        if scene.scene_id not in elsewhere:
+            yield cut_scene(config, source, scenes, scene, out, force=force, reporter=reporter)
+
+
+def _small_to_do(config: ChipsConfig, scenes: Iterable[Scene], outputs: SceneOutputs) -> list[Scene]:
+    """Scenes to be cut that are too small for several threads to find work in one."""
+    small = (scene for scene in scenes if scene.grid.width * scene.grid.height <= _SMALL_PIXELS)
+    return [scene for scene in small if outputs.current(scene.scene_id, _inputs(config, scene)) is None]
+
+
+def _cut_elsewhere(
+    config: ChipsConfig, source: Path, scenes: Path, out: Path, scene: Scene
+) -> tuple[SceneCut, Sequence[str], Mapping[str, Entry]]:
+    """Cut a scene in another process; with what it warns of, and the checksums of what it wrote."""
+    reporter = RecordingReporter()
+    cut = cut_scene(config, source, scenes, scene, out, reporter=reporter)
+    return cut, reporter.warnings, chip_outputs(out).checksums_of(scene.scene_id)
 
 
 def _table_row(cut: SceneCut, cuts: list[SceneCut]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Which ground is of which class is found in ``tiles``, the columns of a label are
 and what makes them current.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -59,21 +59,12 @@ def count_proportions(
     outputs.share(_legend(config, _opened_index(land_cover)))
     found: dict[str, str] = {}
     with reporter.progress("proportions", len(scene_ids)) as advance:
-        for scene_id in scene_ids:
-            if (done := outputs.current(scene_id, _inputs(config, land_cover, chips, scene_id))) is not None:
-                found[scene_id] = done.reason
-                advance(1)
-        to_do = [scene_id for scene_id in scene_ids if scene_id not in found]
-        work = partial(_counted, config, source, land_cover, chips, out)
-        for counted in in_processes(work, to_do, num_processes(config.workers, len(to_do))):
-            found[counted.scene_id] = counted.reason
-            outputs.take_over(counted.checksums)
-            for warning in counted.warnings:
-                reporter.warning(warning)
+        for scene_id, reason in _count_all(config, source, land_cover, chips, scene_ids, out, reporter):
+            found[scene_id] = reason
+            if reason:
+                reporter.warning(f"scene {scene_id} quarantined: {reason}")
             advance(1)
     reasons = {scene_id: found[scene_id] for scene_id in scene_ids if found[scene_id]}
-    for scene_id, reason in reasons.items():
-        reporter.warning(f"scene {scene_id} quarantined: {reason}")
     outputs.finish(scene_ids)
     if len(reasons) == len(scene_ids):
         raise LandCoverError(
@@ -83,9 +74,33 @@ def count_proportions(
     return _summary(out, [s for s in scene_ids if s not in reasons], reasons)
 
 
+def _count_all(
+    config: ProportionsConfig,
+    source: Path,
+    land_cover: Path,
+    chips: Path,
+    scene_ids: Sequence[str],
+    out: Path,
+    reporter: Reporter,
+) -> Iterator[tuple[str, str]]:
+    """Scenes with why they are quarantined, or nothing: those that are current, then those that are counted, in order."""
+    outputs, to_do = proportion_outputs(out), []
+    for scene_id in scene_ids:
+        if (done := outputs.current(scene_id, _inputs(config, land_cover, chips, scene_id))) is not None:
+            yield scene_id, done.reason
+        else:
+            to_do.append(scene_id)
+    work = partial(_counted, config, source, land_cover, chips, out)
+    for counted in in_processes(work, to_do, num_processes(config.workers, len(to_do))):
+        outputs.take_over(counted.checksums)
+        for warning in counted.warnings:
+            reporter.warning(warning)
+        yield counted.scene_id, counted.reason
+
+
 @dataclass(frozen=True)
 class _Counted:
-    """What another process did with a scene: why it is quarantined, what it warns of, and the checksums of its files."""
+    """What a process did with a scene: why it is quarantined, what it warns of, and the checksums of its files."""
 
     scene_id: str
     reason: str

@@ -5,6 +5,7 @@ data version. Losing it costs time only.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ class Checksums:
         self._known = _remembered(memory)
         self._seen: dict[str, Entry] = {}
         self._written: dict[str, Entry] = {}
+        self._folders: dict[str, str] = {}
         self._kept_s = time.monotonic()
         self.num_read = 0
         """Files whose bytes were read, not remembered."""
@@ -50,7 +52,7 @@ class Checksums:
             OSError: the file cannot be read.
         """
         mark = list(file_mark(path))
-        key = str(path.resolve())
+        key = self._key(path)
         known = self._seen.get(key) or self._known.get(key, [])
         if known[:-1] == mark:
             digest = str(known[-1])
@@ -60,6 +62,14 @@ class Checksums:
         if is_settled(mark):
             self._seen[key] = [*mark, digest]
         return digest
+
+    def _key(self, path: Path) -> str:
+        """A file without links on the way to it. Folders are looked up once: an archive has far more files than folders."""
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        key = f"{self._folders[folder]}/{name}"
+        return os.path.realpath(key) if path.is_symlink() else key
 
     def keep(self, every_s: float = 0.0) -> None:
         """Write down what is known, forgetting nothing.
@@ -81,11 +91,11 @@ class Checksums:
         Raises:
             OSError: the file cannot be looked at.
         """
-        self._written[str(path.resolve())] = [*file_mark(path), digest]
+        self._written[self._key(path)] = [*file_mark(path), digest]
 
     def noted(self, paths: Iterable[Path]) -> dict[str, Entry]:
         """What was noted of some of the files that the caller has written, for the memory of another process."""
-        keys = (str(path.resolve()) for path in paths)
+        keys = [self._key(path) for path in paths]
         return {key: self._written[key] for key in keys if key in self._written}
 
     def take_over(self, entries: Mapping[str, Entry]) -> None:

@@ -122,13 +122,16 @@ def test_two_class_columns_that_were_swapped_are_not_read(params: Params) -> Non
         scene_summary(params.store / "proportions", params.store / "chips", SCENES[1])
 
 
-def test_several_processes_count_to_the_same_bytes_and_say_the_same(
+def test_several_processes_cut_and_count_to_the_same_bytes_and_say_the_same(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("geokr_core.step.processes.LEAST_ITEMS", 1)
     before = bytes_of(params.store)
     shutil.rmtree(params.store / "proportions")
-    several = params.model_copy(update={"proportions": params.proportions.model_copy(update={"workers": 2})})
+    shutil.rmtree(params.store / "chips")
+    two = {"workers": 2}
+    sections = {"chips": params.chips, "proportions": params.proportions}
+    several = params.model_copy(update={name: section.model_copy(update=two) for name, section in sections.items()})
     run(several, RecordingReporter())
     assert bytes_of(params.store) == before
     cells = params.store / "proportions" / f"{SCENES[1]}.cells.npy"
