@@ -66,12 +66,13 @@ def rows(cases: Sequence[Case], listed: Iterable[dict[str, object]]) -> str:
         ]
         ran = [case for case in mine if case.outcome != "skipped"]
         held = sum(case.outcome == "passed" for case in ran)
+        told = f"{held} of {len(ran)}" if ran else "not run for this page"
         skipped = f", {len(mine) - len(ran)} skipped" if len(mine) > len(ran) else ""
         files = ", ".join(
             f"[`{Path(test.partition('::')[0]).name}`](../{test.partition('::')[0]})"
             for test in dict.fromkeys(t.partition("::")[0] for t in tests)
         )
-        lines.append(f"| {row['done']} | {row['noticed']} | {row['then']} | {files} | {held} of {len(ran)}{skipped} |")
+        lines.append(f"| {row['done']} | {row['noticed']} | {row['then']} | {files} | {told}{skipped} |")
     return "\n".join(lines)
 
 

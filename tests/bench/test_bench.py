@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from geokr_core.bench.archive import status_seconds
 from geokr_core.bench.loader import bench_loader
 from geokr_core.bench.pretrain import Scale, bench_pretrain
 
@@ -29,3 +30,9 @@ def test_waiting_for_data_is_a_share_of_the_time(tmp_path: Path) -> None:
     found = bench_loader(tmp_path, num_chips=64, batch_size=16)
     assert 0 <= found.ratio < 1
     assert found.details["share_of_memcpy"] > 0
+
+
+def test_a_store_of_many_scenes_is_said_to_be_up_to_date(tmp_path: Path) -> None:
+    found = status_seconds(tmp_path, 3)
+    assert set(found) == {"status_s_of_3_scenes", "status_cpu_s_of_3_scenes"}
+    assert all(value > 0 for value in found.values())

@@ -62,11 +62,10 @@ def store(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if not kept.exists():
         shutil.copytree(finished, kept)
     yield finished
-    for place in ("data", "mlflow.db"):
-        target = finished / place
-        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-        copy = shutil.copytree if (kept / place).is_dir() else shutil.copy2
-        copy(kept / place, target)
+    shutil.rmtree(finished / "data")
+    shutil.copytree(kept / "data", finished / "data")
+    # Into the same file: MLflow holds the database open, and could not write to one that was unlinked.
+    shutil.copyfile(kept / "mlflow.db", finished / "mlflow.db")
 
 
 def parameters() -> Params:
