@@ -8,3 +8,7 @@ Nothing is computed in here, and importing the definitions imports no torch, no 
 code server, every run and every step process load this package anew.
 No module in here may use ``from __future__ import annotations``: Dagster reads the annotations of its functions.
 """
+
+from geokr_core.step.extras import require_extra
+
+require_extra("dagster", "The Dagster code location `geokr_assets`")

@@ -14,6 +14,7 @@ from geokr_core import __version__
 from geokr_core.commands import about, archive, chain, look, registry
 from geokr_core.commands.options import GROUPS
 from geokr_core.errors import GeoKRError
+from geokr_core.step.extras import named_extras
 from geokr_core.step.termination import TERMINATED, terminable
 
 
@@ -71,7 +72,7 @@ def main() -> None:
     # Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with terminable():
+        with terminable(), named_extras():
             app()
     except SystemExit as stop:
         if stop.code == TERMINATED:

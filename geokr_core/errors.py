@@ -13,6 +13,10 @@ class ConfigError(GeoKRError, ValueError):
     """The parameter file or an option is wrong: a typo, a value out of range, a missing section."""
 
 
+class MissingExtraError(GeoKRError, ImportError):
+    """An optional part of the installation is needed and absent; the message names the extra of ``pip install``."""
+
+
 class MissingInputError(GeoKRError, FileNotFoundError):
     """A file or folder that a step needs is absent or empty."""
 

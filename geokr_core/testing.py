@@ -53,7 +53,8 @@ def make_levir_kr(
     colours = rng.uniform(40, 215, size=(len(legend.classes), 3))
     for scene, rows in enumerate(np.array_split(np.arange(num_chips), num_scenes)):
         _write_scene(store, f"scene{scene}", len(rows), chip_size_px, colours, legend.classes, rng)
-    cut = {"bands": ["red", "green", "blue"], "size_px": chip_size_px, "config": {}, "generated_world": True}
+    stretch = {"stretch": "percentile", "stretch_low": 2.0, "stretch_high": 98.0}
+    cut = {"bands": ["red", "green", "blue"], "size_px": chip_size_px, "config": stretch, "generated_world": True}
     write_json(chips / "cut.json", cut)
     write_json(
         proportions / "legend.json",

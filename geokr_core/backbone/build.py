@@ -6,7 +6,9 @@ A bundle is a folder that explains and checks itself and that loads where this p
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,9 +30,10 @@ from geokr_core.backbone.bundle import (
     WEIGHTS,
     verify_bundle,
 )
+from geokr_core.backbone.card import model_card
 from geokr_core.backbone.config import BackboneConfig
 from geokr_core.backbone.loader import geokr_backbone
-from geokr_core.backbone.stac_item import stac_item
+from geokr_core.backbone.stac_item import ANY_TIME, bounds, period, stac_item
 from geokr_core.errors import BackboneError, MissingInputError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.networks.architecture import ArchitectureSpec
@@ -47,6 +50,8 @@ from geokr_core.step.summary import Summary
 _GOLDEN_SEED: Final = 20_260_101
 _GOLDEN_SHAPE: Final = (4, 64)
 """Images and side in pixels; 64 px is the least that leaves VGG's last pooling more than one cell."""
+
+_ABOUT_THE_RUN: Final = ("variant", "seed", "config", "validation_kl", "validation_constant_kl")
 
 _BAND_RANGE_UM: Final[Mapping[str, str]] = {
     "coastal": "0.40-0.45",
@@ -102,7 +107,7 @@ def build_bundle(
         shutil.copyfile(Path(geokr_backbone.__file__), folder / LOADER)
         _write_golden(module, dataset, folder / GOLDEN)
         description = _describe(config, dataset, run, module)
-        _write_text(folder / MODEL_CARD, _model_card(description, dataset))
+        _write_text(folder / MODEL_CARD, model_card(description))
         write_json(folder / STAC_ITEM, stac_item(description, dataset, folder / WEIGHTS))
         digests = {name: sha256(folder / name) for name in BUNDLE_FILES if name != DESCRIPTION}
         description = {**description, "sha256": digests}
@@ -182,6 +187,7 @@ def _describe(config: BackboneConfig, dataset: LevirKR, run: Mapping[str, Any], 
         "mean": [round(float(value), 6) for value in dataset.channel_mean],
         "std": [round(float(value), 6) for value in dataset.channel_std],
         "normalisation": NORMALISATION,
+        "stretch": _stretch(manifest["config"]["chips"]),
         "input": "float32 (B, C, H, W)",
         "chip_size_px": dataset.chip_size_px,
         "gsd_m_min": float(manifest["gsd_m_min"]),
@@ -191,11 +197,24 @@ def _describe(config: BackboneConfig, dataset: LevirKR, run: Mapping[str, Any], 
         "classes": list(dataset.classes),
         "data_version": dataset.data_version,
         "num_chips": int(manifest["num_chips"]),
+        "seen": _seen(dataset),
         "generated_world": bool(manifest.get("generated_world", False)),
         "golden_tolerance": GOLDEN_TOLERANCE,
-        "pretraining": {"variant": run["variant"], "seed": run["seed"], "config": run["config"]},
+        "pretraining": {key: run.get(key) for key in _ABOUT_THE_RUN},
+        "versions": _versions(spec_of(architecture)),
         "licence": config.licence,
     }
+
+
+def _stretch(chips: Mapping[str, Any]) -> dict[str, Any]:
+    """How scenes became 8 bits, for the loader's ``prepare``: percentiles, or physical values; see ``chips.stretch``."""
+    kind = str(chips.get("stretch", "not recorded"))
+    if kind == "fixed":
+        limits = chips["stretch_fixed"]
+        return {"kind": kind, "low": list(limits["low"]), "high": list(limits["high"])}
+    if "percentile" in kind:
+        return {"kind": kind, "low": float(chips["stretch_low"]), "high": float(chips["stretch_high"])}
+    return {"kind": kind}
 
 
 def loading(spec: ArchitectureSpec) -> dict[str, Any]:
@@ -206,27 +225,30 @@ def loading(spec: ArchitectureSpec) -> dict[str, Any]:
     }
 
 
-def _model_card(description: Mapping[str, Any], dataset: LevirKR) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    calls = {
-        "torchvision": ("torchvision", "into_torchvision()"),
-        "timm": ("timm", "into_timm()"),
-        "smp": ("segmentation-models-pytorch", 'into_smp(decoder="Unet", classes=6)'),
+def _seen(dataset: LevirKR) -> dict[str, Any]:
+    """Where and when the training chips were taken, and which products labelled them."""
+    moments = period(dataset.catalogue)
+    days = (None, None) if moments == ANY_TIME else tuple(moment.date().isoformat() for moment in moments)
+    return {
+        "num_scenes": int(dataset.manifest["num_scenes"]),
+        "bbox": list(bounds(dataset.catalogue)),
+        "first_day": days[0],
+        "last_day": days[1],
+        "products": [
+            str(product["name"]) if isinstance(product, Mapping) else str(product)
+            for product in dataset.manifest["products"]
+        ],
     }
-    loaders = dict(calls[row["library"]] for row in description["network"]["loads_into"])
-    products = [
-        str(product["name"]) if isinstance(product, Mapping) else str(product)
-        for product in dataset.manifest["products"]
-    ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  # Markdown of our own fields, not HTML
-    )
-    return environment.get_template("model_card.md.jinja").render(description, loaders=loaders, products=products)
+
+
+def _versions(spec: ArchitectureSpec) -> dict[str, str]:
+    """Versions of torch and of the libraries that the weights load into, as far as they are installed."""
+    names = {"torchvision": "torchvision", "timm": "timm", "smp": "segmentation-models-pytorch"}
+    found = {}
+    for name in ("torch", *(names[library] for library in spec.libraries)):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name).partition("+")[0]
+    return found
 
 
 def _summary(out: Path, description: Mapping[str, Any], module: nn.Module) -> Summary:

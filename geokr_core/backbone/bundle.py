@@ -14,7 +14,7 @@ from torch import nn
 from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.errors import BackboneError, MissingInputError
 from geokr_core.networks.network import build
-from geokr_core.step.digests import data_version
+from geokr_core.step.digests import file_md5, folder_version
 
 WEIGHTS: Final = "backbone.safetensors"
 DESCRIPTION: Final = "backbone.json"
@@ -67,8 +67,8 @@ class Bundle:
 
     @property
     def bundle_data_version(self) -> str:
-        """DVC's hash of the bundle itself, by which the registry and the results know it."""
-        return data_version(self.folder)
+        """DVC's hash of the bundle itself, by which the registry and the results know it; other files there do not count."""
+        return folder_version({name: file_md5(self.folder / name) for name in BUNDLE_FILES})
 
 
 def open_bundle(folder: Path) -> Bundle:

@@ -10,7 +10,7 @@ from geokr_core.step.section import Section
 class BackboneConfig(Section):
     """The bundle that is delivered."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     model_name: str = Field("geokr-resnet18", pattern=r"^[A-Za-z0-9_.-]+$", description="name in the model registry")
     description: str = Field("Backbone pretrained on land-cover proportions.")

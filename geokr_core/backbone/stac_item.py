@@ -18,7 +18,7 @@ from geokr_core.step.digests import multihash, sha256
 MLM_SCHEMA: Final = "https://stac-extensions.github.io/mlm/v1.3.0/schema.json"
 FILE_SCHEMA: Final = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
-_ANY_TIME: Final = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+ANY_TIME: Final = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
 def stac_item(description: Mapping[str, Any], dataset: LevirKR, weights: Path) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def stac_item(description: Mapping[str, Any], dataset: LevirKR, weights: Path) -
         BackboneError: it is not valid STAC. The core schemas are checked, which pystac carries; those of the extensions
             would have to be downloaded.
     """
-    west, south, east, north = _bounds(dataset.catalogue)
-    start, end = _period(dataset.catalogue)
+    west, south, east, north = bounds(dataset.catalogue)
+    start, end = period(dataset.catalogue)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     bands = [
         {"name": band, "description": f"{reach} micrometres" if reach else band}
@@ -146,16 +146,17 @@ def _assets(weights: Path, bands: list[dict[str, str]]) -> dict[str, pystac.Asse
     }
 
 
-def _bounds(catalogue: pd.DataFrame) -> tuple[float, float, float, float]:
+def bounds(catalogue: pd.DataFrame) -> tuple[float, float, float, float]:
+    """West, south, east and north of the chips' centres, in degrees."""
     lon, lat = catalogue["lon"].astype(float), catalogue["lat"].astype(float)
     values = (lon.min(), lat.min(), lon.max(), lat.max())
     west, south, east, north = (round(float(value), 4) for value in values)
     return west, south, east, north
 
 
-def _period(catalogue: pd.DataFrame) -> tuple[datetime, datetime]:
-    """First and last acquisition; the extension's own stand-in for "any time" where no chip has a date."""
+def period(catalogue: pd.DataFrame) -> tuple[datetime, datetime]:
+    """First and last acquisition (UTC); the extension's own stand-in for "any time" where no chip has a date."""
     acquired = pd.to_datetime(catalogue["acquired"], errors="coerce", format="mixed", utc=True).dropna()
     if acquired.empty:
-        return _ANY_TIME
+        return ANY_TIME
     return acquired.min().to_pydatetime().replace(microsecond=0), acquired.max().to_pydatetime().replace(microsecond=0)

@@ -6,7 +6,8 @@ Packages are imported when a step runs, so that reading the table costs nothing.
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from geokr_core.errors import ConfigError, MissingInputError, RegistryError
+from geokr_core.errors import ConfigError, MissingExtraError, MissingInputError, RegistryError
+from geokr_core.step.extras import require_extra
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import Reporter
 from geokr_core.step.summary import Summary
@@ -234,12 +235,25 @@ def champion(params: "Params", folders: Folders, out: Path, reporter: Reporter) 
 
 def champion_outdated(params: "Params", folders: Folders) -> str | None:
     """What the registry says otherwise than the recorded decision."""
-    from geokr_core.registry.standing import changed_since
-
     try:
+        require_extra("mlflow", "The registry")
+        from geokr_core.registry.standing import changed_since
+
         return changed_since(read_json(folders["champion"] / "decision.json"))
-    except RegistryError as error:
+    except (RegistryError, MissingExtraError) as error:
         return f"the registry cannot be asked whether it still holds: {error}"
+
+
+def training_subject(params: "Params") -> str:
+    """Which network is trained, how long and how often."""
+    section = params.pretraining
+    num_runs = sum(len(variant.seeds or section.seeds) for variant in section.named_variants)
+    return f"{section.architecture} · {section.steps} steps · {num_runs} run{'s' if num_runs > 1 else ''}"
+
+
+def model_subject(params: "Params") -> str:
+    """Which backbone is built, judged or registered."""
+    return params.backbone.model_name
 
 
 def refuse_legends(params: "Params") -> None:
@@ -257,8 +271,20 @@ def refuse_weights(params: "Params") -> None:
             raise MissingInputError(f"{weights}: no such file; `pretraining.initial_weights` names it.")
 
 
+def refuse_without_evaluation(params: "Params") -> None:
+    """Refuse where what reads an evaluation is not installed."""
+    require_extra("evaluate", "`geokr report`")
+
+
+def refuse_without_registry(params: "Params") -> None:
+    """Refuse where MLflow, or what scores a backbone, is not installed."""
+    require_extra("mlflow", "`geokr promote`")
+    require_extra("evaluate", "`geokr promote`")
+
+
 def refuse_tasks(params: "Params") -> None:
     """Refuse labelled sets that are not there or cannot be read."""
+    require_extra("evaluate", "`geokr evaluate`")
     from geokr_core.evaluation.opening import open_task
 
     evaluation = need(params.evaluation, "evaluation")

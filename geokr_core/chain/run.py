@@ -18,6 +18,7 @@ from geokr_core.chain.refusals import refuse_early
 from geokr_core.chain.steps import STEPS, Folders, Step, source_folder, steps_of
 from geokr_core.errors import ConfigError, DamagedOutputError, VersioningError
 from geokr_core.step.digests import data_version, file_md5, folder_version
+from geokr_core.step.extras import lacking, named_extras
 from geokr_core.step.files import sweep
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
@@ -176,7 +177,8 @@ def run_step(
         step.forget(params, folders)
     started = time.monotonic()
     with _tracked(step, params, reporter, found.fingerprint, tags or {}) as run:
-        summary = step.run(params, folders, out, run.reporter)
+        with named_extras():
+            summary = step.run(params, folders, out, run.reporter)
         seconds = round(time.monotonic() - started, 1)
         summary = replace(summary, numbers={**summary.numbers, "seconds": seconds})
         contents.forget(out)
@@ -245,12 +247,16 @@ class _Untracked:
 
 @contextmanager
 def _tracked(step: Step, params: Params, reporter: Reporter, mark: str, tags: Mapping[str, str]) -> Iterator[Any]:
-    if not step.tracked:
+    lack = lacking("mlflow") if step.tracked else ""
+    if lack:
+        reporter.info(f"{step.name}: not recorded in MLflow, {lack}")
+    if lack or not step.tracked:
         yield _Untracked(reporter)
         return
     from geokr_core.tracking.runs import FINGERPRINT_TAG
     from geokr_core.tracking.tracked_run import track_step
 
     parameters = {name: as_plain(getattr(params, name)) for name in step.sections}
-    with track_step(step.name, parameters, {FINGERPRINT_TAG: mark, **tags}, reporter) as run:
+    name = step.name if step.subject is None else f"{step.name} · {step.subject(params)}"
+    with track_step(step.name, parameters, {FINGERPRINT_TAG: mark, **tags}, reporter, name) as run:
         yield run

@@ -89,6 +89,7 @@ class Step:
         outdated: says why an output is not true any more although nothing that it was made from has changed; or nothing.
         refuse: refuses, before anything runs, what can be known to be refused later.
         is_wanted: whether a parameter file asks for the step.
+        subject: what a run of it is about, in a few words for the name of its MLflow run.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Step:
     outdated: Callable[["Params", Folders], str | None] | None = None
     refuse: Callable[["Params"], None] | None = None
     is_wanted: Callable[["Params"], bool] = _always
+    subject: Callable[["Params"], str] | None = None
 
 
 _TABLE = (
@@ -209,6 +211,7 @@ _TABLE = (
         tracked=True,
         distributed=True,
         forget=calls.forget_pretraining,
+        subject=calls.training_subject,
         refuse=calls.refuse_weights,
     ),
     Step(
@@ -223,6 +226,7 @@ _TABLE = (
         resumes="nothing: it is short",
         tracked=True,
         data_files=("backbone/templates", "backbone/loader"),
+        subject=calls.model_subject,
     ),
     Step(
         name="evaluation",
@@ -238,6 +242,7 @@ _TABLE = (
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None,
         refuse=calls.refuse_tasks,
+        subject=calls.model_subject,
     ),
     Step(
         name="report",
@@ -253,6 +258,8 @@ _TABLE = (
         names_file=True,
         data_files=("report/templates",),
         is_wanted=lambda params: params.evaluation is not None,
+        refuse=calls.refuse_without_evaluation,
+        subject=calls.model_subject,
     ),
     Step(
         name="champion",
@@ -268,6 +275,8 @@ _TABLE = (
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None and params.champion is not None,
         outdated=calls.champion_outdated,
+        refuse=calls.refuse_without_registry,
+        subject=calls.model_subject,
     ),
 )
 

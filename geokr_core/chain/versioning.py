@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from geokr_core.chain.params import DEFAULT_PARAMS, Params
 from geokr_core.errors import VersioningError
+from geokr_core.step.extras import lacking
 from geokr_core.step.reporter import Reporter
 
 _PATIENCE = 30
@@ -48,6 +49,8 @@ def is_recorded(params: Params) -> bool:
 
 def why_not_recorded() -> str:
     """What this folder lacks for DVC to record anything; empty where it lacks nothing."""
+    if lack := lacking("dvc"):
+        return lack
     if _without_git():
         return ""
     if shutil.which("git") is None:

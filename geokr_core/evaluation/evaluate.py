@@ -34,7 +34,7 @@ from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summar
 from geokr_core.evaluation.task_kinds import TaskConfig, TaskKind, kind_of
 from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.step.digests import text_digest
-from geokr_core.step.reporter import LOG, Reporter
+from geokr_core.step.reporter import LOG, Reporter, Source
 from geokr_core.step.summary import Number, Summary
 
 _TABLE_ROWS: Final = 50
@@ -76,6 +76,7 @@ def evaluate(
             task = open_task(section, config)
             require_measurable(task, bundle, plans[section.name], reporter)
             tasks[task.name] = _facts(task, section)
+            reporter.source(Source(task.name, task.data_version, str(config.folder / task.name), "evaluation"))
             for cell in plans[section.name]:
                 start = starts.of(cell.initialisation, cell.seed)
                 found, was_kept = kept_or_measured(task, cell, start, cells, reporter)

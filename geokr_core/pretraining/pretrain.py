@@ -26,7 +26,8 @@ from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.loop import train
 from geokr_core.pretraining.training.monitoring import Clock
 from geokr_core.pretraining.training.state import Run
-from geokr_core.step.reporter import LOG, Reporter
+from geokr_core.step.reporter import LOG, Part, Reporter, Source
+from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Number, Summary
 
 
@@ -58,6 +59,8 @@ def pretrain(
         KeyboardInterrupt: Ctrl-C, and SystemExit at SIGTERM: the training is saved first, see `training.interruption`.
     """
     data = open_levir_kr(levir_kr)
+    source = Source("levir_kr", data.data_version, str(levir_kr), "training", len(data.rows_of("train")))
+    reporter.source(source)
     with _disk_refusals(out, checkpoints), joined(config.device) as processes:
         runs = list(runs_of(config, data, checkpoints, processes))
         _mention_other_runs(checkpoints, runs, reporter)
@@ -65,15 +68,17 @@ def pretrain(
         clocks: list[Clock] = []
         with reporter.progress("runs", len(runs)) as advance:
             for run in runs:
-                if processes.agree(_is_kept(run, reporter) if processes.is_first else None):
-                    reporter.info(f"{run.name}: finished before, kept")
-                else:
-                    if processes.is_first and not clocks:
-                        _require_undamaged(data)
-                    state, clock = train(run, reporter)
-                    clocks.append(clock)
+                is_kept = bool(processes.agree(_is_kept(run, reporter) if processes.is_first else None))
+                with reporter.part(_part(run, is_kept=is_kept)) as told:
+                    told.source(source)
+                    if is_kept:
+                        told.info(f"{run.name}: finished before, kept")
+                    else:
+                        if processes.is_first and not clocks:
+                            _require_undamaged(data)
+                        clocks.append(_trained(run, told))
                     if processes.is_first:
-                        finish_run(run, state)
+                        _tell_figures(run, told)
                 advance(1)
         finished = processes.agree([run_record(run) for run in runs] if processes.is_first else None)
         if processes.is_first:
@@ -91,6 +96,28 @@ def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path
     """
     for run in runs_of(config, open_levir_kr(levir_kr), checkpoints, processes_of_environment()):
         shutil.rmtree(run.folder / FINISHED, ignore_errors=True)
+
+
+def _trained(run: Run, reporter: Reporter) -> Clock:
+    """Train a run to its end and keep what came out."""
+    state, clock = train(run, reporter)
+    if run.processes.is_first:
+        finish_run(run, state)
+    return clock
+
+
+def _part(run: Run, *, is_kept: bool) -> Part:
+    """A training as listeners know it."""
+    config = run.config
+    name = f"{run.variant} · {config.architecture} · {config.steps} steps · seed {run.seed}"
+    parameters = {"variant": run.variant, "method": run.method, "seed": run.seed, "pretraining": as_plain(config)}
+    return Part(name, run.name, run.fingerprint, parameters, is_kept)
+
+
+def _tell_figures(run: Run, reporter: Reporter) -> None:
+    """What came out of a training, or had come out of it: the same figures for both, so that they can be compared."""
+    result = run_record(run)["result"]
+    reporter.figures({key: result[key] for key in _FINAL_FIGURES if result.get(key) is not None})
 
 
 def _is_kept(run: Run, reporter: Reporter) -> bool:
@@ -115,6 +142,8 @@ def _require_undamaged(data: LevirKR) -> None:
             "versioned elsewhere."
         )
 
+
+_FINAL_FIGURES: Final = ("train_kl", "validation_kl", "constant_kl", "validation_constant_kl", "teacher_updates")
 
 _DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import geokr_core.tracking  # sets what MLflow reads at import  # noqa: F401
+from geokr_core.step.extras import named_extras
 
 if TYPE_CHECKING:
     from geokr_core.registry.champion import compare, promote, rollback
@@ -56,5 +57,6 @@ def __getattr__(name: str) -> Any:
     """A name of `__all__`, from the module where it lives (PEP 562)."""
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(home), name)
+            with named_extras():
+                return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,12 +16,15 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from geokr_core.backbone.bundle import open_bundle, verify_bundle
+from geokr_core.backbone.bundle import MODEL_CARD, open_bundle, verify_bundle
+from geokr_core.backbone.card import model_card
+from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.errors import MissingInputError, RegistryError
 from geokr_core.evaluation.config import Criterion, EvaluationConfig
 from geokr_core.evaluation.output import RESULTS
 from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
 from geokr_core.registry.config import ChampionConfig
+from geokr_core.registry.evidence import DECISION, EVIDENCE, SCORES, keep_record, kept_record, scores_of
 from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
 from geokr_core.registry.standing import CHALLENGER, CHAMPION
 from geokr_core.registry.versions import aliases_of, describe, drop_tags, fetch, register_once, resolve, version_numbers
@@ -31,14 +34,13 @@ from geokr_core.step.summary import Number, Summary
 from geokr_core.tracking.server import Connection, connect, lock, refusals
 from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, TrackedRun, current_run, metric_key, track_step
 
-_EVIDENCE: Final = "evidence"
-"""Folder of a run's artifacts with the results and the report that a promotion rests on."""
-_DECISION_TAG: Final = "geokr/decision"
-_SCORES_TAG: Final = "geokr/scores"
 _REPLACED_TAG: Final = "replaced_version"
+_PROMOTED_TAG: Final = "promoted_because"
+_RESTORED_TAG: Final = "restored_because"
 _WITHDRAWN_TAG: Final = "withdrawn_because"
 _REFUSED_TAG: Final = "refused_because"
-_REFUSED_DELTA_TAG: Final = "refused_delta"
+_OUTCOMES: Final = (_PROMOTED_TAG, _RESTORED_TAG, _WITHDRAWN_TAG, _REFUSED_TAG)
+"""What became of a version last: one of these."""
 
 
 def promote(
@@ -60,7 +62,7 @@ def promote(
         evaluation: settings of the evaluation.
         inputs: folders ``backbone``, ``evaluation`` and ``report``.
         cells: folder of finished cells of the evaluation.
-        out: folder that gets ``decision.json``; replaced as a whole.
+        out: folder that gets ``decision.json`` and the model card with the scores of the evaluation; replaced as a whole.
         reporter: hears what is decided.
 
     Returns:
@@ -84,14 +86,15 @@ def promote(
         connection, run_id = connect(), str(run.run_id)
         with lock(connection.locks / "promotion.lock", reporter):
             for path in (results, report):
-                connection.client.log_artifact(run_id, str(path), _EVIDENCE)
-            places = {f"geokr/{path.stem}": f"runs:/{run_id}/{_EVIDENCE}/{path.name}" for path in (results, report)}
-            tags = {_SCORES_TAG: challenger.as_text(), **places, "geokr/evaluation_run": run_id}
-            version = register_once(connection, bundle, run_id, tags)
+                connection.client.log_artifact(run_id, str(path), EVIDENCE)
+            scores = scores_of(inputs["evaluation"])
+            version = register_once(connection, bundle, run_id, scores)
+            keep_record(connection.client, version, SCORES, challenger.as_text())
             _enter(connection, version, run_id, challenger)
             decision = _Contest(connection, bundle.model_name, int(version.version), config, judge).settle(challenger)
     with whole_folder(out) as folder:
         write_decision(folder, decision)
+        (folder / MODEL_CARD).write_text(model_card(geokr_backbone.describe(bundle.folder), scores), encoding="utf-8")
     reporter.info(decision["reason"])
     return _promotion_summary(decision)
 
@@ -113,7 +116,14 @@ def _enter(connection: Connection, version: ModelVersion, run_id: str, card: Sco
     # The source of a version is its logged model; the field `model_id` comes back empty from a database.
     logged = str(version.source).removeprefix("models:/")
     for name, score in card.scores.items():
-        connection.client.log_metric(run_id, metric_key(name), score.value, model_id=logged)
+        connection.client.log_metric(
+            run_id,
+            metric_key(name),
+            score.value,
+            model_id=logged,
+            dataset_name=name.partition("/")[0],
+            dataset_digest=score.data_version,
+        )
     connection.client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
 
@@ -163,16 +173,13 @@ class _Contest:
             decision = self._decision(challenger, champion, other, verdict)
             if not verdict.promoted:
                 return self._refused(verdict, decision)
-            reasons = {
-                "promoted_because": verdict.reason,
-                _REPLACED_TAG: "none" if champion is None else str(champion),
-                "delta": _delta(verdict),
-                _DECISION_TAG: json.dumps(decision, sort_keys=True),
-            }
+            reasons = {_PROMOTED_TAG: verdict.reason, _REPLACED_TAG: "none" if champion is None else str(champion)}
             self._tag(self.version, reasons)
             if aliases_of(self.connection.client, self.name).get(CHAMPION) == champion:
                 self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
-                drop_tags(self.connection.client, self.name, self.version, _REFUSED_TAG, _REFUSED_DELTA_TAG)
+                _keep_one_outcome(self.connection.client, self.name, self.version, _PROMOTED_TAG)
+                record = json.dumps(decision, sort_keys=True)
+                keep_record(self.connection.client, self._of(self.version), DECISION, record)
                 describe(self.connection.client, self.name, self.version, _page(decision))
                 return decision
             drop_tags(self.connection.client, self.name, self.version, *reasons)
@@ -183,12 +190,16 @@ class _Contest:
         )
 
     def _refused(self, verdict: Verdict, decision: dict[str, Any]) -> dict[str, Any]:
-        self._tag(self.version, {_REFUSED_TAG: verdict.reason, _REFUSED_DELTA_TAG: _delta(verdict)})
+        self._tag(self.version, {_REFUSED_TAG: verdict.reason})
+        drop_tags(self.connection.client, self.name, self.version, _PROMOTED_TAG, _RESTORED_TAG)
         describe(self.connection.client, self.name, self.version, _page(decision))
         return decision
 
+    def _of(self, version: int) -> ModelVersion:
+        return self.connection.client.get_model_version(self.name, str(version))
+
     def _tags(self, version: int) -> Mapping[str, str]:
-        return dict(self.connection.client.get_model_version(self.name, str(version)).tags)
+        return dict(self._of(version).tags)
 
     def _tag(self, version: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
@@ -196,7 +207,7 @@ class _Contest:
 
     def _already_champion(self, challenger: Scorecard) -> dict[str, Any]:
         """The decision that made it champion, as long as it rests on the same figures and rule."""
-        found = self._tags(self.version).get(_DECISION_TAG)
+        found = kept_record(self.connection.client, self._of(self.version), DECISION)
         if found is not None:
             decision = dict(json.loads(found))
             same = decision["challenger"] == _record(self.version, challenger)
@@ -206,14 +217,14 @@ class _Contest:
 
     def _scorecard_of(self, champion: int, challenger: Scorecard) -> Scorecard:
         """The champion's scores if they were measured on today's data by today's settings; measured again otherwise."""
-        text = self._tags(champion).get(_SCORES_TAG)
+        text = kept_record(self.connection.client, self._of(champion), SCORES)
         recorded = None if text is None else Scorecard.from_text(text)
         if recorded is not None and recorded.covers(challenger):
             return recorded
         self.judge.reporter.info(f"{self.name}: judging champion {champion} again, on the challenger's data.")
         with tempfile.TemporaryDirectory() as folder:
             card = self.judge.score(fetch(self.connection, self.name, champion, Path(folder)))
-        self._tag(champion, {_SCORES_TAG: card.as_text()})
+        keep_record(self.connection.client, self._of(champion), SCORES, card.as_text())
         return card
 
     def _decision(
@@ -265,12 +276,12 @@ def _beside(margin: Mapping[str, Any] | None) -> str:
     return f"{margin['champion']:.4f}, {margin['difference']:+.4f}{interval}"
 
 
-def _delta(verdict: Verdict) -> str:
-    return "none" if verdict.gain is None else repr(verdict.gain)
+def _keep_one_outcome(client: MlflowClient, name: str, version: int, outcome: str) -> None:
+    drop_tags(client, name, version, *(tag for tag in _OUTCOMES if tag != outcome))
 
 
 def _record(version: int, card: Scorecard) -> dict[str, Any]:
-    """For people to read: without the hundreds of resampled values, which stay on the version's tag."""
+    """For people to read: without the hundreds of resampled values, which stay in the version's record."""
     scores = json.loads(card.as_text())
     for score in scores.values():
         del score["replicates"]
@@ -286,10 +297,10 @@ def _promotion_summary(decision: Mapping[str, Any]) -> Summary:
     numbers: dict[str, Number] = {
         "reason": str(decision["reason"]),
         "promoted": bool(decision["promoted"]),
-        "version": int(decision["challenger"]["version"]),
+        "version": str(decision["challenger"]["version"]),  # as text: a number would be drawn as a curve
     }
     if decision["champion_version"] is not None:
-        numbers["champion_version"] = int(decision["champion_version"])
+        numbers["champion_version"] = str(decision["champion_version"])
     for name in ("delta", "delta_ci_low", "delta_ci_high"):
         if decision[name] is not None:
             numbers[name] = float(decision[name])
@@ -335,8 +346,9 @@ def rollback(name: str, because: str, to: int | None, reporter: Reporter = LOG) 
             if target == champion:
                 raise RegistryError(f"Version {target} of {name} is the champion already; nothing to roll back.")
             client.set_model_version_tag(name, str(champion), _WITHDRAWN_TAG, because)
-            drop_tags(client, name, target, _WITHDRAWN_TAG, _REFUSED_TAG, _REFUSED_DELTA_TAG)
-            client.set_model_version_tag(name, str(target), "restored_because", f"version {champion}: {because}")
+            _keep_one_outcome(client, name, champion, _WITHDRAWN_TAG)
+            client.set_model_version_tag(name, str(target), _RESTORED_TAG, f"version {champion}: {because}")
+            _keep_one_outcome(client, name, target, _RESTORED_TAG)
             client.set_registered_model_alias(name, CHAMPION, str(target))
             describe(client, name, champion, f"Withdrawn: {because}.")
             describe(client, name, target, f"Champion again since version {champion} was withdrawn: {because}.")

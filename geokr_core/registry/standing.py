@@ -19,7 +19,7 @@ from geokr_core.tracking.tracked_run import DATA_VERSION_TAG
 CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
 
-_GONE: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+GONE: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 """MLflow's error codes for what is not there, of its database and of its artifact stores."""
 
 
@@ -57,7 +57,7 @@ def _tags(client: MlflowClient, name: str, version: int) -> Mapping[str, str] | 
     try:
         return dict(client.get_model_version(name, str(version)).tags)
     except MlflowException as error:
-        if error.error_code in _GONE:
+        if error.error_code in GONE:
             return None
         raise
 
@@ -75,7 +75,7 @@ def has_files(client: MlflowClient, uri: str, name: str, version: int) -> bool:
     try:
         return bool(list_artifacts(artifact_uri=source, tracking_uri=uri))
     except (MlflowException, FileNotFoundError) as error:
-        if isinstance(error, MlflowException) and error.error_code not in _GONE:
+        if isinstance(error, MlflowException) and error.error_code not in GONE:
             raise
         return False
 

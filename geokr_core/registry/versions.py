@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +19,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.tracking import MlflowClient
-from mlflow.types.schema import Schema, TensorSpec
+from mlflow.types.schema import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import geokr_core.backbone.loader
-from geokr_core.backbone.bundle import BUNDLE_FILES, DESCRIPTION, MODEL_CARD, Bundle, verify_bundle
+from geokr_core.backbone.bundle import BUNDLE_FILES, DESCRIPTION, Bundle, verify_bundle
+from geokr_core.backbone.card import Score, model_card, registry_page
+from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.errors import BackboneError, RegistryError
 from geokr_core.registry.standing import has_files
 from geokr_core.step.files import whole_folder
@@ -31,6 +33,14 @@ from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, git_sha
 
 _PYFUNC_CODE: Final = Path(geokr_core.backbone.loader.__file__).parent / "backbone_pyfunc.py"
 _REQUIREMENTS: Final = ("mlflow", "torch", "safetensors", "numpy")
+CARD: Final = "README.md"
+"""The model card with scores, as hubs look for it. It lies beside the bundle's files and is none of them."""
+EVALUATION_RUN_TAG: Final = "geokr/evaluation_run"
+"""The run that holds results, report and scores: an artifact folder ``evidence``."""
+_ABOUT_MODELS: Final = (
+    "Backbones pretrained by GeoKR on satellite scenes and the land cover below them. The alias `champion` is the one to use; "
+    "`challenger` is the one that was registered last. Each version's page says what it scores and how to use it."
+)
 _ABOVE_CARD: Final = "\n\n<!-- model card -->\n\n"
 _MAX_DESCRIPTION_CHARS: Final = 4900
 """MLflow's database keeps 5000."""
@@ -38,34 +48,47 @@ _NAMED: Final = 50
 """Models that a message names at most."""
 
 
-def register_once(
-    connection: Connection, bundle: Bundle, run_id: str, evaluation_tags: Mapping[str, str]
-) -> ModelVersion:
-    """The version of this very bundle, registered now if it is not there yet; its latest evaluation counts."""
+def register_once(connection: Connection, bundle: Bundle, run_id: str, scores: Sequence[Score] = ()) -> ModelVersion:
+    """The version of this very bundle, registered now if it is not there yet; its latest evaluation counts.
+
+    Args:
+        connection: to the server.
+        bundle: what is registered.
+        run_id: of the promotion, which holds the evidence.
+        scores: of its evaluation, for its card and its page.
+    """
     client, name, version = connection.client, bundle.model_name, bundle.bundle_data_version
+    description = geokr_backbone.describe(bundle.folder)
+    card, page = model_card(description, scores), registry_page(description, scores)
     known = _whole(connection, name, version)
     if known is not None:
-        newest = known
-        for key, value in evaluation_tags.items():
-            if newest.tags.get(key) != value:
-                client.set_model_version_tag(name, str(newest.version), key, value)
-        return newest
+        client.set_model_version_tag(name, str(known.version), EVALUATION_RUN_TAG, run_id)
+        client.update_model_version(name, str(known.version), description=_with_card(known.description or "", page))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / CARD).write_text(card, encoding="utf-8")
+            client.log_model_artifact(str(known.source).removeprefix("models:/"), str(Path(folder) / CARD))
+        return known
     if registered(client, name) is None:
-        client.create_registered_model(name, description="Backbones pretrained on land-cover proportions.")
+        client.create_registered_model(name, description=_ABOUT_MODELS)
+    # Each tag is a row of the version's page: the rest of what is known are parameters of its logged model.
     tags = {
         DATA_VERSION_TAG: version,
         "geokr/levir_kr_data_version": bundle.data_version,
-        "geokr/legend_hash": bundle.legend_hash,
-        "geokr/git_sha": git_sha(),
-        "geokr/architecture": bundle.architecture,
-        "geokr/bands": ",".join(bundle.bands),
-        **evaluation_tags,
+        EVALUATION_RUN_TAG: run_id,
     }
     logged = client.create_logged_model(
         connection.experiment_id,
         name=re.sub(r"[^\w-]", "-", name),
         source_run_id=run_id,
         tags=tags,
+        params={
+            "architecture": bundle.architecture,
+            "bands": ",".join(bundle.bands),
+            "feature_dim": str(bundle.feature_dim),
+            "gsd_m": f"{bundle.gsd_m_min:g} to {bundle.gsd_m_max:g}",
+            "legend_hash": bundle.legend_hash,
+            "git_sha": git_sha(),
+        },
         model_type="backbone",
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -76,6 +99,7 @@ def register_once(
             model_id=logged.model_id,
         )
         package = _package(bundle, model, Path(folder) / "model")
+        (package / CARD).write_text(card, encoding="utf-8")
         client.log_model_artifacts(logged.model_id, str(package))
     client.finalize_logged_model(logged.model_id, "READY")
     return client.create_model_version(
@@ -83,14 +107,9 @@ def register_once(
         source=f"models:/{logged.model_id}",
         run_id=run_id,
         tags=tags,
-        description=_without_header((bundle.folder / MODEL_CARD).read_text(encoding="utf-8"))[:_MAX_DESCRIPTION_CHARS],
+        description=page[:_MAX_DESCRIPTION_CHARS],
         model_id=logged.model_id,
     )
-
-
-def _without_header(card: str) -> str:
-    """A model card without the YAML block for hubs at its top, which MLflow would show as a heading."""
-    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
 
 
 def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
@@ -99,7 +118,6 @@ def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
     ``mlflow artifacts download`` then gives a usable bundle without this project. MLflow itself would put them into a
     folder ``artifacts`` and write down where they came from on this machine.
     """
-    num_bands, dim = len(bundle.bands), bundle.feature_dim
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it asks for an input example and for its own kind of type hints
         save_model(
@@ -107,9 +125,18 @@ def _package(bundle: Bundle, model: Model, folder: Path) -> Path:
             python_model=str(_PYFUNC_CODE),
             artifacts={name: str(bundle.folder / name) for name in BUNDLE_FILES},
             signature=ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, num_bands, -1, -1))]),
-                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
+                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, bundle.feature_dim))]),
+                params=ParamSchema(
+                    [
+                        ParamSpec("bits", DataType.long, 8),
+                        ParamSpec("low", DataType.double, [], (-1,)),
+                        ParamSpec("high", DataType.double, [], (-1,)),
+                    ]
+                ),
             ),
+            metadata={
+                "input": f"whole numbers of 8 or 16 bits, (B, C, H, W) or (B, H, W, C): {', '.join(bundle.bands)}"
+            },
             pip_requirements=[
                 f"{name}=={importlib.metadata.version(name).split('+')[0]}"
                 for name in (*_REQUIREMENTS, *bundle.libraries[:1])
@@ -176,8 +203,13 @@ def describe(client: MlflowClient, name: str, version: int, what_happened: str) 
     """Put what became of a version above its model card on the registry's page."""
     written = client.get_model_version(name, str(version)).description or ""
     card = written.rpartition(_ABOVE_CARD)[2]
-    text = f"{what_happened}{_ABOVE_CARD}{card}"[:_MAX_DESCRIPTION_CHARS]
-    client.update_model_version(name, str(version), description=text)
+    client.update_model_version(name, str(version), description=_with_card(f"{what_happened}{_ABOVE_CARD}", card))
+
+
+def _with_card(written: str, card: str) -> str:
+    """A description whose card is replaced; what became of the version stays above it."""
+    above, marker, _ = written.rpartition(_ABOVE_CARD)
+    return f"{above}{marker}{card}"[:_MAX_DESCRIPTION_CHARS]
 
 
 def drop_tags(client: MlflowClient, name: str, version: int, *keys: str) -> None:
@@ -220,11 +252,15 @@ def download(reference: str, to: Path) -> Path:
             with whole_folder(to) as partial:
                 for file in BUNDLE_FILES:
                     shutil.copyfile(bundle / file, partial / file)
+                if (bundle.parent / CARD).is_file():  # versions of earlier releases have no card with scores
+                    shutil.copyfile(bundle.parent / CARD, partial / CARD)
     return to
 
 
 def fetch(connection: Connection, name: str, version: int, folder: Path) -> Path:
     """Download one version; verify it and give the folder of the bundle alone, without what MLflow adds.
+
+    The card with scores, where the version has one, lies beside that folder.
 
     Raises:
         BackboneError: files are missing or damaged.
@@ -241,6 +277,8 @@ def fetch(connection: Connection, name: str, version: int, folder: Path) -> Path
             )
         (place / file).rename(bundle / file)
     verify_bundle(bundle)
+    if (place / CARD).is_file():
+        (place / CARD).replace(bundle.parent / CARD)
     return bundle
 
 

@@ -7,11 +7,49 @@ Python's log and the console speak here; the MLflow and Dagster reporters live b
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that a step, or a part of it, learns from or is judged on.
+
+    Attributes:
+        name: what it is called.
+        data_version: its data version.
+        place: where it lies.
+        purpose: ``training`` or ``evaluation``.
+        num_items: chips or images; None where that is not known.
+    """
+
+    name: str
+    data_version: str
+    place: str
+    purpose: str
+    num_items: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several alike parts of a step that are compared with each other, such as one training.
+
+    Attributes:
+        name: for people.
+        key: what its curves are prefixed with where all parts speak to one listener.
+        fingerprint: digest of everything that its result depends on.
+        parameters: what it was made with, scalars or mappings of these.
+        is_kept: whether its result was made before and is taken as it is.
+    """
+
+    name: str
+    key: str
+    fingerprint: str
+    parameters: Mapping[str, Any]
+    is_kept: bool = False
 
 
 class Reporter:
@@ -43,6 +81,16 @@ class Reporter:
 
     def flush(self) -> None:
         """Pass on the points of the curves: they will not be told again, whatever becomes of this process."""
+
+    def source(self, source: Source) -> None:
+        """Hear which data set is used."""
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """Hear what came out of a part."""
+
+    def part(self, part: Part) -> "AbstractContextManager[Reporter]":
+        """Open a part of the step; what is told to the given reporter within the block belongs to the part."""
+        return nullcontext(self)
 
 
 @contextmanager
@@ -210,3 +258,19 @@ class TeeReporter(Reporter):
         """Have every listener pass on what it heard."""
         for listener in self._listeners:
             listener.flush()
+
+    def source(self, source: Source) -> None:
+        """Tell every listener."""
+        for listener in self._listeners:
+            listener.source(source)
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """Tell every listener."""
+        for listener in self._listeners:
+            listener.figures(values)
+
+    @contextmanager
+    def part(self, part: Part) -> Iterator[Reporter]:
+        """Open the part with every listener."""
+        with ExitStack() as stack:
+            yield TeeReporter(*(stack.enter_context(listener.part(part)) for listener in self._listeners))

@@ -3,6 +3,7 @@
 How they lie in files is in ``geokr_core.tracking.spool``; what is recorded, in ``tracking``.
 """
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,16 +11,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.tracking import MlflowClient
 
-from geokr_core.step.reporter import Reporter
-from geokr_core.tracking.runs import Opening, end_run, open_run, run_of_key
+from geokr_core.step.reporter import Reporter, Source
+from geokr_core.tracking.runs import NOTE_TAG, Opening, end_run, open_run, run_of_key
 from geokr_core.tracking.server import AWAY, Connection, connect, first_line, refusals, tracking_uri, without_password
 from geokr_core.tracking.spool import Record, Spool, spool_of, spools_of
 
 _UNOPENED: Final = "unopened-"
 """Begins the name of a spool whose run the server has not heard of; the opening's key follows."""
+_MAX_DIGEST_CHARS: Final = 36
+"""What MLflow keeps of a data set's digest: all of a data version."""
 _RETRY_SECONDS: Final = 60.0
 """Between two attempts to reach a server that was lost: an attempt costs some seconds of the step's time."""
 
@@ -144,7 +147,7 @@ def _hand_over(connection: Connection, spool: Spool, opening: Opening | None = N
     def take(record: Record) -> None:
         nonlocal run_id
         if record["kind"] == "begin":
-            wanted = Opening(**{name: record[name] for name in Opening.__dataclass_fields__})
+            wanted = Opening(**{name: record[name] for name in Opening.__dataclass_fields__ if name in record})
             run_id = open_run(connection, wanted, known).run_id
             return
         run_id = run_id or open_run(connection, opening or _lost_opening(str(key))).run_id
@@ -158,7 +161,7 @@ def _hand_over(connection: Connection, spool: Spool, opening: Opening | None = N
 
 def _lost_opening(key: str) -> Opening:
     """For records whose opening was torn by a kill: they are kept under a name that says so."""
-    return Opening(key, "unknown step", {"mlflow.note.content": "What opened this run was lost."}, {}, _now_ms())
+    return Opening(key, "unknown step", {NOTE_TAG: "What opened this run was lost."}, {}, _now_ms())
 
 
 def _now_ms() -> int:
@@ -169,7 +172,7 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
     """Put a record into a run; one of the kind ``begin``, which opens it, is not for here.
 
     Kinds: ``batch`` (``metrics``: rows of key, value, timestamp and step; ``tags``), ``text`` (``name``, ``text``),
-    ``file`` (``attached``, ``folder``), ``end`` (``key``, ``status``, ``end_ms``, ``error``). Taken twice, each leaves the run as it was.
+    ``file`` (``attached``, ``folder``), ``source`` (fields of a ``Source``), ``end`` (``key``, ``status``, ``end_ms``, ``error``). Taken twice, each leaves the run as it was.
     """
     kind = record["kind"]
     if kind == "batch":
@@ -180,8 +183,23 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
         client.log_text(run_id, record["text"], record["name"])
     elif kind == "file":
         client.log_artifact(run_id, record["attached"], record["folder"])
+    elif kind == "source":
+        client.log_inputs(run_id, [_dataset_input(Source(**record["source"]))])
     else:
         end_run(client, run_id, record["key"], record["status"], record["end_ms"], record["error"])
+
+
+def _dataset_input(source: Source) -> DatasetInput:
+    """A data set as MLflow shows it on the page of a run."""
+    counted = {} if source.num_items is None else {"num_rows": source.num_items}
+    dataset = Dataset(
+        name=source.name,
+        digest=source.data_version[:_MAX_DIGEST_CHARS],
+        source_type="local",
+        source=json.dumps({"uri": source.place}),
+        profile=json.dumps(counted),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", source.purpose)])
 
 
 def deliver_kept(reporter: Reporter) -> int:

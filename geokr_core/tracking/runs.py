@@ -16,7 +16,17 @@ from geokr_core.tracking.server import Connection
 
 FINGERPRINT_TAG: Final = "geokr/fingerprint"
 """Digest of everything that a step depends on: by it a step that is resumed finds the run it began."""
+PARENT_KEY_TAG: Final = "geokr/parent_key"
+"""Key of the opening of the run that this one is a part of."""
+TRAINED_TAG: Final = "geokr/trained_fingerprint"
+"""Fingerprint of the training whose result a run reuses."""
+TRAINED_IN_TAG: Final = "geokr/trained_in"
+"""The run of that training."""
+NOTE_TAG: Final = "mlflow.note.content"
+"""What MLflow shows as the description of a run or an experiment."""
 MAX_PARAM_CHARS: Final = 500
+
+_PARENT_TAG: Final = "mlflow.parentRunId"
 
 _PROCESS_TAG: Final = "geokr/process"
 """Host, process id and its start: whether the process of a run that says it is running is alive."""
@@ -36,10 +46,12 @@ class Opening:
 
     Attributes:
         key: unique: who opens twice by the same key gets the same run.
-        step: name of the run.
-        tags: of the run.
+        step: the step.
+        tags: of the run. With `PARENT_KEY_TAG` among them, the run lies below the run that was opened by that key; with
+            `TRAINED_TAG`, it is linked to the run that trained what it reuses.
         parameters: scalars become parameters, the whole becomes ``params.json``.
         start_ms: when the step began, Unix time.
+        name: of the run; empty: the step's.
     """
 
     key: str
@@ -47,6 +59,7 @@ class Opening:
     tags: Mapping[str, str]
     parameters: Mapping[str, Any]
     start_ms: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,10 +106,34 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
         tags[_ATTEMPT_TAG] = str(int(unfinished.data.tags.get(_ATTEMPT_TAG, "1")) + 1)
         _reopen(client, unfinished, tags)
     else:
-        created = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.step)
+        created = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.name or opening.step)
         run_id = created.info.run_id
+    _relate(connection, run_id, tags)
     _log_parameters(client, run_id, opening.parameters)
     return Opened(run_id, int(tags[_ATTEMPT_TAG]))
+
+
+def _relate(connection: Connection, run_id: str, tags: Mapping[str, str]) -> None:
+    """Put a run below its parent, its children below it, and a link to the run that trained what it reuses.
+
+    Parent and child may be delivered in any order when the server was away: whichever comes second finds the other.
+    """
+    client, above = connection.client, tags.get(PARENT_KEY_TAG)
+    parent = run_of_key(connection, above) if above else None
+    if parent is not None:
+        client.set_tag(run_id, _PARENT_TAG, parent.info.run_id)
+    for child in client.search_runs([connection.experiment_id], f"tags.`{PARENT_KEY_TAG}` = '{tags[_KEY_TAG]}'"):
+        client.set_tag(child.info.run_id, _PARENT_TAG, run_id)
+    if TRAINED_TAG not in tags:
+        return
+    same = f"tags.`{FINGERPRINT_TAG}` = '{tags[TRAINED_TAG]}' AND attributes.status = 'FINISHED'"
+    found = client.search_runs([connection.experiment_id], same, max_results=1, order_by=["start_time DESC"])
+    for run in found:
+        link = f"#/experiments/{connection.experiment_id}/runs/{run.info.run_id}"
+        client.set_tag(run_id, TRAINED_IN_TAG, run.info.run_id)
+        client.set_tag(
+            run_id, NOTE_TAG, f"Finished before and kept: the curves are in [the run that trained it]({link})."
+        )
 
 
 def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: int, error: str | None) -> None:

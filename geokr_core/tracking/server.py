@@ -26,6 +26,14 @@ EXPERIMENT: Final = "geokr"
 AWAY: Final = (MlflowException, SQLAlchemyError, OSError)
 """What the client raises when server, database or artifact store cannot be reached or refuse."""
 
+_ABOUT: Final = {
+    "mlflow.note.content": "Runs of GeoKR. A run is one step of the chain (tag `geokr/step`). Below a run of `pretraining` lies "
+    "one run for each variant and seed: select these and compare their `loss`. Models are registered by the step `champion`, "
+    "whose run holds results and report under `evidence`. In the interface choose *Model training*, not *GenAI*.",
+    "mlflow.experimentKind": "custom_model_development",
+}
+"""Tags of the experiment: its description, and that it is about training, which decides what its page shows first."""
+
 _DEFAULT_URI: Final = "sqlite:///mlflow.db"
 
 
@@ -74,7 +82,8 @@ def connect() -> Connection:
         if experiment is None:
             # A server chooses the place itself. A bare SQLite file has its artifacts beside it, wherever we run.
             location = None if artifacts is None else (artifacts / EXPERIMENT).as_uri()
-            return Connection(uri, client, client.create_experiment(EXPERIMENT, artifact_location=location), locks)
+            created = client.create_experiment(EXPERIMENT, artifact_location=location, tags=_ABOUT)
+            return Connection(uri, client, created, locks)
     if experiment.lifecycle_stage == "deleted":
         raise MlflowException(
             f"The experiment {EXPERIMENT!r} is deleted; bring it back with "

@@ -1,4 +1,4 @@
-"""One MLflow run a materialisation: parameters, tags, curves, pictures, files, and how it ended."""
+"""One MLflow run a materialisation, and one below it for each of its parts: all that is recorded, and how it ended."""
 
 import json
 import os
@@ -9,20 +9,28 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import uuid4
 
 import pandas as pd
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from geokr_core import __version__
-from geokr_core.step.reporter import Reporter, TeeReporter
+from geokr_core.step.reporter import Part, Reporter, Source, TeeReporter
 from geokr_core.step.summary import Summary
 from geokr_core.step.termination import terminable
 from geokr_core.tracking.delivery import Delivery, Link, deliver_all_kept, spool_of_opening
-from geokr_core.tracking.runs import MAX_PARAM_CHARS, Opening, open_run, process_tags
+from geokr_core.tracking.runs import (
+    FINGERPRINT_TAG,
+    MAX_PARAM_CHARS,
+    PARENT_KEY_TAG,
+    TRAINED_TAG,
+    Opening,
+    open_run,
+    process_tags,
+)
 from geokr_core.tracking.server import AWAY, Connection, connect, tracking_uri, without_password
 from geokr_core.tracking.spool import spool_of
 
@@ -31,6 +39,8 @@ DATA_VERSION_TAG: Final = "geokr/data_version"
 _BATCH: Final = 500
 """Metrics a request; MLflow takes 1000."""
 _FLUSH_SECONDS: Final = 5.0
+_DURATION: Final = "seconds"
+"""A run's page shows its duration anyhow."""
 
 
 def git_sha() -> str:
@@ -53,6 +63,7 @@ class _MlflowReporter(Reporter):
     """Sends curves in batches and keeps the log lines for the end."""
 
     delivery: Delivery
+    prefix: str = ""
     lines: list[str] = field(default_factory=list)
     last_steps: dict[str, int] = field(default_factory=dict)
     _points: list[tuple[str, float, int, int]] = field(default_factory=list)
@@ -70,7 +81,7 @@ class _MlflowReporter(Reporter):
         """Add a point to each curve; sent some seconds later, with others."""
         now = int(time.time() * 1000)
         for name, value in values.items():
-            key = metric_key(name)
+            key = metric_key(name.removeprefix(self.prefix))
             self.last_steps[key] = step
             self._points.append((key, float(value), now, step))
         if len(self._points) >= _BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
@@ -83,6 +94,27 @@ class _MlflowReporter(Reporter):
             path.write_bytes(content_png)
             parent = Path(name).parent.as_posix()
             self.delivery.send({"kind": "file", "folder": None if parent == "." else parent}, path)
+
+    def source(self, source: Source) -> None:
+        """Show the data set on the page of the run."""
+        self.delivery.send({"kind": "source", "source": asdict(source)})
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """Record them beside the curves, whose names they do not share."""
+        now = int(time.time() * 1000)
+        metrics = [(metric_key(f"final/{name}"), float(value), now, 0) for name, value in values.items()]
+        self.delivery.send({"kind": "batch", "metrics": metrics})
+
+    @contextmanager
+    def part(self, part: Part) -> Iterator[Reporter]:
+        """A run below this one, whose curves bear plain names; of a part that is kept, a link to the run that made it."""
+        known = {TRAINED_TAG: part.fingerprint} if part.is_kept else {FINGERPRINT_TAG: part.fingerprint}
+        tags = {PARENT_KEY_TAG: self.delivery.opening.key, **known}
+        step, is_away = f"{self.delivery.opening.step}/part", self.delivery.link is None
+        child = _open_run(step, part.parameters, tags, Reporter(), part.name, is_away=is_away)
+        child._curves.prefix = f"{part.key}/"
+        with child:
+            yield child.reporter
 
     def flush(self) -> None:
         """Send the points that are waiting."""
@@ -117,6 +149,15 @@ class TrackedRun:
     _curves: _MlflowReporter
     _monitor: SystemMetricsMonitor | None = None
 
+    def __enter__(self) -> Self:
+        """The run, which ends with the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """End as FINISHED, as FAILED after an exception, as KILLED after an interruption."""
+        status = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
+        self._close(status, error)
+
     def finish(self, summary: Summary, data_version: str) -> None:
         """Record what came out: numbers as metrics, table and picture as artifacts, the data version as tag.
 
@@ -131,7 +172,7 @@ class TrackedRun:
         metrics = [
             (metric_key(name), float(value), now, curves.last_steps.get(metric_key(name), 0))
             for name, value in summary.numbers.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(value, int | float) and not isinstance(value, bool) and name != _DURATION
         ]
         tags = {DATA_VERSION_TAG: data_version, "geokr/num_warnings": str(len(summary.warnings))}
         shown = {"numbers": dict(summary.numbers), "table": list(summary.table), "warnings": list(summary.warnings)}
@@ -184,7 +225,7 @@ current_run: ContextVar[TrackedRun | None] = ContextVar("geokr_current_run", def
 
 @contextmanager
 def track_step(
-    step: str, parameters: Mapping[str, Any], tags: Mapping[str, str], reporter: Reporter
+    step: str, parameters: Mapping[str, Any], tags: Mapping[str, str], reporter: Reporter, name: str = ""
 ) -> Iterator[TrackedRun]:
     """Open one MLflow run for the block, with parameters, tags and system metrics.
 
@@ -193,35 +234,42 @@ def track_step(
     files, and the run is opened when the server is back.
 
     Args:
-        step: name of the run.
+        step: the step.
         parameters: configuration; scalars become parameters, the whole becomes ``params.json``.
         tags: more tags, e.g. ``dagster/asset_key``. With `FINGERPRINT_TAG` among them, the run of a step that was
             killed or failed with the same fingerprint is resumed: its curves stay whole. One that still runs is left alone.
         reporter: who listens beside MLflow.
+        name: of the run, for people; empty: the step's.
 
     Yields:
         The run; use its ``reporter`` inside the block and call `TrackedRun.finish` at its end.
     """
     with terminable():
-        yield from _tracked(_open_run(step, parameters, tags, reporter))
+        yield from _tracked(_open_run(step, parameters, tags, reporter, name))
 
 
 def _tracked(run: TrackedRun) -> Iterator[TrackedRun]:
     token = current_run.set(run)
     try:
-        yield run
-    except BaseException as error:
-        run._close("FAILED" if isinstance(error, Exception) else "KILLED", error)
-        raise
-    else:
-        run._close("FINISHED", None)
+        with run:
+            yield run
     finally:
         current_run.reset(token)
 
 
-def _open_run(step: str, parameters: Mapping[str, Any], tags: Mapping[str, str], reporter: Reporter) -> TrackedRun:
-    opening = Opening(uuid4().hex, step, _all_tags(step, tags), _as_json(parameters), int(time.time() * 1000))
+def _open_run(
+    step: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    reporter: Reporter,
+    name: str,
+    *,
+    is_away: bool = False,
+) -> TrackedRun:
+    opening = Opening(uuid4().hex, step, _all_tags(step, tags), _as_json(parameters), int(time.time() * 1000), name)
     try:
+        if is_away:  # known of the run above: to find it out once more takes seconds
+            raise ConnectionError("the server is away.")
         connection = connect()
         deliver_all_kept(connection, reporter)
         opened = open_run(connection, opening)

@@ -131,8 +131,8 @@ def test_the_training_stops_with_its_run_and_is_killed_in_mlflow(
         run.wait()
     assert not Folders(frozen)["pretraining"].exists()
     server = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    (found,) = server.search_runs([server.get_experiment_by_name("geokr").experiment_id])
-    assert found.info.status == "KILLED"
+    found = server.search_runs([server.get_experiment_by_name("geokr").experiment_id])
+    assert [run.info.status for run in found] == ["KILLED"] * 2, "the step's run and, below it, the training's"
 
 
 def _wait_for_training(pid: int, checkpoints: Path) -> psutil.Process:

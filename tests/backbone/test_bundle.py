@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pystac
 import pytest
 import torch
@@ -343,27 +342,6 @@ def test_damaged_description_is_refused(content: str, tmp_path: Path) -> None:
 def test_folder_without_bundle_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="geokr backbone"):
         open_bundle(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("images", "complaint"),
-    [
-        (torch.zeros((1, 3, 8, 8)), "Expected uint8"),
-        (torch.full((1, 3, 8, 8), torch.nan), r"Expected uint8 .* found torch.float32; stretch"),
-        (torch.zeros((1, 3, 8, 8), dtype=torch.uint16), "found torch.uint16; stretch them to 8 bits"),
-        (torch.zeros((1, 4, 8, 8), dtype=torch.uint8), r"\(B, 3, H, W\) .* red, green, blue"),
-        (torch.zeros((1, 8, 8, 3), dtype=torch.uint8), "before height and width"),
-        (torch.zeros((3, 8, 8), dtype=torch.uint8), r"\(B, 3, H, W\)"),
-    ],
-)
-def test_preprocess_refuses_other_images(images: torch.Tensor, complaint: str, small: Path) -> None:
-    with pytest.raises(geokr_backbone.BundleError, match=complaint):
-        geokr_backbone.preprocess(images, small)
-
-
-def test_preprocess_refuses_what_is_no_tensor(small: Path) -> None:
-    with pytest.raises(geokr_backbone.BundleError, match="Expected a torch tensor of uint8, found ndarray"):
-        geokr_backbone.preprocess(np.zeros((1, 3, 32, 32), np.uint8), small)  # type: ignore[arg-type]
 
 
 def change_run(pretraining: Path, **changes: object) -> None:

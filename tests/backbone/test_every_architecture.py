@@ -101,7 +101,7 @@ def test_an_architecture_of_no_library_goes_all_the_way_and_is_filled_by_the_rec
     verify_bundle(bundle)
     with pytest.raises(geokr_backbone.BundleError, match=r"No library has .*load_into\(network\)"):
         geokr_backbone.load(bundle)
-    assert "load_into(network)" in (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "load_into(YourNetwork(), FOLDER)" in (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     golden = load_file(bundle / "golden.safetensors")
     network = geokr_backbone.load_into(importlib.import_module(module).tiny(), bundle)
     with torch.inference_mode():

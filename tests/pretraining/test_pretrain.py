@@ -1,6 +1,8 @@
 """Pretraining learns, writes what it promises, stops where it must, and says the truth about its teacher."""
 
 import csv
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from short_runs import Killed, Killer, checkpointed_config, checkpointed_run
+from short_runs import Killed, Killer, checkpointed_config, checkpointed_run, short_config
 
 from geokr_core.errors import BackboneError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
@@ -24,7 +26,7 @@ from geokr_core.pretraining.training import loop
 from geokr_core.pretraining.training.state import begin
 from geokr_core.step.digests import data_version
 from geokr_core.step.files import read_json
-from geokr_core.step.reporter import RecordingReporter
+from geokr_core.step.reporter import Part, RecordingReporter, Reporter, Source
 from geokr_core.testing import make_levir_kr
 
 NUM_CHIPS = 96
@@ -362,3 +364,42 @@ def test_on_a_gpu_it_learns_resumes_and_stops(data: LevirKR, tmp_path: Path, mon
 def test_reopened_data_is_the_same_run(data: LevirKR) -> None:
     again = open_levir_kr(data.folder)
     assert checkpointed_run(again).fingerprint == checkpointed_run(data).fingerprint
+
+
+class Parts(RecordingReporter):
+    """Keeps the parts of a step, the data sets and the closing figures of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[Part] = []
+        self.sources: list[Source] = []
+        self.closing: list[Mapping[str, float]] = []
+
+    def part(self, part: Part) -> AbstractContextManager[Reporter]:
+        self.parts.append(part)
+        return super().part(part)
+
+    def source(self, source: Source) -> None:
+        self.sources.append(source)
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        self.closing.append(values)
+
+
+def test_each_training_is_a_named_part_and_one_that_is_kept_tells_the_same_figures(
+    data: LevirKR, tmp_path: Path
+) -> None:
+    config = short_config(steps=2, seeds=(0, 1))
+    trained, kept = Parts(), Parts()
+    for listener in (trained, kept):
+        pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", listener)
+    names = [f"geokr · squeezenet1_1 · 2 steps · seed {seed}" for seed in (0, 1)]
+    assert [part.name for part in trained.parts] == [part.name for part in kept.parts] == names
+    assert [part.is_kept for part in (*trained.parts, *kept.parts)] == [False, False, True, True]
+    assert [part.fingerprint for part in trained.parts] == [part.fingerprint for part in kept.parts]
+    assert trained.parts[0].fingerprint != trained.parts[1].fingerprint
+    assert trained.parts[1].parameters["seed"] == 1
+    num_train = len(data.rows_of("train"))
+    assert set(trained.sources) == {Source("levir_kr", data.data_version, str(data.folder), "training", num_train)}
+    assert trained.closing == kept.closing
+    assert {"train_kl", "constant_kl"} <= trained.closing[0].keys()

@@ -13,12 +13,13 @@ from geokr_core import registry
 from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.bundle import BUNDLE_FILES, verify_bundle
 from geokr_core.backbone.config import BackboneConfig
+from geokr_core.evaluation import output
 from geokr_core.evaluation.config import Criterion, EvaluationConfig, TaskConfig
 from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.step.digests import data_version, file_md5
-from geokr_core.step.files import read_json
+from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_levir_kr, make_pretraining, redescribe
 
@@ -54,6 +55,29 @@ CHAMPION = ChampionConfig(primary=({"task": "scenes"},))
 def data_version_of_bundle(bundle: Path) -> str:
     """What identifies a bundle, whichever name it bears."""
     return file_md5(bundle / "backbone.safetensors")
+
+
+def write_tables_of_an_evaluation(folder: Path) -> None:
+    """What the card reads: one cell of each of two starts, the backbone behind ImageNet."""
+    cell = {
+        "task": "scenes",
+        "protocol": "linear_probe",
+        "features": "last",
+        "labels_per_class": "all",
+        "metric": "accuracy",
+    }
+    means = {"geokr": (0.81, 0.80, 0.82), "imagenet": (0.90, 0.89, 0.91)}
+    rows = [
+        {**cell, "initialisation": name, "mean": mean, "ci_low": low, "ci_high": high, "n_seeds": 2}
+        for name, (mean, low, high) in means.items()
+    ]
+    pd.DataFrame(rows).to_csv(folder / output.SUMMARY, index=False)
+    difference = {"contrast": "geokr - imagenet", "mean": -0.09, "ci_low": -0.10, "ci_high": -0.08, "n_seeds": 2}
+    pd.DataFrame([{**cell, **difference, "items_overlap": False}]).to_csv(folder / output.DIFFERENCES, index=False)
+    facts = {"scenes": {"kind": "scene_classification", "data_version": TODAY}}
+    write_json(folder / output.DETAILS, {"tasks": facts, "cells": []})
+    for name in (output.CONFUSION, output.SETTINGS):
+        write_json(folder / name, {})
 
 
 class Shop:
@@ -98,6 +122,7 @@ class Shop:
         (inputs["report"] / "report.html").write_text(f"<html>{scores}</html>", encoding="utf-8")
         row = {"value": 0.5, "backbone_version": data_version(self.bundle(number))} | changed
         pd.DataFrame([row]).to_parquet(inputs["evaluation"] / "results.parquet")
+        write_tables_of_an_evaluation(inputs["evaluation"])
         self.scores[data_version_of_bundle(self.bundle(number))] = scores
         return inputs | {"backbone": self.bundle(number)}
 

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file
 
 from geokr_core import registry
-from geokr_core.backbone.bundle import BUNDLE_FILES, verify_bundle
+from geokr_core.backbone.bundle import BUNDLE_FILES, open_bundle, verify_bundle
 from geokr_core.errors import BackboneError, RegistryError
 from geokr_core.step.digests import data_version
 
@@ -30,6 +30,7 @@ def test_mlflow_command_downloads_a_usable_bundle_without_pickle(shop: "Shop", t
     assert set(BUNDLE_FILES) <= found
     assert found - set(BUNDLE_FILES) == {
         "MLmodel",
+        "README.md",
         "backbone_pyfunc.py",
         "conda.yaml",
         "python_env.yaml",
@@ -51,10 +52,20 @@ def test_served_model_gives_the_golden_features_and_refuses_other_bands(shop: "S
     place = client.get_model_version_download_uri(shop.name, "1")
     served = mlflow.pyfunc.load_model(place)
     golden = load_file(shop.bundle(0) / "golden.safetensors")
-    images = golden["input"].numpy()
+    images = golden["images"].numpy()
     assert np.allclose(served.predict(images), golden["features"].numpy(), atol=1e-3)
-    with pytest.raises(MlflowException, match="does not match expected shape"):
-        served.predict(images[:, :2])
+    stretched = {"bits": 16, "low": [0.0] * 3, "high": [255.0] * 3}
+    assert np.allclose(served.predict(images.astype(np.int32), params=stretched), golden["features"].numpy(), atol=1e-3)
+    for odd, complaint in (
+        (images[:, :2], "3 bands red, green, blue"),
+        (images.astype(np.int32) * 1000, "bits=16"),
+        (images / 255, "fractions"),
+    ):
+        with pytest.raises((ValueError, MlflowException), match=complaint):
+            served.predict(odd)
+    schema = served.metadata.signature
+    assert [spec.name for spec in schema.params.params] == ["bits", "low", "high"]
+    assert "red, green, blue" in served.metadata.metadata["input"]
 
 
 def test_download_gives_the_bundle_that_was_registered(shop: "Shop", tmp_path: Path) -> None:
@@ -62,10 +73,11 @@ def test_download_gives_the_bundle_that_was_registered(shop: "Shop", tmp_path: P
     shop.promote(1, [0.4])
     champion = registry.download(f"{shop.name}@champion", tmp_path / "first")
     second = registry.download(f"{shop.name}/2", tmp_path / "second")
-    assert data_version(champion) == data_version(shop.bundle(0))
-    assert data_version(second) == data_version(shop.bundle(1))
+    assert open_bundle(champion).bundle_data_version == data_version(shop.bundle(0))
+    assert open_bundle(second).bundle_data_version == data_version(shop.bundle(1))
     # Into a folder that holds a bundle: replaced.
-    assert data_version(registry.download(f"models:/{shop.name}/2", champion)) == data_version(shop.bundle(1))
+    registry.download(f"models:/{shop.name}/2", champion)
+    assert open_bundle(champion).bundle_data_version == data_version(shop.bundle(1))
 
 
 def test_download_names_what_there_is(shop: "Shop", tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
-"""Loads this backbone into torchvision, timm or segmentation-models-pytorch.
+"""Loads a GeoKR backbone into torchvision, timm or segmentation-models-pytorch, and prepares images for it.
 
-This file lies beside the weights it loads. To import it, torch and safetensors are enough; the library a backbone is
-loaded into is imported only by the function that bears its name.
+This file lies beside the weights in every bundle, and is the distribution ``geokr-backbone``. To import it, torch,
+safetensors and numpy are enough; the library a backbone is loaded into is imported only by the function that names it.
 
     import geokr_backbone
-    network = geokr_backbone.load()
-    features = network(geokr_backbone.preprocess(images))  # uint8 (B, C, H, W) in, float32 (B, D) out
+    network = geokr_backbone.load(folder)
+    features = network(geokr_backbone.prepare(image, folder))  # an image of 8 or 16 bits in, float32 (1, D) out
 
-Every loader is strict: a weight that is missing, left over or of another shape is an error. No file here is a pickle. Which
-networks of which libraries the weights fit stands in ``backbone.json``.
+``folder`` is where the bundle lies; it may be left out where this file lies in it. Every loader is strict: a weight that is
+missing, left over or of another shape is an error. No file here is a pickle. ``backbone.json`` says which networks of which
+libraries the weights fit.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -53,10 +55,10 @@ def describe(folder: str | Path = HERE) -> dict[str, Any]:
         raise BundleError(f"{path}: not readable as JSON ({error}); download the backbone again.") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version is not None and (not isinstance(version, int) or version not in FORMAT_VERSIONS):
+        known = ", ".join(map(str, FORMAT_VERSIONS))
         raise BundleError(
-            f"{path}: written in format {version!r}, and this loader reads the formats "
-            f"{', '.join(map(str, FORMAT_VERSIONS))}. Use the geokr_backbone.py that lies beside the weights, or a newer "
-            "version of what reads them."
+            f"{path}: written in format {version!r}, and this loader reads the formats {known}. Use the geokr_backbone.py that "
+            "lies beside the weights, or a newer version of what reads them."
         )
     missing = [key for key in _NEEDED if not isinstance(description, dict) or description.get(key) is None]
     if missing:
@@ -84,34 +86,123 @@ def load_state_dict(folder: str | Path = HERE) -> dict[str, Tensor]:
     return load_file(Path(folder) / "backbone.safetensors")
 
 
-def preprocess(images_uint8_nchw: Tensor, folder: str | Path = HERE) -> Tensor:
-    """Scale and normalise images as they were in pretraining: ``(x / 255 - mean) / std`` for each band.
+def prepare(
+    image: Any,
+    folder: str | Path = HERE,
+    *,
+    limits: tuple[Any, Any] | None = None,
+    valid: Any = None,
+    layout: str | None = None,
+) -> Tensor:
+    """Prepare an image, or a batch of images of one shape, as the training prepared its chips.
+
+    Images of 8 bits are taken as they are. All others are stretched to 8 bits as the training stretched its scenes. Then
+    each band is normalised: ``(x / 255 - mean) / std``.
 
     Args:
-        images_uint8_nchw: uint8 (B, C, H, W), the bands in the order of ``describe()["bands"]``.
+        image: numpy array or torch tensor, (C, H, W) or (H, W, C), or a batch of these; uint8, or uint16, int16 or floats as
+            they are stored in a scene's file. C are the bands of ``describe()["bands"]``, in that order.
         folder: see `describe`.
+        limits: values of each band that become 0 and those that become 255: what `stretch_limits` gives for the whole scene
+            of which the image is a part. They stretch images of 8 bits, too. None: those of the image itself.
+        valid: bool (H, W), which pixels hold data; the others become 0. None: all.
+        layout: ``"CHW"`` or ``"HWC"``; None: by the shape.
 
     Returns:
-        float32 (B, C, H, W) on the same device.
+        float32 (B, C, H, W), on the tensor's device.
 
     Raises:
-        BundleError: no tensor, another data type, number of dimensions or number of bands.
+        BundleError: another type, shape or number of bands, values that are not finite, a band without contrast, or no uint8
+            although the bundle records no stretch and no limits are given.
     """
     description = describe(folder)
-    bands = description["bands"]
-    found = images_uint8_nchw
-    if not isinstance(found, Tensor):
-        raise BundleError(f"Expected a torch tensor of uint8, found {type(found).__name__}; use torch.from_numpy.")
-    if found.dtype != torch.uint8:
-        raise BundleError(f"Expected uint8 images (0 to 255), found {found.dtype}; stretch them to 8 bits first.")
-    if found.ndim != 4 or found.shape[1] != len(bands):
+    images, mask = _images(image, description, layout, valid)
+    if images.dtype != torch.uint8 or limits is not None:
+        images = _stretched(images, _limits(images, description, mask) if limits is None else limits)
+    images = images if mask is None else images * mask
+    mean, std = (torch.tensor(description[key], device=images.device).view(-1, 1, 1) for key in ("mean", "std"))
+    return (images.float() / 255 - mean).div(std)
+
+
+preprocess = prepare  # its name in earlier versions, which took tensors of uint8 only
+
+
+def stretch_limits(
+    scene: Any, folder: str | Path = HERE, *, valid: Any = None, layout: str | None = None
+) -> tuple[list[float], list[float]]:
+    """The values of each band that become 0 and those that become 255, chosen for a whole scene as the training chose them.
+
+    Arguments and errors are those of `prepare`.
+    """
+    description = describe(folder)
+    images, mask = _images(scene, description, layout, valid)
+    return _limits(images, description, mask)
+
+
+def _images(image: Any, description: dict[str, Any], layout: str | None, valid: Any) -> tuple[Tensor, Tensor | None]:
+    """The images as a tensor (B, C, H, W) of uint8 or floats, and their mask beside them."""
+    bands, kind = description["bands"], type(image).__name__
+    if isinstance(image, np.ndarray | Tensor):
+        kind = str(image.dtype).removeprefix("torch.") if isinstance(image, Tensor) else image.dtype.name
+    if kind not in ("uint8", "uint16", "int16", "float32", "float64"):
         raise BundleError(
-            f"Expected images of shape (B, {len(bands)}, H, W) with the bands {', '.join(bands)} in this order, "
-            f"found {tuple(found.shape)}; select or reorder bands, and put them before height and width."
+            f"Expected an image of uint8, uint16, int16 or floats as a numpy array or torch tensor, found {kind}; convert it."
         )
-    mean = torch.tensor(description["mean"], device=found.device).view(1, -1, 1, 1)
-    std = torch.tensor(description["std"], device=found.device).view(1, -1, 1, 1)
-    return (found.float() / 255 - mean) / std
+    shape = tuple(image.shape)
+    fits = [name for name, axis in (("CHW", -3), ("HWC", -1)) if len(shape) in (3, 4) and shape[axis] == len(bands)]
+    if not fits or layout not in (None, *fits):
+        raise BundleError(
+            f"Expected images of shape ({layout or 'CHW or HWC'}), or a batch of these, with the {len(bands)} bands "
+            f"{', '.join(bands)} in this order, found {shape}; select or reorder bands and axes."
+        )
+    if layout is None and len(fits) > 1:
+        raise BundleError(f"The shape {shape} can be read in two ways; give layout='CHW' or layout='HWC'.")
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.array(image, dtype=kind))  # in this machine's byte order
+    image = image if len(shape) == 4 else image[None]
+    image = image if (layout or fits[0]) == "CHW" else image.movedim(-1, 1)
+    images = image.float() if kind.endswith("16") else image
+    mask = None if valid is None else torch.as_tensor(valid, device=images.device).bool()
+    if mask is not None and mask.shape != images.shape[2:]:
+        raise BundleError(f"Expected `valid` of shape {tuple(images.shape[2:])}, found {tuple(mask.shape)}.")
+    if not bool(torch.isfinite(images if mask is None else images[..., mask]).all()):
+        raise BundleError("Expected finite values wherever the image holds data; say where it does with `valid`.")
+    return images, mask
+
+
+def _limits(images: Tensor, description: dict[str, Any], mask: Tensor | None) -> tuple[list[float], list[float]]:
+    stretch, num_bands = description.get("stretch") or {"kind": "not recorded"}, images.shape[1]
+    if stretch["kind"] == "fixed":
+        low, high = ([float(v) for v in stretch[end]] * (num_bands // len(stretch[end])) for end in ("low", "high"))
+        if max(high) - min(low) <= 2 and bool((images == images.round()).all()):
+            raise BundleError(
+                f"The training stretched {min(low):g} … {max(high):g} of reflectance or another physical value, and these "
+                "are whole numbers: apply the file's scale and offset first, or give limits as they are stored."
+            )
+        return low, high
+    if stretch["kind"] not in ("percentile", "joint_percentile"):
+        raise BundleError(
+            f"Images that are not uint8 need limits here: how the training stretched to 8 bits is {stretch['kind']!r}. "
+            "Percentiles 2 and 98 of the whole scene are a common choice."
+        )
+    values = (images if mask is None else images[..., mask]).transpose(0, 1).flatten(1).double().cpu().numpy()
+    if not values.size:
+        raise BundleError("No pixel holds data, so there is nothing to choose limits by.")
+    groups = [values] * num_bands if stretch["kind"] == "joint_percentile" else list(values)
+    pairs = [np.percentile(group, (stretch["low"], stretch["high"])).tolist() for group in groups]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _stretched(images: Tensor, limits: tuple[Any, Any]) -> Tensor:
+    """uint8, rounded as the training rounded."""
+    images = images if images.is_floating_point() else images.float()
+    low, high = (torch.as_tensor(end, dtype=images.dtype, device=images.device).view(-1, 1, 1) for end in limits)
+    if len(low) != images.shape[1] or len(high) != images.shape[1] or not bool((high > low).all()):
+        raise BundleError(
+            f"Expected limits for {images.shape[1]} bands, each upper one above its lower one, found "
+            f"{low.flatten().tolist()} and {high.flatten().tolist()}; a band without contrast cannot be stretched."
+        )
+    return (((images.nan_to_num() - low) / (high - low)).clamp(0, 1) * 255).round().byte()
 
 
 def load(folder: str | Path = HERE) -> nn.Module:
@@ -122,23 +213,17 @@ def load(folder: str | Path = HERE) -> nn.Module:
         RuntimeError: the weights do not fit the library's network.
         ImportError: the library is not installed.
     """
-    description = describe(folder)
-    rows = description["network"]["loads_into"]
+    rows = describe(folder)["network"]["loads_into"]
     if not rows:
         raise BundleError(
-            f"No library has {description['architecture']}: build that network yourself, for {len(description['bands'])} bands "
-            "and without its classifier, and fill it with `load_into(network)`."
+            f"No library has {describe(folder)['architecture']}: build that network yourself, for the bands of `describe()` and "
+            "without its classifier, and fill it with `load_into(network)`."
         )
     return into_timm(folder) if rows[0]["library"] == "timm" else into_torchvision(folder)
 
 
 def load_into(network: nn.Module, folder: str | Path = HERE) -> nn.Module:
-    """Fill a network of your own, strictly, and put it into eval mode.
-
-    Raises:
-        BundleError: see `load_state_dict`.
-        RuntimeError: the weights do not fit it.
-    """
+    """Fill a network of your own and put it into eval mode; errors are those of `load_state_dict` and torch's RuntimeError."""
     network.load_state_dict(load_state_dict(folder), strict=True)
     return network.eval()
 
@@ -150,8 +235,7 @@ def into_torchvision(folder: str | Path = HERE) -> nn.Module:
 
     Raises:
         BundleError: torchvision does not have the architecture, or see `load_state_dict`.
-        RuntimeError: the weights do not fit torchvision's network.
-        ImportError: torchvision is not installed.
+        RuntimeError, ImportError: see `load`.
     """
     description, row = _row(folder, "torchvision")
     import torchvision
@@ -166,22 +250,18 @@ def into_torchvision(folder: str | Path = HERE) -> nn.Module:
 def into_timm(folder: str | Path = HERE) -> nn.Module:
     """The backbone as a timm network in eval mode whose output is the pooled last stage, (B, feature_dim).
 
-    ``network.forward_intermediates`` gives the stage maps for dense tasks; ``network.reset_classifier(num_classes)``
-    puts a classifier on a ResNet.
+    ``network.forward_intermediates`` gives the stage maps; ``network.reset_classifier(num_classes)`` adds a classifier.
 
     Raises:
         BundleError: timm does not have the architecture, or see `load_state_dict`.
-        RuntimeError: the weights do not fit timm's network.
-        ImportError: timm is not installed.
+        RuntimeError, ImportError: see `load`.
     """
     description, row = _row(folder, "timm")
     import timm
 
     _require_plain(row, timm.is_model(row["name"]))
-    network: nn.Module = timm.create_model(
-        row["name"], pretrained=False, in_chans=len(description["bands"]), **row["options"]
-    )
-    return _filled(network, row, folder)
+    options = {"pretrained": False, "in_chans": len(description["bands"]), **row["options"]}
+    return _filled(timm.create_model(row["name"], **options), row, folder)
 
 
 def into_smp(folder: str | Path = HERE, decoder: str = "Unet", classes: int = 1, **options: Any) -> nn.Module:
@@ -195,13 +275,14 @@ def into_smp(folder: str | Path = HERE, decoder: str = "Unet", classes: int = 1,
 
     Raises:
         BundleError: the library lacks the architecture or the decoder, or see `load_state_dict`.
-        RuntimeError: the weights do not fit the encoder.
-        ImportError: segmentation-models-pytorch is not installed.
+        RuntimeError, ImportError: see `load`.
     """
     description, row = _row(folder, "smp")
     import segmentation_models_pytorch as smp
+    import timm
 
-    _require_plain(row, row["name"] in smp.encoders.get_encoder_names() or _is_timms(row["name"]))
+    of_timm = row["name"].startswith("tu-") and timm.is_model(row["name"].removeprefix("tu-"))
+    _require_plain(row, of_timm or row["name"] in smp.encoders.get_encoder_names())
     build = getattr(smp, decoder, None)
     if not isinstance(build, type):
         raise BundleError(
@@ -218,11 +299,7 @@ def into_smp(folder: str | Path = HERE, decoder: str = "Unet", classes: int = 1,
 
 
 def check_files(folder: str | Path = HERE) -> None:
-    """Check that every file is the one that was built.
-
-    Raises:
-        BundleError: a file is missing or changed.
-    """
+    """Check that every file is the one that was built; a BundleError names one that is missing or changed."""
     for name, digest in sorted(describe(folder)["sha256"].items()):
         _check_digest(Path(folder), name, digest)
 
@@ -243,7 +320,7 @@ def verify(folder: str | Path = HERE, network: nn.Module | None = None) -> None:
     folder = Path(folder)
     check_files(folder)
     golden = load_file(folder / "golden.safetensors")
-    prepared = preprocess(golden["images"], folder)
+    prepared = prepare(golden["images"], folder, layout="CHW")
     if not torch.allclose(prepared, golden["input"], rtol=0, atol=1e-5):
         raise BundleError(f"{folder}: preprocessing does not give the golden input; mean, std or bands were changed.")
     network = load(folder) if network is None else network
@@ -294,26 +371,21 @@ _REPLACEMENTS: dict[str, Any] = {
 }
 
 
-def _is_timms(name: str) -> bool:
-    """Whether an encoder of segmentation-models-pytorch is a network of timm."""
-    import timm
-
-    return name.startswith("tu-") and bool(timm.is_model(name.removeprefix("tu-")))
-
-
 def _renamed(key: str, beginnings: dict[str, str]) -> str:
     found = next((beginning for beginning in beginnings if key.startswith(beginning)), "")
     return beginnings[found] + key.removeprefix(found) if found else key
 
 
-_NEVER = (
-    "weights",
-    "weights_backbone",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "checkpoint_path",
-    "cache_dir",
+_NEVER = frozenset(
+    (
+        "weights",
+        "weights_backbone",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+    )
 )
 """Arguments that would make a library read other files or ask the network."""
 
@@ -332,23 +404,20 @@ def _require_plain(row: dict[str, Any], known: bool) -> None:
 def _network_of_format_1(architecture: str) -> dict[str, Any]:
     """What ``backbone.json`` of format 2 says about the architectures that bundles of format 1 can have."""
 
-    def row(library: str, inside: str = "", **parts: dict[str, Any]) -> dict[str, Any]:
-        common: dict[str, Any] = {"library": library, "name": architecture, "inside": inside, "renamed": {}}
-        return {**common, "options": parts.get("options", {}), "replaced": parts.get("replaced", {})}
+    def row(library: str, inside: str, options: dict[str, Any], replaced: dict[str, str]) -> dict[str, Any]:
+        common = {"library": library, "name": architecture, "inside": inside, "renamed": {}}
+        return {**common, "options": options, "replaced": replaced}
 
-    timm, smp = row("timm", options={"num_classes": 0}), row("smp", "encoder")
-    if architecture in ("resnet18", "resnet50"):
-        rows = [row("torchvision", replaced={"fc": "identity"}), timm, smp]
-        return {"first_layer": "conv1", "loads_into": rows}
-    if architecture == "vgg16_bn":
-        cut = {"avgpool": "average_pool", "classifier": "identity"}
-        timm["replaced"] = {"pre_logits": "identity"}
-        rows = [row("torchvision", replaced=cut), timm, smp]
-        return {"first_layer": "features.0", "loads_into": rows}
-    if architecture == "squeezenet1_1":
-        rows = [row("torchvision", replaced={"classifier": "average_pool"})]
-        return {"first_layer": "features.0", "loads_into": rows}
-    return {"first_layer": "", "loads_into": []}
+    vgg = {"avgpool": "average_pool", "classifier": "identity"}
+    resnet, squeezenet = {"fc": "identity"}, {"classifier": "average_pool"}
+    known = {"resnet18": resnet, "resnet50": resnet, "vgg16_bn": vgg, "squeezenet1_1": squeezenet}
+    if architecture not in known:
+        return {"first_layer": "", "loads_into": []}
+    rows = [row("torchvision", "", {}, known[architecture])]
+    if architecture != "squeezenet1_1":
+        before_classifier = {"pre_logits": "identity"} if architecture == "vgg16_bn" else {}
+        rows += [row("timm", "", {"num_classes": 0}, before_classifier), row("smp", "encoder", {}, {})]
+    return {"first_layer": "conv1" if known[architecture] is resnet else "features.0", "loads_into": rows}
 
 
 def _for_bands(first: nn.Module | Tensor, num_bands: int) -> nn.Conv2d:
@@ -372,12 +441,10 @@ def _check_digest(folder: Path, name: str, expected: str) -> None:
     path = folder / name
     if not path.is_file():
         raise BundleError(f"{path}: the file is missing; download the backbone again, all of its files.")
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != expected:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
         raise BundleError(
-            f"{path}: the file was changed or damaged: its sha256 is {digest.hexdigest()}, backbone.json says "
-            f"{expected}. Download the backbone again."
+            f"{path}: the file was changed or damaged: its sha256 is {found}, backbone.json says {expected}. Download the "
+            "backbone again."
         )
