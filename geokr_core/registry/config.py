@@ -1,5 +1,7 @@
 """The section `champion` of the parameter file: by which criteria a backbone is promoted."""
 
+from typing import ClassVar
+
 from pydantic import Field, ValidationInfo, field_validator
 
 from geokr_core.evaluation.config import Criterion
@@ -8,6 +10,8 @@ from geokr_core.step.section import Section
 
 class ChampionConfig(Section):
     """When the challenger replaces the champion."""
+
+    code_version: ClassVar[int] = 2
 
     primary: tuple[Criterion, ...] = Field(min_length=1, description="their mean must be better beyond noise")
     guards: tuple[Criterion, ...] = Field((), description="must not become worse by more than `max_regression`")

@@ -53,11 +53,13 @@ def test_the_example_of_the_card_runs_as_it_stands(
     values = np.random.default_rng(0).gamma(4.0, 300.0, size=(3, 90, 120))
     pixels = values / 1e4 if dtype == "float32" else values.clip(0, np.iinfo(dtype).max)
     write_raster(tmp_path / "scene.tif", pixels.astype(dtype), "EPSG:32648", Affine(10, 0, 5e5, 0, -10, 3.3e6))
-    example = example_of(model_card(read_json(tmp_path / "geokr-resnet18" / "backbone.json")))
+    description = read_json(tmp_path / "geokr-resnet18" / "backbone.json")
+    example, side = example_of(model_card(description)), description["chip_size_px"]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "geokr_backbone", raising=False)
+    sys.path_importer_cache.pop("geokr-resnet18", None)  # of another run of this test, in another folder
     shown, names = io.StringIO(), {}
     with contextlib.redirect_stdout(shown):
         exec(compile(example, "MODEL_CARD.md", "exec"), names)  # noqa: S102  # our own text, as a reader would run it
@@ -67,7 +69,7 @@ def test_the_example_of_the_card_runs_as_it_stands(
     assert shown.getvalue() == "(1, 512)\n"
     scene = pixels.astype(dtype)
     limits = None if dtype == "uint8" else geokr_backbone.stretch_limits(scene, tmp_path / "geokr-resnet18")
-    prepared = geokr_backbone.prepare(scene, tmp_path / "geokr-resnet18", limits=limits)[..., :64, :64]
+    prepared = geokr_backbone.prepare(scene, tmp_path / "geokr-resnet18", limits=limits)[..., :side, :side]
     with torch.inference_mode():
         assert torch.allclose(names["features"], geokr_backbone.load(bundle)(prepared), atol=1e-4)
 

@@ -93,6 +93,6 @@ def test_installed_by_itself_it_gives_the_golden_features_of_a_bundle(wheel: Pat
     pretraining = make_pretraining(tmp_path / "p", dataset)
     build_bundle(BackboneConfig(), dataset.folder, pretraining, tmp_path / "bundle", RecordingReporter())
     command = [sys.executable, "-I", "-c", _USER, str(target), str(tmp_path / "bundle")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-4
