@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file
 
 from geokr_core.backbone.build import build_bundle
@@ -72,7 +73,7 @@ def test_images_of_16_bits_are_stretched_as_in_training(least: int, served: Back
     ],
 )
 def test_served_backbone_refuses_odd_images_by_name(images: np.ndarray, complaint: str, served: Backbone) -> None:
-    with pytest.raises(ValueError, match=f"(?i){complaint}"):
+    with pytest.raises(MlflowException, match=f"(?i){complaint}"):
         served.predict(None, images)
 
 
@@ -86,7 +87,7 @@ def test_served_backbone_refuses_odd_images_by_name(images: np.ndarray, complain
 def test_served_backbone_refuses_odd_parameters_by_name(
     params: dict[str, Any], complaint: str, served: Backbone
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(MlflowException, match=complaint):
         served.predict(None, np.ones((1, 3, 64, 64), np.uint16), params)
 
 
@@ -96,5 +97,5 @@ def test_a_bundle_of_an_earlier_version_takes_bytes_and_nothing_else(served: Bac
     old._loader = SimpleNamespace(preprocess=geokr_backbone.prepare)
     images = np.random.default_rng(0).integers(0, 256, size=(1, 3, 64, 64))
     np.testing.assert_array_equal(old.predict(None, images), served.predict(None, images))
-    with pytest.raises(ValueError, match="built by an earlier version: send images of 8 bits"):
+    with pytest.raises(MlflowException, match="built by an earlier version: send images of 8 bits"):
         old.predict(None, images, {"bits": 16})

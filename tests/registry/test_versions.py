@@ -1,5 +1,6 @@
 """What is registered, and what a download gives, against a real MLflow with SQLite in a temporary folder."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import invocations
 from safetensors.torch import load_file
 
 from geokr_core import registry
@@ -61,8 +63,16 @@ def test_served_model_gives_the_golden_features_and_refuses_other_bands(shop: "S
         (images.astype(np.int32) * 1000, "bits=16"),
         (images / 255, "fractions"),
     ):
-        with pytest.raises((ValueError, MlflowException), match=complaint):
+        with pytest.raises(MlflowException, match=complaint):
             served.predict(odd)
+    # As `mlflow models serve` answers a request.
+    request = {"inputs": images[:1].tolist()}
+    answer = invocations(json.dumps(request), "application/json", served, served.metadata.get_input_schema())
+    assert np.allclose(json.loads(answer.response)["predictions"], golden["features"][:1].numpy(), atol=1e-3)
+    for request in ({"inputs": (images[:1] * 1.5).tolist()}, {"inputs": images[:1].tolist(), "params": {"bits": 12}}):
+        with pytest.raises(MlflowException, match=r"found fractions|expected 8 or 16") as refused:
+            invocations(json.dumps(request), "application/json", served, served.metadata.get_input_schema())
+        assert refused.value.get_http_status_code() == 400
     schema = served.metadata.signature
     assert [spec.name for spec in schema.params.params] == ["bits", "low", "high"]
     assert "red, green, blue" in served.metadata.metadata["input"]

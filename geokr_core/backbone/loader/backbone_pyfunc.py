@@ -11,6 +11,7 @@ from typing import Any
 import mlflow.models
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
 
@@ -52,14 +53,17 @@ class Backbone(PythonModel):
             float32 (B, D), the pooled last stage.
 
         Raises:
-            ValueError: values that are not whole numbers of so many bits, e.g. images that were normalised already, or
-                another shape or number of bands.
+            MlflowException: values that are not whole numbers of so many bits, e.g. images that were normalised already, or
+                another shape or number of bands. Of any other error the server tells a client no more than that there was one.
         """
         asked = {"bits": 8, "low": [], "high": [], **(params or {})}
-        images = _whole_numbers(np.asarray(model_input), int(asked["bits"]))
         limits = (asked["low"], asked["high"]) if len(asked["low"]) or len(asked["high"]) else None
+        try:
+            prepared = self._prepared(_whole_numbers(np.asarray(model_input), int(asked["bits"])), limits)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         with torch.inference_mode():
-            return np.asarray(self._network(self._prepared(images, limits).to(self._device)).float().cpu())
+            return np.asarray(self._network(prepared.to(self._device)).float().cpu())
 
     def _prepared(self, images: np.ndarray, limits: tuple[Any, Any] | None) -> torch.Tensor:
         if hasattr(self._loader, "prepare"):
