@@ -271,11 +271,6 @@ def refuse_weights(params: "Params") -> None:
             raise MissingInputError(f"{weights}: no such file; `pretraining.initial_weights` names it.")
 
 
-def refuse_without_evaluation(params: "Params") -> None:
-    """Refuse where what reads an evaluation is not installed."""
-    require_extra("evaluate", "`geokr report`")
-
-
 def refuse_without_registry(params: "Params") -> None:
     """Refuse where MLflow, or what scores a backbone, is not installed."""
     require_extra("mlflow", "`geokr promote`")
@@ -284,7 +279,6 @@ def refuse_without_registry(params: "Params") -> None:
 
 def refuse_tasks(params: "Params") -> None:
     """Refuse labelled sets that are not there or cannot be read."""
-    require_extra("evaluate", "`geokr evaluate`")
     from geokr_core.evaluation.opening import open_task
 
     evaluation = need(params.evaluation, "evaluation")

@@ -258,7 +258,6 @@ _TABLE = (
         names_file=True,
         data_files=("report/templates",),
         is_wanted=lambda params: params.evaluation is not None,
-        refuse=calls.refuse_without_evaluation,
         subject=calls.model_subject,
     ),
     Step(

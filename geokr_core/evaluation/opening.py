@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from geokr_core.backbone.bundle import Bundle
-from geokr_core.errors import EvaluationError
+from geokr_core.errors import EvaluationError, MissingExtraError
 from geokr_core.evaluation.cells import Cell, DownstreamTask
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.task_kinds import TaskConfig, kind_of
+from geokr_core.step.extras import named_extras
 from geokr_core.step.reporter import Reporter
 
 
@@ -20,10 +21,14 @@ def open_task(task: TaskConfig, evaluation: EvaluationConfig) -> DownstreamTask:
 
     Raises:
         EvaluationError: the set is missing, damaged or cannot be judged; or the kind's class cannot be imported.
+        MissingExtraError: the kind needs more than is installed.
     """
     module, _, name = kind_of(task.kind).opens.partition(":")
     try:
-        opens = getattr(import_module(module), name)
+        with named_extras():
+            opens = getattr(import_module(module), name)
+    except MissingExtraError:
+        raise
     except (ImportError, AttributeError) as error:
         raise EvaluationError(
             f"{task.name}: the kind {task.kind!r} is opened by {module}:{name}, which cannot be imported: {error}. "

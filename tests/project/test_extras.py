@@ -164,7 +164,6 @@ def test_from_scenes_to_a_backbone_nothing_more_is_needed_and_mlflow_is_missed_b
 
 REFUSED = {
     "evaluate": "evaluate",
-    "report": "evaluate",
     "promote": "mlflow",
     "download geokr-resnet18@champion --to there": "mlflow",
     "rollback geokr-resnet18 --because drift": "mlflow",
@@ -186,14 +185,17 @@ def test_a_command_that_lacks_its_extra_refuses_by_name_and_status_needs_none(pr
 
 _FROM_PYTHON = """
 import importlib
+from pathlib import Path
 import geokr_core as geokr
 from geokr_core import registry
 from geokr_core.chain.versioning import why_not_recorded
 from geokr_core.errors import MissingExtraError
+from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.opening import open_task
 doors = [
     lambda: geokr.promote,
     lambda: registry.download,
-    lambda: geokr.evaluate,
+    lambda: open_task(TaskConfig(name="t"), EvaluationConfig(folder=Path("tasks"), tasks=(TaskConfig(name="t"),))),
     lambda: importlib.import_module("geokr_assets.definitions"),
 ]
 for door in doors:
