@@ -146,7 +146,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steps = ["scenes", "land-cover", "chips", "proportions", "levir-kr", "pretrain", "backbone"]
     outcomes = commands_without(EXTRAS, folder, *steps)
     assert [code for code, *_ in outcomes] == [0] * len(steps), outcomes
-    (folder / "log.txt").write_text("".join(said for _, said, _ in outcomes), encoding="utf-8")
     return folder
 
 
@@ -154,7 +153,7 @@ def test_from_scenes_to_a_backbone_nothing_more_is_needed_and_mlflow_is_missed_b
     from geokr_core.backbone.bundle import verify_bundle
 
     verify_bundle(project / "store" / "backbone")
-    log = " ".join((project / "log.txt").read_text(encoding="utf-8").split())
+    log = " ".join((project / "store" / "geokr.log").read_text(encoding="utf-8").split())
     assert (
         "pretraining: not recorded in MLflow, mlflow, psutil, sqlalchemy not installed; pip install 'geokr[mlflow]'"
         in log
