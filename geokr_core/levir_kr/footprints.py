@@ -1,7 +1,7 @@
 """The map of where chips lie, in the colours of their land cover, with the shores around them.
 
-Where chips would be specks on one map, as in an archive of a few places far apart, each place gets a map at a scale that shows it
-and one map above shows where the places are.
+Where chips would be specks on one map, as in an archive of a few places far apart, each place gets a map at a scale that
+shows it, and one map above shows where the places are.
 """
 
 from collections.abc import Sequence
