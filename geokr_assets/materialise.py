@@ -215,6 +215,7 @@ HANDLING: Mapping[str, Handling] = {
     "proportions": Handling(pool=None, show=_land_cover_beside),
     "levir_kr": Handling(take=_when_complete),
     "pretraining": Handling(take=_in_own_process, pool="gpu"),
+    "embeddings": Handling(pool="gpu"),
     "evaluation": Handling(pool="gpu"),
 }
 """Steps that are handled otherwise than most."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from geokr_core import __version__
-from geokr_core.commands import about, archive, chain, look, registry
+from geokr_core.commands import about, archive, chain, look, registry, use
 from geokr_core.commands.options import GROUPS
 from geokr_core.errors import GeoKRError
 from geokr_core.step.extras import named_extras
@@ -62,7 +62,7 @@ def _options(
     pass
 
 
-for _module in (chain, look, archive, registry, about):
+for _module in (chain, use, look, archive, registry, about):
     _module.register(app)
 
 

@@ -57,6 +57,14 @@ class EvaluationError(GeoKRError, RuntimeError):
     """A task cannot be evaluated. Never turned into a score."""
 
 
+class EmbeddingsError(GeoKRError, ValueError):
+    """Chips cannot be embedded, or vectors cannot be used together: bands that are missing, vectors of two models."""
+
+
+class AuditError(GeoKRError, ValueError):
+    """A land-cover map cannot be audited as asked: too few places, one class only, too few judged units."""
+
+
 class RegistryError(GeoKRError, RuntimeError):
     """The model registry refused or lacks what was asked for."""
 

@@ -21,6 +21,8 @@ STEP_FUNCTIONS = (
     "freeze",
     "pretrain",
     "build_bundle",
+    "embed_scenes",
+    "audit_map",
     "evaluate",
     "write_report",
     "promote",

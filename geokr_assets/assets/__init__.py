@@ -1,11 +1,11 @@
 """The assets, one module a group; the groups in order tell what the project is for.
 
-``raw_data`` → ``levir_kr`` → ``pretraining`` → ``evaluation`` → ``registry``
+``raw_data`` → ``levir_kr`` → ``pretraining`` → ``applications``, ``evaluation`` → ``registry``
 """
 
 import dagster as dg
 
-from geokr_assets.assets import evaluation, levir_kr, pretraining, raw_data, registry
+from geokr_assets.assets import applications, evaluation, levir_kr, pretraining, raw_data, registry
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import STEPS, steps_of
 
@@ -20,7 +20,7 @@ def build_assets(params: Params) -> Assets:
             there is an evaluation and a contest at all.
     """
     unwanted = {dg.AssetKey(name) for name in STEPS} - {dg.AssetKey(step.name) for step in steps_of(params)}
-    groups = (raw_data, levir_kr, pretraining, evaluation, registry)
+    groups = (raw_data, levir_kr, pretraining, applications, evaluation, registry)
     return [asset for group in groups for asset in group.build(params) if not unwanted & keys_of(asset)]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from geokr_core.bench.measure import Measurement
 from geokr_core.errors import ConfigError
 
-BENCHMARKS = ("ingest", "align", "archive", "scale", "loader", "pretrain", "evaluate", "startup")
+BENCHMARKS = ("ingest", "align", "archive", "scale", "loader", "pretrain", "embed", "evaluate", "startup")
 """Names: the module ``geokr_core.bench.<name>`` holds ``bench_<name>``."""
 
 

@@ -207,6 +207,42 @@ def backbone(params: "Params", folders: Folders, out: Path, reporter: Reporter) 
     return build_bundle(params.backbone, folders["levir_kr"], folders["pretraining"], out, reporter)
 
 
+def embeddings(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
+    """Embed all scenes that are not current."""
+    from geokr_core.embeddings.embed import embed_scenes
+
+    section = need(params.embeddings, "embeddings")
+    return embed_scenes(section, folders["backbone"], folders["chips"], out, reporter)
+
+
+def map_audit(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
+    """Audit the land-cover map."""
+    from geokr_core.audit.run import audit_map
+
+    section, place = need(params.map_audit, "map_audit"), params.levir_kr.place_size_deg
+    inputs = folders["embeddings"], folders["chips"], folders["proportions"]
+    return audit_map(section, place, *inputs, out, reporter)
+
+
+def outputs_of_embeddings(folders: Folders) -> "SceneOutputs":
+    """Where the vectors lie, and what is recorded of them."""
+    from geokr_core.embeddings.outputs import embedding_outputs
+
+    return embedding_outputs(folders["embeddings"])
+
+
+def embeddings_outdated(params: "Params", folders: Folders) -> str | None:
+    """Whether a bundle from outside the chain is another one by now."""
+    section = need(params.embeddings, "embeddings")
+    if section.bundle is None:
+        return None
+    from geokr_core.embeddings.embed import version_of_vectors
+    from geokr_core.step.digests import data_version
+
+    embedded, present = version_of_vectors(folders["embeddings"]), data_version(section.bundle)
+    return None if embedded == present else f"{section.bundle} is version {present}, the vectors are of {embedded}"
+
+
 def evaluation(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Judge the backbone."""
     from geokr_core.evaluation.evaluate import evaluate

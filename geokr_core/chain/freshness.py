@@ -236,14 +236,14 @@ def differences(params: Params, step: Step, record: Record | None, contents: Con
     """Compare the output of a step with its record; steps that run scene by scene also with the records of the scenes."""
     folders = Folders(params)
     if record is None:
-        scenes = step.scenes and step.scenes.outputs(folders)
+        scenes = step.outputs(folders)
         return Differences(scenes.damaged(deep=contents.deep) if scenes else {})
     now = contents.of_output(folders[step.name])
     changed = {name: _fault(name, now) for name, md5 in record.files.items() if now.get(name) != md5}
     added = sorted(now.keys() - record.files.keys())
-    if step.scenes is None or not (changed or added):
+    outputs = step.outputs(folders)
+    if outputs is None or not (changed or added):
         return Differences(changed, tuple(added))
-    outputs = step.scenes.outputs(folders)
     shared = {outputs.shared: changed[outputs.shared]} if outputs.shared in changed else {}
     damaged = {**shared, **outputs.damaged(deep=contents.deep)}
     foreign = tuple(name for name in added if not outputs.owns(name))

@@ -12,8 +12,10 @@ from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from geokr_core.audit.config import MapAuditConfig
 from geokr_core.backbone.config import BackboneConfig
 from geokr_core.chips.config import ChipsConfig
+from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.errors import ConfigError
 from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig
 from geokr_core.land_cover.config import LandCoverConfig
@@ -53,6 +55,8 @@ class Params(Section):
     levir_kr: LevirKRConfig = LevirKRConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     backbone: BackboneConfig = BackboneConfig()
+    embeddings: EmbeddingsConfig | None = None
+    map_audit: MapAuditConfig | None = None
     evaluation: EvaluationConfig | None = None
     report: ReportConfig = ReportConfig()
     champion: ChampionConfig | None = None
@@ -65,6 +69,14 @@ class Params(Section):
                 raise ValueError(
                     f"scenes.collections.{collection.name}.land_cover: {collection.land_cover!r} is none of land_cover.products {products}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _audit_has_vectors(self) -> Self:
+        if self.map_audit is not None and self.embeddings is None:
+            raise ValueError(
+                "section `map_audit` reads embeddings: give the section `embeddings`, too (`embeddings: {}`)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -168,11 +168,12 @@ def run_step(
     require_undamaged_inputs(params, step, contents)
     if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
         return _assist(step, params, folders, out)
-    if step.scenes is None:  # the others say it scene by scene
+    by_scene = step.outputs(folders)
+    if by_scene is None:  # the others say it scene by scene
         for file, fault in found.damaged.items():
             reporter.warning(f"{out / file}: {fault}; it is made again.")
-    if force and step.scenes is not None:
-        step.scenes.outputs(folders).forget_all()
+    if force and by_scene is not None:
+        by_scene.forget_all()
     if force and step.forget is not None:
         step.forget(params, folders)
     started = time.monotonic()

@@ -83,6 +83,8 @@ class Step:
         names_file: whether its output tells the name of the parameter file.
         distributed: whether the processes of ``torchrun`` work on it together.
         scenes: how it is run a scene at a time; None where it is run for the whole archive only.
+        kept_by_scene: the outputs of a step that is run for the whole archive and still keeps one a scene, so that it makes
+            only those of new scenes.
         forget: drops what is remembered or finished outside the output, so that it is read and made again.
         folder: where its output lies, if not in the store; others may put files there, too.
         data_files: folders of built-in data files that it reads, below the package.
@@ -106,6 +108,7 @@ class Step:
     names_file: bool = False
     distributed: bool = False
     scenes: SceneStep | None = None
+    kept_by_scene: "Callable[[Folders], SceneOutputs] | None" = None
     forget: Callable[["Params", Folders], None] | None = None
     folder: Callable[["Params"], Path] | None = None
     data_files: tuple[str, ...] = ()
@@ -113,6 +116,12 @@ class Step:
     refuse: Callable[["Params"], None] | None = None
     is_wanted: Callable[["Params"], bool] = _always
     subject: Callable[["Params"], str] | None = None
+
+    def outputs(self, folders: Folders) -> "SceneOutputs | None":
+        """Its outputs by scene; None where it makes its output as a whole."""
+        if self.scenes is not None:
+            return self.scenes.outputs(folders)
+        return None if self.kept_by_scene is None else self.kept_by_scene(folders)
 
 
 _TABLE = (
@@ -227,6 +236,35 @@ _TABLE = (
         tracked=True,
         data_files=("backbone/templates", "backbone/loader"),
         subject=calls.model_subject,
+    ),
+    Step(
+        name="embeddings",
+        command="embed",
+        inputs=("backbone", "chips"),
+        sections=("embeddings",),
+        sources=(),
+        run=calls.embeddings,
+        purpose="Embed every chip of the archive: a vector with its place, as GeoParquet and STAC.",
+        writes="a GeoParquet file and a STAC item a scene, a collection, DATA_CARD.md",
+        example="--set embeddings.features=multi",
+        resumes="scenes embedded so far",
+        kept_by_scene=calls.outputs_of_embeddings,
+        data_files=("embeddings/templates",),
+        outdated=calls.embeddings_outdated,
+        is_wanted=lambda params: params.embeddings is not None,
+    ),
+    Step(
+        name="map_audit",
+        command="audit",
+        inputs=("embeddings", "chips", "proportions"),
+        sections=("map_audit", "levir_kr"),
+        sources=(),
+        run=calls.map_audit,
+        purpose="Rank the places where image and land-cover map disagree, and test the ranking with planted errors.",
+        writes="audit.parquet, one row a chip, the worst first; audit.json with what was found of planted errors; gallery.png",
+        example="--set map_audit.num_folds=10",
+        resumes="nothing: it is short",
+        is_wanted=lambda params: params.map_audit is not None,
     ),
     Step(
         name="evaluation",

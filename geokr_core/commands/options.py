@@ -9,11 +9,12 @@ import typer
 
 START: Final = "Start here"
 STEPS_IN_ORDER: Final = "Steps of the chain, in order"
+USE: Final = "Use the vectors of an archive"
 LOOK: Final = "Look closer"
 ARCHIVE: Final = "Get and give data"
 REGISTRY: Final = "Registered backbones"
 ABOUT: Final = "About GeoKR"
-GROUPS: Final = (START, STEPS_IN_ORDER, LOOK, ARCHIVE, REGISTRY, ABOUT)
+GROUPS: Final = (START, STEPS_IN_ORDER, USE, LOOK, ARCHIVE, REGISTRY, ABOUT)
 
 ParamsFile = Annotated[
     Path | None,

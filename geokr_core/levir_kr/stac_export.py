@@ -109,7 +109,7 @@ def _validate(content: dict[str, Any]) -> None:
 
 
 def _item(scene_id: str, rows: pd.DataFrame, dataset: LevirKR, folder: Path, out: Path) -> pystac.Item:
-    footprints = _on_one_turn(shapely.from_wkb(rows["geometry"].to_numpy()))
+    footprints = on_one_turn(shapely.from_wkb(rows["geometry"].to_numpy()))
     hull = shapely.MultiPoint(shapely.get_coordinates(footprints)).convex_hull
     geometry, bbox = within_half_turn(hull)
     labels = folder / "labels" / f"{scene_id}.parquet"
@@ -294,7 +294,7 @@ def _when(rows: pd.DataFrame) -> tuple[datetime | None, dict[str, Any]]:
     }
 
 
-def _on_one_turn(footprints: np.ndarray) -> np.ndarray:
+def on_one_turn(footprints: np.ndarray) -> np.ndarray:
     """Footprints shifted by whole turns to lie beside the first one; they may run beyond 180 degrees."""
     bounds = shapely.bounds(footprints)
     centre = (bounds[:, 0] + bounds[:, 2]) / 2

@@ -76,7 +76,9 @@ class SceneOutputs:
     Threads and processes may share a folder; see `making`.
     """
 
-    def __init__(self, folder: Path, endings: Sequence[str], *, shared: str, command: str) -> None:
+    def __init__(
+        self, folder: Path, endings: Sequence[str], *, shared: str, command: str, beside: Sequence[str] = ()
+    ) -> None:
         """Name the folder and what belongs into it.
 
         Args:
@@ -84,7 +86,9 @@ class SceneOutputs:
             endings: endings of the files that a scene may have.
             shared: the one file that all scenes share.
             command: what makes the outputs, for messages: ``geokr chips``.
+            beside: names of files about all scenes together, which are written after the last scene.
         """
+        self._beside = frozenset(beside)
         self.folder, self.endings, self.shared, self.command = folder, tuple(endings), shared, command
         self.staging = folder.parent / ".state" / "unfinished" / folder.name
 
@@ -331,7 +335,7 @@ class SceneOutputs:
 
     def owns(self, name: str) -> bool:
         """Whether a file of this name is, or could be, one of the step's own."""
-        return name == self.shared or name.endswith((*self.endings, RECORD, QUARANTINE))
+        return name == self.shared or name in self._beside or name.endswith((*self.endings, RECORD, QUARANTINE))
 
     def _scene_ids(self) -> list[str]:
         """Scenes of which there is any file, in order."""

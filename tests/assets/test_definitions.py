@@ -44,6 +44,8 @@ EXPECTED = {
         [],
     ),
     "backbone": ("pretraining", {"pytorch", "safetensors"}, False, "dvc", ["bundle_is_whole"], []),
+    "embeddings": ("applications", {"pytorch", "parquet"}, False, "gpu", [], []),
+    "map_audit": ("applications", {"numpy", "parquet"}, False, "dvc", [], []),
     "evaluation": ("evaluation", {"pytorch", "parquet", "mlflow"}, False, "gpu", ["scores_are_numbers"], []),
     "report": ("evaluation", {"html", "mlflow"}, False, "dvc", [], ["report_stands_alone"]),
     "champion": ("registry", {"mlflow"}, False, "dvc", [], ["holds_against_champion", "promotion_stands"]),
@@ -67,6 +69,8 @@ def _params(root: Path, *, world: bool) -> Path:
             "folder": str(root / "world" / "land_cover"),
             "products": [{"name": "globe", "files": "*.tif", "legend": "globeland30", "year": 2020}],
         },
+        "embeddings": {},
+        "map_audit": {},
         "evaluation": {"folder": str(root / "elsewhere"), "tasks": [{"name": "scene_classification"}]},
         "champion": {"primary": [{"task": "scene_classification"}]},
     }

@@ -100,7 +100,13 @@ def _put_under_version_control(project: Path) -> None:
     """The working directory as a checkout: the repository's dvc.yaml, and parameters with relative folders."""
     text = (project / "params.yaml").read_text(encoding="utf-8").replace(f"{project}/", "")
     content = yaml.safe_load(text)
-    content |= {"backbone": {}, "report": {}, "proportions": {}}  # dvc.yaml asks for every section
+    content |= {
+        "backbone": {},
+        "report": {},
+        "proportions": {},
+        "embeddings": {},
+        "map_audit": {},
+    }  # dvc.yaml asks for every section
     (project / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     shutil.copy(REPOSITORY / "dvc.yaml", project / "dvc.yaml")
     (project / ".gitignore").write_text("/data/world\n/data/store\n/mlflow.db\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from geokr_core.bench.archive import status_seconds
+from geokr_core.bench.embed import bench_embed
 from geokr_core.bench.loader import bench_loader
 from geokr_core.bench.pretrain import Scale, bench_pretrain
 
@@ -36,3 +37,11 @@ def test_a_store_of_many_scenes_is_said_to_be_up_to_date(tmp_path: Path) -> None
     found = status_seconds(tmp_path, 3)
     assert set(found) == {"status_s_of_3_scenes", "status_cpu_s_of_3_scenes"}
     assert all(value > 0 for value in found.values())
+
+
+def test_embedding_is_measured_against_a_bare_loop(tmp_path: Path) -> None:
+    found = bench_embed(tmp_path, architecture="squeezenet1_1", num_chips=8, num_scenes=2, rounds=1)
+    assert found.n == 8
+    assert found.ratio > 0
+    assert found.details["chips_per_s"] > 0
+    assert len(list((tmp_path / "embeddings0").glob("scene*.parquet"))) == 2

@@ -52,6 +52,8 @@ def tiny_params(folder: Path) -> Params:
                 "compile": "off",
             },
             "backbone": {"model_name": "tiny"},
+            "embeddings": {"workers": 1},
+            "map_audit": {"place_size_deg": 0.003, "plantings": 1, "min_known_fraction": 0.5},
             "evaluation": {
                 "folder": world / "tasks",
                 "tasks": [{"name": "scene_classification"}],

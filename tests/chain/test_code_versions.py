@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden_outputs.json")
 RELATIVE = 0.02
 """Rasters made on another processor differ by less; a change of what is computed does not hide below it."""
 
-LEARNT = ("pretraining", "backbone", "evaluation")
+LEARNT = ("pretraining", "backbone", "embeddings", "map_audit", "evaluation")
 RELATIVE_OF_LEARNT = 0.25
 """Three steps of a network end elsewhere on another processor, and a few test images then fall to another class."""
 

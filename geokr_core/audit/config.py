@@ -1,0 +1,29 @@
+"""The section `map_audit` of the parameter file: which chips are audited, and how the audit tests itself."""
+
+from pydantic import Field
+
+from geokr_core.step.section import Section
+
+
+class MapAuditConfig(Section):
+    """Where image and map disagree."""
+
+    place_size_deg: float | None = Field(
+        None,
+        gt=0,
+        le=45,
+        description="size of the lon/lat cells that are held out together; null: that of `levir_kr`",
+    )
+    num_folds: int = Field(5, ge=2, le=50, description="parts of the places; each is judged by what the others teach")
+    min_known_fraction: float = Field(
+        0.9, gt=0, le=1, description="chips with less ground of known land cover are not audited"
+    )
+    planted_fraction: float = Field(0.05, gt=0, le=0.3, description="chips that get a planted error in each test")
+    plantings: int = Field(5, ge=1, le=50, description="tests with planted errors, of each kind")
+    max_gap_years: float = Field(
+        3.0, gt=0, description="a disagreement is put down to time where image and map are further apart"
+    )
+    cloudy_fraction: float = Field(
+        0.05, ge=0, le=1, description="a disagreement is put down to cloud from this share of the chip on"
+    )
+    seed: int = Field(0, ge=0, description="of the planted errors")

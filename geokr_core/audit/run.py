@@ -1,0 +1,179 @@
+"""The step: score every chip, plant errors and count what is found of them, and write the ranked list."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from geokr_core.audit.config import MapAuditConfig
+from geokr_core.audit.disagreement import Disagreement, Predictor, disagreement, folds_by_place, largest_move
+from geokr_core.audit.gallery import gallery
+from geokr_core.audit.kinds import kinds_of
+from geokr_core.audit.pairs import Pairs, read_pairs
+from geokr_core.audit.planting import KINDS, Found, measure
+from geokr_core.step.files import whole_folder, write_json
+from geokr_core.step.reporter import LOG, Reporter
+from geokr_core.step.summary import Summary
+
+TABLE_FILE: Final = "audit.parquet"
+RESULT_FILE: Final = "audit.json"
+GALLERY_FILE: Final = "gallery.png"
+
+_FIRST: Final = 100
+_SHOWN: Final = 20
+
+
+def audit_map(
+    config: MapAuditConfig,
+    place_size_deg: float,
+    embeddings: Path,
+    chips: Path,
+    proportions: Path,
+    out: Path,
+    reporter: Reporter = LOG,
+) -> Summary:
+    """Rank the chips by how far the land-cover map is from what their images say.
+
+    What an image says is learned from chips of other places (ridge regression on the embeddings). A large residual alone says
+    little, because mixed ground is hard to tell: it is divided by the residual that such a prediction comes with. In each
+    run errors are planted, and what is found of them is part of the output.
+
+    Args:
+        config: which chips are audited and how the audit tests itself.
+        place_size_deg: size of the cells that are held out together, where ``config`` gives none.
+        embeddings: folder of vectors.
+        chips: folder of shards.
+        proportions: folder of land cover.
+        out: folder that gets ``audit.parquet``, ``audit.json`` and ``gallery.png``; replaced as a whole, the same bytes for
+            the same inputs.
+        reporter: hears what was found of planted errors.
+
+    Returns:
+        What was found of planted errors, the first chips as table and as picture.
+
+    Raises:
+        MissingInputError: an input has not been made.
+        EmbeddingsError: vectors of two networks are mixed.
+        AuditError: too few chips or places have known land cover, or the map shows one class only.
+        OSError: the file system refused.
+    """
+    pairs = read_pairs(embeddings, chips, proportions, config.min_known_fraction)
+    size = config.place_size_deg or place_size_deg
+    folds = folds_by_place(pairs.chips["lon"].to_numpy(), pairs.chips["lat"].to_numpy(), size, config.num_folds)
+    predictor = Predictor(pairs.features, folds)
+    found = disagreement(predictor, pairs.shares, folds)
+    tests = _tests(config, pairs, predictor, folds, reporter)
+    table = _table(config, pairs, found)
+    result = _result(config, size, pairs, tests, table)
+    picture = gallery(chips, table.head(_SHOWN), pairs)
+    with whole_folder(out) as folder:
+        table.to_parquet(folder / TABLE_FILE, index=False, compression="zstd", write_covering_bbox=True)
+        write_json(folder / RESULT_FILE, result)
+        (folder / GALLERY_FILE).write_bytes(picture)
+    return _summary(result, table, picture)
+
+
+def _tests(
+    config: MapAuditConfig, pairs: Pairs, predictor: Predictor, folds: np.ndarray, reporter: Reporter
+) -> list[Found]:
+    def scores_of(shares: np.ndarray) -> np.ndarray:
+        return disagreement(predictor, shares, folds).score
+
+    tests = []
+    with reporter.progress("planted errors", len(KINDS) * config.plantings) as advance:
+        for kind in KINDS:
+            for draw in range(config.plantings):
+                rng = np.random.default_rng([config.seed, KINDS.index(kind), draw])
+                found = measure(pairs.shares, scores_of, kind, config.planted_fraction, rng)
+                tests += [] if found is None else [found]
+                advance(1)
+    for name, row in _means(tests).items():
+        reporter.info(
+            f"{name} planted errors ({row['num_planted']:.0f} of {row['num_chips']:.0f} chips, {row['plantings']:.0f} draws): average "
+            f"precision {row['average_precision']:.2f}, {row['precision_at_100']:.0%} of the first hundred"
+        )
+    return tests
+
+
+def _means(tests: Sequence[Found]) -> dict[str, dict[str, float]]:
+    """By kind of planted error, the mean over draws of each figure, and the least and greatest average precision."""
+    means = {}
+    for kind in KINDS:
+        mine = [test for test in tests if test.kind == kind]
+        if not mine:
+            continue
+        names = ("num_chips", "num_planted", "average_precision", "precision_at_100", "recall_at_planted")
+        row = {name: float(np.mean([getattr(test, name) for test in mine])) for name in names}
+        precisions = [test.average_precision for test in mine]
+        row |= {"least_average_precision": min(precisions), "greatest_average_precision": max(precisions)}
+        means[str(kind)] = {name: round(value, 4) for name, value in row.items()} | {"plantings": float(len(mine))}
+    return means
+
+
+def _table(config: MapAuditConfig, pairs: Pairs, found: Disagreement) -> gpd.GeoDataFrame:
+    surplus, missing = largest_move(pairs.shares, found.predicted, pairs.classes)
+    flagged = found.order[:_FIRST]
+    columns: dict[str, Any] = {
+        "score": found.score.round(4),
+        "residual": found.residual.round(4),
+        "expected_residual": found.expected.round(4),
+        "moved_fraction": (found.residual / 2).round(4),
+        "surplus_class": surplus,
+        "missing_class": missing,
+        "kind": kinds_of(config, pairs, surplus, missing, flagged),
+    }
+    for k, name in enumerate(pairs.classes):
+        columns[f"map_{name}"] = pairs.shares[:, k].round(4)
+        columns[f"image_{name}"] = found.predicted[:, k].round(4)
+    chips = pairs.chips
+    east = chips["east"].where(chips["east"] >= chips["west"], chips["east"] + 360.0)
+    boxes = shapely.box(chips["west"], chips["south"], east, chips["north"])
+    own = chips[["chip_id", "scene_id", "row", "acquired", "gap_days", "cloud_fraction"]].assign(**columns)
+    ranked = gpd.GeoDataFrame(own, geometry=boxes, crs="OGC:CRS84").iloc[found.order].reset_index(drop=True)
+    ranked.insert(0, "rank", np.arange(1, len(ranked) + 1))
+    return ranked
+
+
+def _result(
+    config: MapAuditConfig, size: float, pairs: Pairs, tests: Sequence[Found], table: pd.DataFrame
+) -> dict[str, Any]:
+    first = table.head(_FIRST)
+    confusions = Counter(zip(first["surplus_class"], first["missing_class"], strict=True))
+    return {
+        "num_chips": len(table),
+        "num_left_out": pairs.num_left_out,
+        "place_size_deg": size,
+        "num_folds": config.num_folds,
+        "planted_fraction": config.planted_fraction,
+        "classes": list(pairs.classes),
+        "model": pairs.network["model"],
+        "model_version": pairs.network["model_version"],
+        "planted": _means(tests),
+        "num_flagged": len(first),
+        "kinds": {str(kind): int(count) for kind, count in sorted(Counter(first["kind"]).items())},
+        "confusions": [
+            {"surplus_class": pair[0], "missing_class": pair[1], "chips": count}
+            for pair, count in sorted(confusions.items(), key=lambda item: (-item[1], item[0]))
+        ],
+        "mean_residual": round(float(table["residual"].mean()), 4),
+    }
+
+
+def _summary(result: Mapping[str, Any], table: pd.DataFrame, picture: bytes) -> Summary:
+    numbers: dict[str, Any] = {name: result[name] for name in ("num_chips", "num_left_out", "mean_residual")}
+    for kind, row in result["planted"].items():
+        numbers[f"{kind}_average_precision"] = row["average_precision"]
+        numbers[f"{kind}_precision_at_100"] = row["precision_at_100"]
+    shown = table.head(_SHOWN)
+    names = ("rank", "chip_id", "score", "moved_fraction", "surplus_class", "missing_class", "kind")
+    rows = [{name: getattr(row, name) for name in names} for row in shown.itertuples()]
+    unplanted = [kind for kind in KINDS if kind not in result["planted"]]
+    warnings = [
+        f"No {kind} error can be planted into this map: how many the audit misses is not known." for kind in unplanted
+    ]
+    return Summary(numbers=numbers, table=rows, picture_png=picture, warnings=warnings)

@@ -1,0 +1,228 @@
+"""The audit: planted errors come first, places are held out, every row says what is wrong, refusals are named."""
+
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from geokr_core.audit.config import MapAuditConfig
+from geokr_core.audit.disagreement import Predictor, as_shares, disagreement, folds_by_place
+from geokr_core.audit.kinds import kinds_of
+from geokr_core.audit.pairs import Pairs
+from geokr_core.audit.planting import average_precision, measure, plant
+from geokr_core.audit.run import audit_map
+from geokr_core.embeddings.outputs import NETWORK_FILE
+from geokr_core.embeddings.quantisation import quantise
+from geokr_core.embeddings.table import write_table
+from geokr_core.errors import AuditError, MissingInputError
+from geokr_core.step.files import read_json, write_json
+from geokr_core.step.reporter import RecordingReporter
+
+NUM, D, CLASSES = 600, 12, ("forest", "water", "bare")
+NETWORK = {"model": "toy", "model_version": "1", "features": "last", "num_dimensions": D, "chip_size_px": 8}
+
+
+def toy(noise: float = 0.15) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors that say the shares up to noise, and where the chips lie."""
+    rng, num = np.random.default_rng(0), NUM
+    shares = rng.dirichlet(np.full(len(CLASSES), 0.5), num)
+    features = shares @ rng.normal(size=(len(CLASSES), D)) + rng.normal(0, noise, (num, D))
+    return features.astype(np.float32), shares, rng.uniform(0, 1, num), rng.uniform(0, 1, num)
+
+
+def write_store(
+    store: Path, features: np.ndarray, shares: np.ndarray, lon: np.ndarray, lat: np.ndarray, **more: Any
+) -> None:
+    """A store of one scene, as embedding and counting leave it."""
+    num = len(features)
+    ids = [f"s-{k:04d}" for k in range(num)]
+    boxes = shapely.box(lon - 0.001, lat - 0.001, lon + 0.001, lat + 0.001)
+    chips = pd.DataFrame(
+        {
+            "chip_id": ids,
+            "scene_id": "s",
+            "row": np.arange(num),
+            "acquired": "2020-07-01",
+            "sensor": "toy",
+            "gsd_m": 10.0,
+            "lon": lon,
+            "lat": lat,
+            "footprint": shapely.to_wkb(boxes),
+            "cloud_fraction": more.get("cloud_fraction", np.zeros(num)),
+        }
+    )
+    for name in ("chips", "proportions", "embeddings"):
+        (store / name).mkdir(parents=True)
+    np.save(store / "chips" / "s.npy", np.full((num, 8, 8, 3), 120, dtype=np.uint8))
+    chips.to_parquet(store / "chips" / "s.parquet", index=False)
+    write_json(store / "chips" / "cut.json", {"bands": ["red", "green", "blue"], "size_px": 8, "config": {}})
+    columns = {f"fraction_{name}": shares[:, k] for k, name in enumerate(CLASSES)}
+    known = {
+        "known_fraction": more.get("known_fraction", np.ones(num)),
+        "gap_days": more.get("gap_days", np.zeros(num)),
+    }
+    pd.DataFrame({"chip_id": ids, **known, **columns}).to_parquet(store / "proportions" / "s.parquet", index=False)
+    colours = ["#008000", "#0000ff", "#c0a080"]
+    write_json(store / "proportions" / "legend.json", {"classes": list(CLASSES), "colours": colours})
+    write_table(store / "embeddings" / "s.parquet", chips, quantise(features), NETWORK, "v")
+    write_json(store / "embeddings" / NETWORK_FILE, NETWORK)
+
+
+def audited(store: Path, name: str = "map_audit", **more: Any) -> Path:
+    config = MapAuditConfig(place_size_deg=0.1, plantings=2, **more)
+    audit_map(
+        config, 2.0, store / "embeddings", store / "chips", store / "proportions", store / name, RecordingReporter()
+    )
+    return store / name
+
+
+def test_planted_errors_stand_at_the_head_of_the_list(tmp_path: Path) -> None:
+    features, shares, lon, lat = toy()
+    wrong, planted = plant(shares, "gross", 0.05, np.random.default_rng(9))
+    write_store(tmp_path, features, wrong, lon, lat)
+    out = audited(tmp_path)
+    table = gpd.read_parquet(out / "audit.parquet")
+    first = table.head(int(planted.sum()))["chip_id"].str[2:].astype(int)
+    assert planted[first].mean() > 0.85
+    assert table["rank"].tolist() == list(range(1, NUM + 1))
+    assert table["score"].is_monotonic_decreasing
+    row = table.iloc[0]
+    assert row["surplus_class"] != row["missing_class"]
+    assert row[f"map_{row['surplus_class']}"] > row[f"image_{row['surplus_class']}"] + 0.3
+    assert row[f"map_{row['missing_class']}"] < row[f"image_{row['missing_class']}"] - 0.3
+    assert np.allclose(table[[f"image_{name}" for name in CLASSES]].sum(axis=1), 1, atol=1e-3)
+    assert table.crs == "OGC:CRS84"
+
+
+def test_each_run_tells_what_it_found_of_errors_of_its_own(tmp_path: Path) -> None:
+    write_store(tmp_path, *toy(noise=0.5))
+    reporter = RecordingReporter()
+    config = MapAuditConfig(place_size_deg=0.1, plantings=3)
+    inputs = [tmp_path / name for name in ("embeddings", "chips", "proportions")]
+    summary = audit_map(config, 2.0, *inputs, tmp_path / "out", reporter)
+    planted = read_json(tmp_path / "out" / "audit.json")["planted"]
+    assert planted["gross"]["plantings"] == 3
+    assert planted["gross"]["num_planted"] == 30
+    assert planted["gross"]["average_precision"] > planted["gentle"]["average_precision"] > 0.05
+    assert summary.numbers["gross_average_precision"] == planted["gross"]["average_precision"]
+    assert summary.picture_png is not None
+    assert len(summary.table) == 20
+
+
+def test_vectors_that_say_nothing_find_nothing() -> None:
+    features, shares, lon, lat = toy()
+    noise = np.random.default_rng(1).normal(size=features.shape).astype(np.float32)
+    folds = folds_by_place(lon, lat, 0.1, 5)
+    predictor = Predictor(noise, folds)
+    found = measure(shares, lambda s: disagreement(predictor, s, folds).score, "gentle", 0.05, np.random.default_rng(0))
+    assert found is not None
+    assert found.average_precision < 0.2
+
+
+def test_no_chip_is_judged_by_its_own_place() -> None:
+    features, shares, lon, lat = toy()
+    folds = folds_by_place(lon, lat, 0.1, 5)
+    cells = np.floor(np.stack([lon, lat], axis=1) / 0.1).astype(int)
+    for cell in np.unique(cells, axis=0):
+        assert len(set(folds[(cells == cell).all(axis=1)])) == 1
+    part = next(part for part in Predictor(features, folds)._parts if 0 in part.rows)
+    assert not set(part.rows) & set(part.others)
+    changed = shares.copy()
+    changed[part.rows] = changed[part.rows][:, ::-1]
+    assert np.array_equal(part.predictions(shares), part.predictions(changed))
+
+
+def test_a_chip_stays_in_its_fold_when_others_come() -> None:
+    _, _, lon, lat = toy()
+    assert np.array_equal(folds_by_place(lon, lat, 0.1, 5)[:100], folds_by_place(lon[:100], lat[:100], 0.1, 5))
+
+
+def test_predictions_are_those_of_ridge_regression() -> None:
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    from geokr_core.audit import disagreement as module
+
+    features, shares, lon, lat = toy()
+    folds = folds_by_place(lon, lat, 0.1, 3)
+    fold = Predictor(features, folds)._parts[0]
+    ours = fold.predictions(shares)
+    scaler = StandardScaler().fit(features[fold.others])
+    for k, strength in enumerate(module.STRENGTHS):
+        ridge = Ridge(alpha=strength * fold.values.mean()).fit(
+            scaler.transform(features[fold.others]), shares[fold.others]
+        )
+        assert np.allclose(ours[k], ridge.predict(scaler.transform(features[fold.rows])), atol=1e-4)
+
+
+def test_planting_changes_what_it_says_and_nothing_else() -> None:
+    shares = np.random.default_rng(0).dirichlet(np.full(4, 0.4), 500)
+    for kind, least, most in (("gross", 1.0, 2.0), ("gentle", 0.5, 1.0)):
+        changed, planted = plant(shares, kind, 0.1, np.random.default_rng(1))  # type: ignore[arg-type]
+        distance = np.abs(changed - shares).sum(axis=1)
+        assert 40 <= planted.sum() <= 50
+        assert (distance[planted] >= least - 1e-9).all()
+        assert (distance[planted] <= most + 1e-9).all()
+        assert (distance[~planted] == 0).all()
+        assert np.allclose(changed.sum(axis=1), 1)
+    same = np.full((60, 2), 0.5)
+    assert measure(same, lambda s: s[:, 0], "gross", 0.1, np.random.default_rng(0)) is None
+
+
+def test_average_precision_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    wanted, scores = rng.random(300) < 0.1, rng.random(300)
+    ours = average_precision(wanted[np.argsort(-scores)])
+    assert ours == pytest.approx(average_precision_score(wanted, scores))
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    write_store(tmp_path, *toy())
+    one, two = audited(tmp_path, "one"), audited(tmp_path, "two")
+    assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
+
+
+def test_kinds_go_by_cloud_then_time_then_how_often_the_confusion_returns() -> None:
+    chips = pd.DataFrame(
+        {"cloud_fraction": [0.5, 0, np.nan, 0, 0] + [0] * 10, "gap_days": [9999, 2000, np.nan, 0, 0] + [0] * 10}
+    )
+    shares = np.full((15, 2), 0.5)
+    pairs = Pairs(chips, np.zeros((15, 1), dtype=np.float32), shares, ("a", "b"), ("#000000", "#ffffff"), {}, 0)
+    surplus = ["a", "a", "b", "b", "c"] + ["a"] * 10
+    missing = ["b", "b", "a", "a", "a"] + ["b"] * 10
+    kinds = kinds_of(MapAuditConfig(), pairs, surplus, missing, np.arange(15))
+    assert kinds[:5] == ["cloud", "image_map_gap", "single", "single", "single"]
+    assert set(kinds[5:]) == {"class_confusion"}
+
+
+def test_what_cannot_be_audited_is_named(tmp_path: Path) -> None:
+    features, shares, lon, lat = toy()
+    write_store(tmp_path / "few", features, shares, lon, lat, known_fraction=np.where(np.arange(NUM) < 40, 1.0, 0.2))
+    with pytest.raises(AuditError, match=r"40 of 600 chips have land cover on 90% of their ground"):
+        audited(tmp_path / "few")
+    one = np.tile([1.0, 0.0, 0.0], (NUM, 1))
+    write_store(tmp_path / "one", features, one, lon, lat)
+    with pytest.raises(AuditError, match=r"shows forest on 100\.0% of the ground"):
+        audited(tmp_path / "one")
+    write_store(tmp_path / "place", features, shares, lon * 0.01, lat * 0.01)
+    with pytest.raises(AuditError, match="no place can be held out"):
+        audited(tmp_path / "place")
+    (tmp_path / "place" / "proportions" / "legend.json").unlink()
+    with pytest.raises(MissingInputError, match="geokr proportions"):
+        audited(tmp_path / "place")
+    write_store(tmp_path / "none", features, shares, lon, lat)
+    (tmp_path / "none" / "proportions" / "s.parquet").unlink()
+    with pytest.raises(AuditError, match="can be embedded and searched, not audited"):
+        audited(tmp_path / "none")
+
+
+def test_shares_are_shares() -> None:
+    found = as_shares(np.array([[-0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))
+    assert np.allclose(found.sum(axis=1), 1)
+    assert (found > 0).all()
