@@ -46,7 +46,7 @@ test-slow: setup ## the tests left out by `make test`: minutes long, or in need 
 
 .PHONY: reliability
 reliability: setup ## put every promise of docs/reliability.md to the test and write its figures (hours; NUM_DAMAGES=60 for fewer)
-	@status=0; GEOKR_NUM_DAMAGES=$(NUM_DAMAGES) pytest -q -n 0 -o junit_family=xunit1 --junitxml=dist/reliability.xml \
+	@status=0; GEOKR_NUM_DAMAGES=$(NUM_DAMAGES) pytest -q -n 0 -m "not gpu" -o junit_family=xunit1 --junitxml=dist/reliability.xml \
 	  $$(python docs/reliability.py --tests) || status=$$?; \
 	python docs/reliability.py dist/reliability.xml; exit $$status
 
