@@ -38,16 +38,16 @@ class Case:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def cases_of(report: Path) -> list[Case]:
-    """The test cases of a junit report."""
-    found = []
+def cases_of(report: Path) -> dict[str, Case]:
+    """The test cases of a junit report, by name with parameters."""
+    found = {}
     for node in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314
         path = node.get("classname", "").replace(".", "/")
         name = node.get("name", "").partition("[")[0]
         bad = node.find("failure") is not None or node.find("error") is not None
         outcome = "failed" if bad else "skipped" if node.find("skipped") is not None else "passed"
         said = {one.get("name", ""): one.get("value", "") for one in node.iter("property")}
-        found.append(Case(f"{path}.py::{name}", outcome, said))
+        found[f"{path}::{node.get('name', '')}"] = Case(f"{path}.py::{name}", outcome, said)
     return found
 
 
@@ -126,6 +126,9 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--tests"]:
         sys.stdout.write("\n".join(dict.fromkeys(test for row in known for test in row["tests"])) + "\n")
     else:
-        reported = [case for report in sys.argv[1:] for case in cases_of(Path(report))]
+        found: dict[str, Case] = {}
+        for report in sys.argv[1:]:  # a case that was repeated counts by its last report
+            found |= cases_of(Path(report))
+        reported = list(found.values())
         PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), reported, known), encoding="utf-8")
         sys.stdout.write(f"{PAGE.relative_to(PROJECT)} written from {len(reported)} test cases\n")
