@@ -141,7 +141,7 @@ def _frozen_choices(
     probed: Sequence[Features] = ("histogram",)
     if initialisation != "colour_histogram":
         # All stages first: the last one is part of them.
-        probed = sorted(set(config.features), key=("multi", "last").index)
+        probed = sorted(set(getattr(task, "features", None) or config.features), key=("multi", "last").index)
     amounts: Sequence[Labels] = getattr(task, "label_chips", None) or config.labels_per_class
     frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn")
     asked = [name for name in frozen if name in config.protocols and name in kind.frozen_protocols]

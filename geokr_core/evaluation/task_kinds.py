@@ -163,6 +163,9 @@ class LandCoverMappingConfig(TaskConfig):
     label_chips: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(
         (4, 16, 64, "all"), min_length=1, description="labelled chips of the training split"
     )
+    features: tuple[Literal["last", "multi"], ...] | None = Field(
+        None, min_length=1, description="null: `evaluation.features`; fewer where mapping costs much"
+    )
     draws: int = Field(6, ge=1, description="draws of labelled chips; the score is the mean over them")
     dominant_fraction: float = Field(
         0.6, gt=0.5, le=1, description="cells of which no class covers so much take no part"

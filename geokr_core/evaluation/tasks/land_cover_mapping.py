@@ -40,6 +40,9 @@ from geokr_core.networks.stopwatch import computing
 _NONE: Final = -1
 """Class of a cell that takes no part: mixed, unknown, or of a class that is too rare."""
 
+_STANDARDISED_BY: Final = 10_000
+"""Cells that mean and deviation of features are taken from, evenly spread: more change them by less than a hundredth."""
+
 
 @dataclass(frozen=True)
 class _Split:
@@ -150,7 +153,7 @@ class LandCoverMapping:
             "cells": f"{self._cells_per_side} x {self._cells_per_side} a chip, of a class that covers "
             f"{self._task.dominant_fraction:.0%} of one",
             "labels": f"all such cells of the labelled chips; mean over {self._task.draws} draws of chips",
-            "frozen features": "stages brought to the grid of the cells, standardised by all chips to label from; logistic "
+            "frozen features": "stages brought to the grid of the cells, standardised by cells of all chips to label from; logistic "
             "regression (C chosen on held-out labelled cells)",
         }
 
@@ -158,7 +161,7 @@ class LandCoverMapping:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         config = self._evaluation
         settings: dict[str, object] = {
-            **self._task.model_dump(mode="json", exclude={"name", "seeds", "levir_kr", "label_chips"}),
+            **self._task.model_dump(mode="json", exclude={"name", "seeds", "levir_kr", "label_chips", "features"}),
             "strengths": STRENGTHS,
             "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
             "single_label_strength": SINGLE_LABEL_STRENGTH,
@@ -316,7 +319,8 @@ def _predicted(found: _Extracted, labelled: np.ndarray, labels: np.ndarray, seed
     known, places = np.unique(labels, return_inverse=True)
     if len(known) < 2:  # nothing to distinguish: chips without a cell of one class map everything as the first one
         return np.full(len(found.test), known[0] if len(known) else 0)
-    probe = fit_probe(found.train[labelled], places.astype(np.int64), len(known), found.train, seed=seed)
+    unlabelled = found.train[:: -(-len(found.train) // _STANDARDISED_BY)]
+    probe = fit_probe(found.train[labelled], places.astype(np.int64), len(known), unlabelled, seed=seed)
     predicted: np.ndarray = known[probe.predict(found.test)]
     return predicted
 

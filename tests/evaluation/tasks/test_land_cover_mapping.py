@@ -102,14 +102,16 @@ def test_more_labels_contain_fewer_and_do_better_in_pairs_over_starts(ground: Pa
 
 
 def test_the_plan_asks_for_chips_by_number_and_for_no_fine_tuning(ground: Path) -> None:
-    section = {"name": "ground", "kind": "land_cover_mapping", "levir_kr": ground, "label_chips": [4, "all"]}
+    section = {"name": "ground", "kind": "land_cover_mapping", "levir_kr": ground, "label_chips": [4, "all"]} | {
+        "features": ["multi"]
+    }
     config = EvaluationConfig.model_validate(
         {"folder": ground, "tasks": [section], "protocols": ["linear_probe", "knn", "fine_tune"], "seeds": [0]}
         | {"labels_per_class": [25], "initialisations": ["random"]}
     )
-    assert [(c.protocol, c.labels_per_class) for c in _plan(config, config.tasks[0])] == [
-        ("linear_probe", 4),
-        ("linear_probe", "all"),
+    assert [(c.protocol, c.features, c.labels_per_class) for c in _plan(config, config.tasks[0])] == [
+        ("linear_probe", "multi", 4),
+        ("linear_probe", "multi", "all"),
     ]
 
 
