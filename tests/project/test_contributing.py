@@ -269,8 +269,9 @@ def a_report_section(copy: Copy) -> None:
     page = "geokr_core/report/page.py"
     copy.insert(page, "    run_row,\n", "    scene_names,\n")
     copy.insert(page, '        "title": config.title,\n', '        "scenes": scene_names(pieces.levir_kr),\n')
+    copy.insert(page, '    ("levir-kr", "Levir-KR", None),\n', '    ("scenes", "Scenes", None),\n')
     for suffix, before, heading in (
-        ("html", "<h2>Provenance</h2>\n", "<h2>Scenes</h2>"),
+        ("html", '<h2 id="provenance">Provenance</h2>\n', '<h2 id="scenes">Scenes</h2>'),
         ("md", "## Provenance\n", "## Scenes"),
     ):
         text = f"{heading}\n\n{{{{ scenes | join(', ') }}}}\n\n{before}"
@@ -278,7 +279,7 @@ def a_report_section(copy: Copy) -> None:
     copy.append(
         "tests/report/test_page.py",
         "\n\ndef test_scenes_are_named(page: Path) -> None:\n"
-        '    assert "<h2>Scenes</h2>\\n\\nscene0, scene1" in (page / "report.html").read_text()\n'
+        '    assert ">Scenes</h2>\\n\\nscene0, scene1" in (page / "report.html").read_text()\n'
         '    assert "## Scenes\\n\\nscene0, scene1" in (page / "report.md").read_text()\n',
     )
 
