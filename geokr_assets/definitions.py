@@ -8,7 +8,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from geokr_assets.alerts import build_alerts
 from geokr_assets.assets import build_assets
+from geokr_assets.automation import build_automation
 from geokr_assets.checks import build_checks
 from geokr_assets.executors import configured_executor
 from geokr_assets.jobs import build_whole_chain, chips_and_proportions, reevaluate, take_inventory_again
@@ -49,7 +51,7 @@ def build_defs(
             *([reevaluate] if judges else []),
         ],
         schedules=[reevaluation] if judges else [],
-        sensors=[scene_folder, store],
+        sensors=[scene_folder, store, *build_automation(params), *build_alerts()],
         resources={
             "params_file": ParamsFile(path=params_file),
             "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=SECONDS_TO_STOP),

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from geokr_assets import checks
+from geokr_assets.forms import form_of, overrides_of
 from geokr_assets.materialise import event_of, handling_of, record_if_complete, reported, take, take_scene
 from geokr_assets.partitions import PARTITIONED
 from geokr_assets.resources import ParamsFile, StepConfig
@@ -52,7 +53,7 @@ def build_whole_chain(params: Params) -> dg.JobDefinition:
 
     @dg.job(
         name="whole_chain",
-        description="Everything, from raw data to champion, in one run. Steps that are up to date are passed over.",
+        description="Everything, from raw data to champion, in one run. Steps that are up to date are skipped.",
     )
     def whole_chain() -> None:
         # A step of the chain follows all others it reads from; nothing but the order passes between the ops.
@@ -65,22 +66,23 @@ def build_whole_chain(params: Params) -> dg.JobDefinition:
 
 
 def _op(params: Params, step: Step) -> dg.OpDefinition:
-    @dg.op(
+    def _run(
+        context: dg.OpExecutionContext, config: StepConfig, params_file: ParamsFile, pipes: dg.PipesSubprocessClient
+    ) -> Iterator[dg.AssetMaterialization]:
+        file = params_file.laid_over(overrides_of(step.name, config))
+        for event in _materialise(context, file, pipes, step.name, config.force):
+            # Yielded and not logged: what is made is reported at once, and not lost if its check ends the run.
+            yield event
+            _judge(context, file.load(), step.name, event.partition or "")
+
+    _run.__annotations__["config"] = form_of(step.name)  # Dagster makes the Launchpad's form from it
+    return dg.op(
         name=f"run_{step.name}",
         description=step.purpose,
         ins={name: dg.In(dg.Nothing) for name in upstream_of(params, step)},
         out=dg.Out(dg.Nothing),
         pool=handling_of(step.name).pool,
-    )
-    def _run(
-        context: dg.OpExecutionContext, config: StepConfig, params_file: ParamsFile, pipes: dg.PipesSubprocessClient
-    ) -> Iterator[dg.AssetMaterialization]:
-        for event in _materialise(context, params_file, pipes, step.name, config.force):
-            # Yielded and not logged: what is made is reported at once, and not lost if its check ends the run.
-            yield event
-            _judge(context, params_file.load(), step.name, event.partition or "")
-
-    return _run
+    )(_run)
 
 
 def _materialise(

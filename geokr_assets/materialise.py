@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # Dagster exports no name for it
@@ -130,6 +130,7 @@ def _in_own_process(job: Job) -> Materialised:
     """
     context, file = job.context, job.params_file.file
     command = [sys.executable, "-m", "geokr_assets.step_process", "--params", str(file), "--step", job.step]
+    command += [f"--set={override}" for override in job.params_file.overrides]
     try:
         invocation = job.pipes.run(
             context=context,
@@ -201,22 +202,32 @@ class Handling:
         pool: the pool that it waits in, one step of a pool at a time: the GPU is not shared, and all that writes to DVC takes
             turns.
         show: makes pictures of a scene that are shown and not kept.
+        table: the Parquet file of its output whose columns and rows are shown.
+        follows: the switch (``automation``) by which it is made when what it reads was.
+        fresh_for_days: after as many days it is looked at again, whatever has changed.
     """
 
     take: Callable[[Job], Materialised] = _plain
     pool: str | None = "dvc"
     show: "Callable[[Params, Scene], Mapping[str, bytes]] | None" = None
+    table: str | None = None
+    follows: Literal["data_set_follows", "training_follows"] | None = None
+    fresh_for_days: int | None = None
 
 
 HANDLING: Mapping[str, Handling] = {
-    INVENTORY: Handling(take=_inventory),
+    INVENTORY: Handling(take=_inventory, table="inventory.parquet", fresh_for_days=90),
+    "land_cover": Handling(table="tiles.parquet"),
     # Scenes are in no pool: a thousand of them may be cut at once. Commits to DVC take turns by a lock of the chain.
     **{step: Handling(pool=None) for step in PARTITIONED},
     "proportions": Handling(pool=None, show=_land_cover_beside),
-    "levir_kr": Handling(take=_when_complete),
-    "pretraining": Handling(take=_in_own_process, pool="gpu"),
+    "levir_kr": Handling(take=_when_complete, table="catalogue.parquet", follows="data_set_follows"),
+    "pretraining": Handling(take=_in_own_process, pool="gpu", follows="training_follows"),
+    "backbone": Handling(follows="training_follows"),
     "embeddings": Handling(pool="gpu"),
-    "evaluation": Handling(pool="gpu"),
+    "evaluation": Handling(pool="gpu", table="results.parquet", follows="training_follows", fresh_for_days=90),
+    "report": Handling(follows="training_follows"),
+    "champion": Handling(follows="training_follows", fresh_for_days=180),
 }
 """Steps that are handled otherwise than most."""
 
@@ -257,10 +268,15 @@ def _missing_scenes(params: Params, step: str) -> str:
 
 
 def record_in_dvc(log: logging.Logger, params: Params, step: str) -> None:
-    """Commit a step's output to DVC, so that ``dvc status`` finds it clean.
+    """Commit a step's output to DVC, so that ``dvc status`` finds it clean; not one of other values than the file's.
 
     If DVC refuses (busy, or broken), the output is none the worse: the work continues, and the log says what to do.
     """
+    if params.is_overridden:
+        log.info(
+            f"Other values than those of {params.path}: dvc.lock, which speaks for the file, does not record {step}."
+        )
+        return
     try:
         versioning.commit(step, params, LogReporter(log))
     except VersioningError as error:
@@ -270,9 +286,16 @@ def record_in_dvc(log: logging.Logger, params: Params, step: str) -> None:
 def result_of(outcome: Outcome) -> Materialised:
     """What an asset returns."""
     return dg.MaterializeResult(
-        metadata=metadata.as_dagster(metadata.of_outcome(outcome)),
+        metadata=_metadata_of(outcome),
         data_version=dg.DataVersion(outcome.data_version),
     )
+
+
+def _metadata_of(outcome: Outcome) -> "Mapping[str, dg.MetadataValue[Any]]":
+    """What is shown of an outcome; of the whole archive's also columns and rows of its main table."""
+    table = handling_of(outcome.step).table
+    columns = metadata.columns_of(outcome.folder / table) if table else {}
+    return {**metadata.as_dagster(metadata.of_outcome(outcome)), **columns}
 
 
 def reported(step: str, result: Materialised) -> dg.AssetMaterialization:
@@ -286,7 +309,7 @@ def event_of(outcome: Outcome, scene_id: str | None = None) -> dg.AssetMateriali
     return dg.AssetMaterialization(
         asset_key=outcome.step,
         partition=scene_id,
-        metadata=metadata.as_dagster(metadata.of_outcome(outcome)),
+        metadata=_metadata_of(outcome),
         tags={DATA_VERSION_TAG: outcome.data_version},
     )
 

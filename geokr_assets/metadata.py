@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from geokr_core.step.summary import Number
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import dagster as dg
 
     from geokr_core.chain.checks import Finding
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_PICTURE_BYTES = 200_000
 """Pictures are kept in the event log, base64 in Markdown; larger ones would slow down every page that lists events."""
+
+_LONG_NAME_PARTS = 3
 
 Raw = str | int | float | bool | Mapping[str, object]
 
@@ -50,7 +54,8 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
         entries["table"] = table(summary.table)
     for name, markdown in summary.texts.items():
         entries[name] = {"type": "md", "raw_value": markdown}
-    entries |= numbers(summary.numbers)
+    # Scores of single cells have names too long for a page; they stand in the table, and in MLflow.
+    entries |= numbers({name: value for name, value in summary.numbers.items() if name.count("/") < _LONG_NAME_PARTS})
     if "num_chips" in summary.numbers:
         entries["dagster/row_count"] = {"type": "int", "raw_value": int(summary.numbers["num_chips"])}
     if summary.warnings:
@@ -64,6 +69,24 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
         kind = "url" if outcome.mlflow_url.startswith("http") else "text"
         entries["MLflow run"] = {"type": kind, "raw_value": outcome.mlflow_url}
     return entries
+
+
+def columns_of(path: "Path") -> dict[str, "dg.MetadataValue[Any]"]:
+    """Columns and number of rows of a Parquet file, by its footer alone; nothing where it cannot be read."""
+    import dagster as dg
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        footer = pq.ParquetFile(path)
+        columns = [dg.TableColumn(field.name, str(field.type)) for field in footer.schema_arrow]
+        num_rows = footer.metadata.num_rows
+    except (OSError, pa.ArrowException):
+        return {}
+    return {
+        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
+        "dagster/row_count": dg.MetadataValue.int(num_rows),
+    }
 
 
 def of_finding(finding: "Finding") -> dict[str, Entry]:

@@ -21,6 +21,12 @@ class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster 
         default="", description="Parameter file; empty means $GEOKR_PARAMS, and params.yaml where that is not set."
     )
 
+    overrides: list[str] = Field(default=[], description="Values laid over those of the file: section.key=value.")
+
+    def laid_over(self, overrides: list[str]) -> "ParamsFile":
+        """The same file with other values laid over its own."""
+        return ParamsFile(path=self.path, overrides=[*self.overrides, *overrides]) if overrides else self
+
     @property
     def file(self) -> Path:
         """The file that `load` reads."""
@@ -32,7 +38,7 @@ class ParamsFile(dg.ConfigurableResource):  # type: ignore[type-arg]  # dagster 
         Raises:
             ConfigError: the file is missing or wrong; the message says where.
         """
-        return load_params(self.file)
+        return load_params(self.file, self.overrides)
 
     def usable_scenes(self) -> "Mapping[str, Scene]":
         """The usable scenes of the inventory, by scene id.

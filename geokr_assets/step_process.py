@@ -17,7 +17,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from geokr_assets import metadata
 from geokr_assets.reporter import LogReporter
 from geokr_core.chain.check_list import of_step
-from geokr_core.chain.params import load_params
+from geokr_core.chain.params import Params, load_params
 from geokr_core.chain.run import run_step
 from geokr_core.errors import GeoKRError
 
@@ -34,13 +34,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run a step in a separate process, for Dagster.")
     parser.add_argument("--params", type=Path, required=True, help="parameter file")
     parser.add_argument("--step", required=True, help="step of the chain")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value (repeatable)")
     parser.add_argument("--force", action="store_true", help="run even if the output is up to date")
     arguments = parser.parse_args()
     _stop_once()
     _end_with_parent()
     with open_dagster_pipes() as pipes:
         try:
-            _make(pipes, arguments.step, arguments.params, arguments.force)
+            _make(pipes, arguments.step, load_params(arguments.params, arguments.overrides), arguments.force)
         except GeoKRError as error:
             pipes.report_custom_message({REASON: str(error)})
         except KeyboardInterrupt:
@@ -52,8 +53,7 @@ def main() -> int:
     return 0
 
 
-def _make(pipes: PipesContext, step: str, params_file: Path, force: bool) -> None:
-    params = load_params(params_file)
+def _make(pipes: PipesContext, step: str, params: Params, force: bool) -> None:
     reporter = LogReporter(pipes.log)
     outcome = run_step(step, params, reporter, force=force, tags=pipes.get_extra("tags"))
     pipes.report_asset_materialization(

@@ -1,16 +1,21 @@
 """What all assets share: one asset is one step of the chain, with its name, its inputs and its code version."""
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 
 from geokr_assets import checks
+from geokr_assets.automation import condition_of, freshness_of
+from geokr_assets.forms import form_of, overrides_of
 from geokr_assets.materialise import Materialised, handling_of, take
 from geokr_assets.partitions import PARTITIONED, SCENES
 from geokr_assets.resources import ParamsFile, StepConfig
 from geokr_core import __version__
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import STEPS, Folders, source_folder, upstream_of
+from geokr_core.step.explain import section_of
 
 OWNERS = ["team:geokr"]
 
@@ -62,9 +67,12 @@ def declare(
         group_name=group,
         kinds=kinds,
         owners=OWNERS,
+        tags=_tags(step),
         description=_described(step, description),
         metadata=_metadata(params, step),
-        code_version=__version__,
+        code_version=_code_version(step),
+        freshness_policy=freshness_of(step),
+        automation_condition=condition_of(step),
         pool=handling_of(step).pool,
         check_specs=checks.specs_of(step, params),
     )
@@ -73,13 +81,13 @@ def declare(
 def step_asset(params: Params, step: str, *, group: str, kinds: set[str], description: str) -> dg.AssetsDefinition:
     """The asset of a step that runs once for the whole archive; arguments as for `declare`."""
 
-    @declare(params, step, group=group, kinds=kinds, description=description)
     def asset(
         context: dg.AssetExecutionContext, config: StepConfig, params_file: ParamsFile, pipes: dg.PipesSubprocessClient
     ) -> Materialised:
-        return take(context, params_file, pipes, step, force=config.force)
+        return take(context, params_file.laid_over(overrides_of(step, config)), pipes, step, force=config.force)
 
-    return asset
+    asset.__annotations__["config"] = form_of(step)  # Dagster makes the Launchpad's form from it
+    return declare(params, step, group=group, kinds=kinds, description=description)(asset)
 
 
 def scene_spec(params: Params, step: str, *, group: str, kinds: set[str], description: str) -> dg.AssetSpec:
@@ -93,9 +101,10 @@ def scene_spec(params: Params, step: str, *, group: str, kinds: set[str], descri
         group_name=group,
         kinds=kinds,
         owners=OWNERS,
+        tags=_tags(step),
         description=_described(step, description),
         metadata=_metadata(params, step),
-        code_version=__version__,
+        code_version=_code_version(step),
         partitions_def=SCENES,
         skippable=True,
     )
@@ -106,5 +115,27 @@ def _described(step: str, description: str) -> str:
     return f"{definition.purpose}\n\n{description.strip()}\n\nCommand line: `geokr {definition.command}`"
 
 
-def _metadata(params: Params, step: str) -> dict[str, dg.PathMetadataValue]:
-    return {"output": dg.MetadataValue.path(str(Folders(params)[step]))}
+def _tags(step: str) -> dict[str, str]:
+    """Tags to search and filter by."""
+    return {"command": STEPS[step].command, "pool": handling_of(step).pool or "none"}
+
+
+def _code_version(step: str) -> str:
+    """The package's version and, by section, the versions of code that are raised when a step gives another output."""
+    sections = [section_of(Params, name) for name in STEPS[step].sections]
+    return "-".join([__version__, *(str(getattr(section, "code_version", 1)) for section in sections)])
+
+
+def _metadata(params: Params, step: str) -> dict[str, Any]:
+    """Where its output lies, and the function that makes it."""
+    run = STEPS[step].run
+    code = getattr(run, "__code__", None)
+    found: dict[str, Any] = {"output": dg.MetadataValue.path(str(Folders(params)[step]))}
+    if code is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # in Dagster 1.13
+            place = dg.LocalFileCodeReference(
+                file_path=code.co_filename, line_number=code.co_firstlineno, label=f"geokr {STEPS[step].command}"
+            )
+            found["dagster/code_references"] = dg.CodeReferencesMetadataValue(code_references=[place])
+    return found

@@ -38,6 +38,19 @@ from geokr_core.step.reporter import LOG, Reporter, Source
 from geokr_core.step.summary import Number, Summary
 
 _TABLE_ROWS: Final = 50
+_TABLE_COLUMNS: Final = (
+    "initialisation",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "task",
+    "labels_per_class",
+    "protocol",
+    "features",
+    "metric",
+    "n_seeds",
+)
+"""The scores come second: a page that is too narrow cuts what only says where they are from."""
 
 
 def evaluate(
@@ -158,7 +171,7 @@ def _summary(
     first = headline_rows(summary, config.metrics)
     numbers: dict[str, Number] = {**counts, **flat_metrics(first)}
     table: list[dict[str, Number]] = [
-        {str(key): (_shown(value) if isinstance(value, float) else value) for key, value in row.items()}
+        {key: (_shown(row[key]) if isinstance(row[key], float) else row[key]) for key in _TABLE_COLUMNS}
         for row in first.head(_TABLE_ROWS).to_dict("records")
     ]
     return Summary(numbers, table, comparison_chart(summary, "png", styles, config.metrics), list(warnings))
