@@ -151,6 +151,8 @@ def test_jobs_sensors_and_schedules_are_as_written_down(defs: dg.Definitions) ->
     assert {sensor.name: sensor.default_status.value for sensor in defs.sensors or []} == {
         "scene_folder": "RUNNING",
         "store": "RUNNING",
+        "data_set_follows": "RUNNING",
+        "training_follows": "STOPPED",
     }
     (schedule,) = defs.schedules or []
     assert isinstance(schedule, dg.ScheduleDefinition)
