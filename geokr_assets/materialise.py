@@ -268,15 +268,10 @@ def _missing_scenes(params: Params, step: str) -> str:
 
 
 def record_in_dvc(log: logging.Logger, params: Params, step: str) -> None:
-    """Commit a step's output to DVC, so that ``dvc status`` finds it clean; not one of other values than the file's.
+    """Commit a step's output to DVC, so that ``dvc status`` finds it clean.
 
     If DVC refuses (busy, or broken), the output is none the worse: the work continues, and the log says what to do.
     """
-    if params.is_overridden:
-        log.info(
-            f"Other values than those of {params.path}: dvc.lock, which speaks for the file, does not record {step}."
-        )
-        return
     try:
         versioning.commit(step, params, LogReporter(log))
     except VersioningError as error:

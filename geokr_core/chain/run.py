@@ -110,8 +110,7 @@ def _stop_explained(name: str, before: Sequence[Outcome], reporter: Reporter) ->
 
 def _recorded_in_dvc(params: Params, reporter: Reporter) -> bool:
     """Whether outputs are to be recorded in ``dvc.lock``; says once why not, where a user would expect it."""
-    # A value that differs from the file's makes an output that DVC must not take for the file's.
-    if params.is_overridden or "DVC_STAGE" in os.environ or not versioning.is_recorded(params):
+    if "DVC_STAGE" in os.environ or not versioning.is_recorded(params):
         return False
     if lack := versioning.why_not_recorded():
         reporter.warning(f"Outputs are not recorded in dvc.lock: {lack}. The outputs themselves are complete.")

@@ -40,11 +40,13 @@ def is_versioned(params_file: Path) -> bool:
 def is_recorded(params: Params) -> bool:
     """Whether what the chain makes is recorded in ``dvc.lock``: where DVC versions it, and there is something to version.
 
+    What other values than the file's gave is not recorded: DVC must not take it for the file's.
+
     A generated world is the same on every machine, and what is made from it is not worth a version: it is recorded once
     someone has begun with it (``dvc repro``), so that a demo leaves the checkout as it was.
     """
     begun = LOCK.exists() or DAMAGED_LOCK.exists()
-    return is_versioned(params.path) and (begun or not params.uses_world)
+    return not params.is_overridden and is_versioned(params.path) and (begun or not params.uses_world)
 
 
 def why_not_recorded() -> str:
