@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(folder):  # artifacts of its default experiment would lie beside it
         MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
     return folder / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _signals_act_as_in_a_new_process() -> None:
+    """What is started in the background of a script ignores SIGINT, and Dagster, in earlier tests, takes SIGTERM for Ctrl-C."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -191,6 +191,22 @@ CHECKS = (
         module="delivery_checks",
     ),
     Check(
+        name="every_chip_has_a_vector",
+        step="embeddings",
+        blocking=False,
+        description="Every chip that was cut has a vector, all of one network.",
+        arguments=lambda params, folders, scene: (folders["embeddings"], folders["chips"]),
+        module="delivery_checks",
+    ),
+    Check(
+        name="audit_finds_planted_errors",
+        step="map_audit",
+        blocking=False,
+        description="The audit finds errors that it planted itself at more than twice the rate of chance.",
+        arguments=lambda params, folders, scene: (folders["map_audit"],),
+        module="delivery_checks",
+    ),
+    Check(
         name="scores_are_numbers",
         step="evaluation",
         blocking=True,

@@ -6,13 +6,21 @@ As ``geokr_core.chain.checks``, which judges the data set and the training: func
 
 import re
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from geokr_core.chain.checks import Finding
-from geokr_core.errors import BackboneError, MissingInputError, RegistryError
+from geokr_core.errors import (
+    BackboneError,
+    DamagedOutputError,
+    EmbeddingsError,
+    MissingInputError,
+    RegistryError,
+)
 from geokr_core.scenes.quarantine import quarantine_of
+from geokr_core.scenes.scene_outputs import chip_outputs, scenes_in
 from geokr_core.step.files import read_json
 
 _LOADED = re.compile(
@@ -96,6 +104,72 @@ def bundle_is_whole(backbone: Path) -> Finding:
     except BackboneError as error:
         return Finding(False, str(error))
     return Finding(True, f"All {len(BUNDLE_FILES)} files are whole, and loading gives the golden features.")
+
+
+def every_chip_has_a_vector(embeddings: Path, chips: Path) -> Finding:
+    """Whether every chip of every scene that was cut has a vector, and all vectors are of one network.
+
+    Args:
+        embeddings: folder of the vectors.
+        chips: folder of the chips.
+
+    Raises:
+        MissingInputError: there are no vectors.
+    """
+    from geokr_core.embeddings.read import open_embeddings
+
+    try:
+        found = open_embeddings(embeddings)
+    except (DamagedOutputError, EmbeddingsError) as error:
+        return Finding(False, str(error))
+    cut = chip_outputs(chips)
+    missing = [
+        {"scene": scene_id, "num_chips": num_cut, "num_vectors": num_vectors}
+        for scene_id in scenes_in(chips)
+        if (num_cut := cut.table(scene_id).num_rows)
+        != (num_vectors := int((found.chips["scene_id"] == scene_id).sum()))
+    ]
+    message = (
+        f"Vectors and chips differ in {len(missing)} scene(s); run `geokr embed`."
+        if missing
+        else f"All {len(found)} chips have a vector of {found.network['model']}."
+    )
+    return Finding(
+        not missing, message, {"num_vectors": len(found), "num_scenes_differing": len(missing)}, missing[:20]
+    )
+
+
+_LEAST_LIFT: Final = 2.0
+"""Average precision over the share that was planted from which an audit finds more than chance does, beyond doubt."""
+
+
+def audit_finds_planted_errors(map_audit: Path) -> Finding:
+    """Whether the audit found errors that it planted itself: else its ranking of the map's own errors says nothing.
+
+    Args:
+        map_audit: folder of the audit.
+
+    Raises:
+        MissingInputError: there is no audit.
+    """
+    path = map_audit / "audit.json"
+    if not path.is_file():
+        raise MissingInputError(f"{path}: not there; run `geokr audit` first.")
+    result = read_json(path)
+    rows = [{"kind": kind, **row} for kind, row in result["planted"].items()]
+    chance = float(result["planted_fraction"])
+    missed = [row["kind"] for row in rows if row["average_precision"] < _LEAST_LIFT * chance]
+    if not rows:
+        message = "No error could be planted into this map: how many the audit misses is not known."
+    elif missed:
+        message = f"Of planted errors ({', '.join(missed)}) it finds hardly more than chance would ({chance:.0%})."
+    else:
+        message = (
+            "It finds "
+            + ", ".join(f"{r['kind']} errors with an average precision of {r['average_precision']:.2f}" for r in rows)
+            + "."
+        )
+    return Finding(bool(rows) and not missed, message, {"num_chips": int(result["num_chips"])}, rows)
 
 
 def scores_are_numbers(evaluation: Path) -> Finding:

@@ -18,7 +18,7 @@ from geokr_core.chain.refusals import refuse_early
 from geokr_core.chain.steps import STEPS, Folders, Step, source_folder, steps_of
 from geokr_core.errors import ConfigError, DamagedOutputError, VersioningError
 from geokr_core.step.digests import data_version, file_md5, folder_version
-from geokr_core.step.extras import lacking, named_extras
+from geokr_core.step.extras import lacking, named_extras, require_extra
 from geokr_core.step.files import sweep
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
@@ -152,6 +152,8 @@ def run_step(
         GeoKRError: whatever the step itself refuses.
     """
     step, folders = STEPS[name], Folders(params)
+    for extra in step.extras:
+        require_extra(extra, f"`{name}`")
     out, state = folders[name], folders.state(name)
     sweep(out.parent)
     sweep(state)

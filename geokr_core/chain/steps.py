@@ -89,6 +89,7 @@ class Step:
         folder: where its output lies, if not in the store; others may put files there, too.
         data_files: folders of built-in data files that it reads, below the package.
         outdated: says why an output is not true any more although nothing that it was made from has changed; or nothing.
+        extras: what must be installed beyond the core, asked before anything else.
         refuse: refuses, before anything runs, what can be known to be refused later.
         is_wanted: whether a parameter file asks for the step.
         subject: what a run of it is about, in a few words for the name of its MLflow run.
@@ -113,6 +114,7 @@ class Step:
     folder: Callable[["Params"], Path] | None = None
     data_files: tuple[str, ...] = ()
     outdated: Callable[["Params", Folders], str | None] | None = None
+    extras: tuple[str, ...] = ()
     refuse: Callable[["Params"], None] | None = None
     is_wanted: Callable[["Params"], bool] = _always
     subject: Callable[["Params"], str] | None = None
@@ -312,6 +314,7 @@ _TABLE = (
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None and params.champion is not None,
         outdated=calls.champion_outdated,
+        extras=("mlflow", "evaluate"),
         refuse=calls.refuse_without_registry,
         subject=calls.model_subject,
     ),

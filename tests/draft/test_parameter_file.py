@@ -26,7 +26,7 @@ FIRST_STEPS = ("scenes", "land_cover", "chips", "proportions")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     generate_world(
-        WorldConfig(seed=3, num_scenes=2, scene_size_px=128, task_images_per_class=4), folder, RecordingReporter()
+        WorldConfig(seed=3, num_scenes=2, scene_size_px=224, task_images_per_class=4), folder, RecordingReporter()
     )
     return folder
 

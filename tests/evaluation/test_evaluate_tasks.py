@@ -120,7 +120,7 @@ def test_report_shows_budgets_notes_and_only_allowed_pictures(judged: Store) -> 
     found = Judged.read(judged.out)
     sections = task_sections(found, initialisation_styles(found.results["initialisation"]))
 
-    assert [page["task"] for page in sections["budgets"]] == ["boxes", "masks", "scenes", "sky"]
+    assert [page["task"] for page in sections["budgets"]] == ["scenes", "masks", "boxes", "sky"]
     assert any("2 steps of 2 crops" in str(fact) for page in sections["budgets"] for fact in page["facts"])
     assert {page["task"] for page in sections["galleries"]} == {"masks"}
     assert [page["task"] for page in sections["screening"]] == ["sky"]

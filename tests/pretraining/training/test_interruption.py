@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,6 @@ from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
 
 NUM_CHIPS = 32
-
-
-@pytest.fixture(autouse=True)
-def _signals_act_as_in_a_new_process() -> Iterator[None]:
-    """Tests in the background of a script inherit an ignored SIGINT; Dagster, in earlier tests, takes SIGTERM for Ctrl-C."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    earlier = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    for number, handler in earlier.items():
-        signal.signal(number, handler)
 
 
 def _config(**changes: Any) -> PretrainingConfig:
