@@ -36,7 +36,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _signals_act_as_in_a_new_process() -> None:
-    """What is started in the background of a script ignores SIGINT, and Dagster, in earlier tests, takes SIGTERM for Ctrl-C."""
+    """Every test hears SIGINT and SIGTERM, whoever started the tests and whichever ran before.
+
+    What is started in the background of a script inherits an ignored SIGINT. Dagster, once it runs in a process, treats SIGTERM
+    as it treats SIGINT: ignored as well, then, and so in every process that a later test starts.
+    """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,15 +14,12 @@ from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.disagreement import Disagreement, Predictor, disagreement, folds_by_place, largest_move
 from geokr_core.audit.gallery import gallery
 from geokr_core.audit.kinds import kinds_of
+from geokr_core.audit.output import GALLERY_FILE, RESULT_FILE, TABLE_FILE
 from geokr_core.audit.pairs import Pairs, read_pairs
 from geokr_core.audit.planting import KINDS, Found, measure
 from geokr_core.step.files import whole_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
-
-TABLE_FILE: Final = "audit.parquet"
-RESULT_FILE: Final = "audit.json"
-GALLERY_FILE: Final = "gallery.png"
 
 _FIRST: Final = 100
 _SHOWN: Final = 20

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from geokr_core.audit.output import RESULT_FILE
 from geokr_core.chain.checks import Finding
 from geokr_core.errors import (
     BackboneError,
@@ -152,7 +153,7 @@ def audit_finds_planted_errors(map_audit: Path) -> Finding:
     Raises:
         MissingInputError: there is no audit.
     """
-    path = map_audit / "audit.json"
+    path = map_audit / RESULT_FILE
     if not path.is_file():
         raise MissingInputError(f"{path}: not there; run `geokr audit` first.")
     result = read_json(path)
@@ -164,11 +165,8 @@ def audit_finds_planted_errors(map_audit: Path) -> Finding:
     elif missed:
         message = f"Of planted errors ({', '.join(missed)}) it finds hardly more than chance would ({chance:.0%})."
     else:
-        message = (
-            "It finds "
-            + ", ".join(f"{r['kind']} errors with an average precision of {r['average_precision']:.2f}" for r in rows)
-            + "."
-        )
+        found = (f"{row['kind']} errors with an average precision of {row['average_precision']:.2f}" for row in rows)
+        message = f"It finds {', '.join(found)}."
     return Finding(bool(rows) and not missed, message, {"num_chips": int(result["num_chips"])}, rows)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from geokr_core.draft.headers import Box, Header, is_raster, read_header, sample
+from geokr_core.draft.names import distinct, identifier
 from geokr_core.draft.patterns import MOST_PATTERNS, patterns_of
 from geokr_core.land_cover.legend import ProductLegend, legend_names, load_legend
 from geokr_core.step.found_files import find_files
@@ -76,7 +77,9 @@ def find_products(folder: Path, images: Sequence[str] = ()) -> list[FoundProduct
         (by_name.setdefault(named[0], []) if named else rest).append(header)
     products = [one for name, alike in by_name.items() for one in _named(folder, legends[name], name, alike, paths)]
     products += _by_codes(folder, rest, legends, paths)
-    return sorted(_distinct(products), key=lambda product: product.name)
+    names = distinct([product.name for product in products])
+    numbered = [replace(product, name=name) for product, name in zip(products, names, strict=True)]
+    return sorted(numbered, key=lambda product: product.name)
 
 
 def _is_whole(header: Header) -> bool:
@@ -151,7 +154,7 @@ def _unknown(
     for code in codes:
         writer.writerow([code, f"class {code}", headers[0].colour_table.get(code, ""), ""])
     products = _product(
-        _identifier(Path(headers[0].name).stem),
+        identifier(Path(headers[0].name).stem, "product"),
         headers,
         others,
         legend="",
@@ -193,7 +196,7 @@ def _product(
         )
     return [
         FoundProduct(
-            _identifier(name) + (f"_{year}" if year and str(year) not in name else ""),
+            identifier(name, "product") + (f"_{year}" if year and str(year) not in name else ""),
             pattern,
             tuple(header.path for header in part),
             legend,
@@ -219,17 +222,3 @@ def _codes(folder: Path, headers: Sequence[Header]) -> frozenset[int]:
 def _year_in(paths: Sequence[str]) -> int | None:
     years = {int(year) for path in paths for year in re.findall(r"(?<!\d)((?:19[6-9]|20[0-4])\d)(?!\d)", path)}
     return years.pop() if len(years) == 1 else None
-
-
-def _identifier(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_") or "product"
-
-
-def _distinct(products: Sequence[FoundProduct]) -> list[FoundProduct]:
-    seen: dict[str, int] = {}
-    distinct = []
-    for product in products:
-        seen[product.name] = seen.get(product.name, 0) + 1
-        number = seen[product.name]
-        distinct.append(replace(product, name=f"{product.name}_{number}") if number > 1 else product)
-    return distinct

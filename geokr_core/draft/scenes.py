@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from geokr_core.draft.headers import Box, Header, is_raster, read_header, sample
+from geokr_core.draft.names import distinct, identifier
 from geokr_core.draft.patterns import MOST_PATTERNS, patterns_of
 from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
 from geokr_core.rasters.checksums import Checksums
@@ -130,7 +131,10 @@ def find_collections(folder: Path, maps: Sequence[str] = ()) -> list[FoundCollec
     generic = heads.pop("generic", [])
     found = [one for name, alike in heads.items() for one in _collections(name, alike, others, name)]
     found += _generic(folder, generic, others)
-    return sorted(_distinct([_inspected(folder, one) for one in found]), key=lambda one: one.name)
+    inspected = [_inspected(folder, one) for one in found]
+    names = distinct([one.name for one in inspected])
+    numbered = [replace(one, name=name) for one, name in zip(inspected, names, strict=True)]
+    return sorted(numbered, key=lambda one: one.name)
 
 
 def _collections(name: str, paths: Sequence[str], others: Sequence[str], product: str) -> list[FoundCollection]:
@@ -202,11 +206,7 @@ def _one_file_a_band(folder: Path, group: Mapping[str, Header], others: Sequence
 def _name_of(folder: Path, below: str, paths: Sequence[str]) -> str:
     """A name: of the folder that the files lie in, or of the file where it is alone there."""
     text = PurePosixPath(paths[0]).stem if len(paths) == 1 and below == "." else PurePosixPath(below).name
-    return _identifier(text or folder.resolve().name)
-
-
-def _identifier(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_") or "scenes"
+    return identifier(text or folder.resolve().name, "scenes")
 
 
 def _inspected(folder: Path, found: FoundCollection) -> FoundCollection:
@@ -259,13 +259,3 @@ def _undeclared_nodata(folder: Path, scene: Scene) -> int | None:
     values = sample(folder, header)
     empty = (values == 0).all(axis=0)
     return 0 if empty.size and float(np.mean(empty)) > 0.01 else None
-
-
-def _distinct(found: Sequence[FoundCollection]) -> list[FoundCollection]:
-    seen: dict[str, int] = {}
-    distinct = []
-    for one in found:
-        seen[one.name] = seen.get(one.name, 0) + 1
-        number = seen[one.name]
-        distinct.append(replace(one, name=f"{one.name}_{number}") if number > 1 else one)
-    return distinct

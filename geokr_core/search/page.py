@@ -23,6 +23,7 @@ from geokr_core.scenes.scene_outputs import CUT_FILE
 from geokr_core.search.index import Index
 from geokr_core.search.output import pictures_of
 from geokr_core.step.files import read_json, whole_file
+from geokr_core.step.selection import even_selection
 
 MAX_CHIPS: Final = 30_000
 """Chips of a page: what a browser holds with pictures and ranks within a second."""
@@ -55,10 +56,7 @@ class Opening:
 
 def spread_out(allowed: np.ndarray, most: int = MAX_CHIPS) -> np.ndarray:
     """At most ``most`` positions of the chips that may be shown, evenly over the archive."""
-    positions = np.flatnonzero(allowed)
-    if len(positions) <= most:
-        return positions
-    return positions[np.linspace(0, len(positions) - 1, most).astype(np.int64)]
+    return even_selection(np.flatnonzero(allowed), most)
 
 
 def write_page(

@@ -134,28 +134,18 @@ def test_a_file_that_was_changed_is_read_again(loop: Loop, tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
-def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(loop: Loop, tmp_path: Path) -> None:
-    catalogues = tmp_path / "catalogues.yaml"
+def fetch_arguments(loop: Loop, folder: Path, out: str) -> list[str]:
+    """Of `geokr fetch`: one month of the middle of the loop's collection, into a folder below ``folder``."""
+    catalogues = folder / "catalogues.yaml"
     catalogues.write_text(yaml.safe_dump({"catalogues": [loop.catalogue()]}, sort_keys=False))
     box = ",".join(map(str, loop.middle()))
-    command = [
-        sys.executable,
-        "-m",
-        "geokr_core.cli",
-        "fetch",
-        "-c",
-        str(catalogues),
-        "--collection",
-        "s2",
-        f"--bbox={box}",
-        "--dates",
-        "2021-07-01/2021-07-31",
-        "--out",
-        str(tmp_path / "killed"),
-        "--yes",
-        "--connections",
-        "1",
-    ]
+    chosen = ["--collection", "s2", f"--bbox={box}", "--dates", "2021-07-01/2021-07-31"]
+    return ["fetch", "-c", str(catalogues), *chosen, "--out", str(folder / out)]
+
+
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(loop: Loop, tmp_path: Path) -> None:
+    arguments = [*fetch_arguments(loop, tmp_path, "killed"), "--yes", "--connections", "1"]
+    command = [sys.executable, "-m", "geokr_core.cli", *arguments]
     slow = f"/data/{FIRST}/B08.tif"
     loop.server.hold[slow] = threading.Event()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -193,21 +183,7 @@ def test_a_local_catalogue_is_read_without_any_request(loop: Loop, tmp_path: Pat
 
 
 def test_the_plan_is_shown_and_a_dry_run_writes_nothing(loop: Loop, tmp_path: Path) -> None:
-    catalogues = tmp_path / "catalogues.yaml"
-    catalogues.write_text(yaml.safe_dump({"catalogues": [loop.catalogue()]}, sort_keys=False))
-    box = ",".join(map(str, loop.middle()))
-    arguments = [
-        "fetch",
-        "-c",
-        str(catalogues),
-        "--collection",
-        "s2",
-        f"--bbox={box}",
-        "--dates",
-        "2021-07-01/2021-07-31",
-        "--out",
-        str(tmp_path / "got"),
-    ]
+    arguments = fetch_arguments(loop, tmp_path, "got")
     dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert dry.exit_code == 0
     assert "MB to transfer for 11 files" in dry.stdout

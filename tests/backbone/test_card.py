@@ -14,22 +14,10 @@ import torch
 import yaml
 from affine import Affine
 
-from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.card import PAGE_ROWS, Comparison, Score, model_card, registry_page
-from geokr_core.backbone.config import BackboneConfig
 from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.step.files import read_json
-from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr, make_pretraining, redescribe, write_raster
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    dataset = make_levir_kr(root, num_chips=16)
-    pretraining = make_pretraining(root / "p", dataset, architecture="squeezenet1_1")
-    build_bundle(BackboneConfig(), dataset.folder, pretraining, root / "b", RecordingReporter())
-    return root / "b"
+from geokr_core.testing import redescribe, write_raster
 
 
 def example_of(card: str) -> str:

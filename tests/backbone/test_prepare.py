@@ -8,24 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.bundle import open_bundle, verify_bundle
-from geokr_core.backbone.config import BackboneConfig
 from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.backbone.loader.geokr_backbone import BundleError, prepare, stretch_limits
 from geokr_core.chips.stretch import Stretch, percentiles
 from geokr_core.step.files import read_json, write_json
-from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr, make_pretraining, redescribe
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    dataset = make_levir_kr(root, num_chips=16)
-    pretraining = make_pretraining(root / "p", dataset, architecture="squeezenet1_1")
-    build_bundle(BackboneConfig(), dataset.folder, pretraining, root / "b", RecordingReporter())
-    return root / "b"
+from geokr_core.testing import redescribe
 
 
 @pytest.fixture

@@ -10,21 +10,8 @@ import torch
 from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file
 
-from geokr_core.backbone.build import build_bundle
-from geokr_core.backbone.config import BackboneConfig
 from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.backbone.loader.backbone_pyfunc import Backbone
-from geokr_core.step.reporter import RecordingReporter
-from geokr_core.testing import make_levir_kr, make_pretraining
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    dataset = make_levir_kr(root, num_chips=16)
-    pretraining = make_pretraining(root / "p", dataset, architecture="squeezenet1_1")
-    build_bundle(BackboneConfig(), dataset.folder, pretraining, root / "b", RecordingReporter())
-    return root / "b"
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from geokr_core.audit.output import RESULT_FILE
 from geokr_core.chain.delivery_checks import audit_finds_planted_errors, every_chip_has_a_vector
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.embed import embed_scenes
@@ -44,7 +45,7 @@ def test_a_scene_that_was_cut_and_not_embedded_fails(archive: Callable[..., Path
 def test_an_audit_that_misses_its_own_errors_fails(
     tmp_path: Path, planted: dict[str, object], passed: bool, said: str
 ) -> None:
-    write_json(tmp_path / "audit.json", {"planted": planted, "planted_fraction": 0.05, "num_chips": 100})
+    write_json(tmp_path / RESULT_FILE, {"planted": planted, "planted_fraction": 0.05, "num_chips": 100})
     found = audit_finds_planted_errors(tmp_path)
     assert found.passed == passed
     assert re.search(said, found.message)

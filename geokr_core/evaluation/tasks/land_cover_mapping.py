@@ -36,6 +36,7 @@ from geokr_core.networks.network import cell_features
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.stopwatch import computing
+from geokr_core.step.selection import even_selection
 
 _NONE: Final = -1
 """Class of a cell that takes no part: mixed, unknown, or of a class that is too rare."""
@@ -97,7 +98,7 @@ class LandCoverMapping:
             )
         self._task, self._evaluation = task, evaluation
         self._bands, self._data_version = data.bands, data.data_version
-        rows = {split: _evenly(data.rows_of(split), task.max_chips) for split in ("train", "validation")}
+        rows = {split: even_selection(data.rows_of(split), task.max_chips) for split in ("train", "validation")}
         if not all(map(len, rows.values())):
             counts = ", ".join(f"{len(found)} of {split}" for split, found in rows.items())
             raise EvaluationError(
@@ -323,11 +324,6 @@ def _predicted(found: _Extracted, labelled: np.ndarray, labels: np.ndarray, seed
     probe = fit_probe(found.train[labelled], places.astype(np.int64), len(known), unlabelled, seed=seed)
     predicted: np.ndarray = known[probe.predict(found.test)]
     return predicted
-
-
-def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most ``most`` of the rows, evenly spread over them."""
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def _dominant(cells: np.ndarray, fraction: float) -> np.ndarray:

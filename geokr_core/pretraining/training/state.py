@@ -33,7 +33,7 @@ from geokr_core.pretraining.training.regularisation import (
     pooled,
 )
 from geokr_core.pretraining.training.teacher import Teacher, released_update_steps, scaled_update_steps
-from geokr_core.pretraining.training.validation import even_selection
+from geokr_core.step.selection import even_selection
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from geokr_core.networks.runtime import Runtime
 from geokr_core.pictures.images import as_rgb, png, proportion_bar
 from geokr_core.pretraining.losses import label_kl
 from geokr_core.pretraining.network import Network
+from geokr_core.step.selection import even_selection
 
 MAX_JUDGED_CHIPS: Final = 1000
 """Chips on which a KL is measured outside training: its standard error is then some 2 % of its value."""
@@ -73,11 +74,6 @@ class Judged:
             means = {"predicted": round(float(predicted.mean()), 4), "label": round(float(label.mean()), 4)}
             rows.append({"class": name, **means, "bins": table})
         return rows
-
-
-def even_selection(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most ``most`` of the rows, evenly spread over them."""
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 @torch.no_grad()

@@ -1,0 +1,12 @@
+"""How the output folder of an audit is laid out."""
+
+from typing import Final
+
+TABLE_FILE: Final = "audit.parquet"
+"""One row a chip, the most doubtful first."""
+
+RESULT_FILE: Final = "audit.json"
+"""What was found of planted errors, and counts of kinds and confusions."""
+
+GALLERY_FILE: Final = "gallery.png"
+"""The first chips."""
