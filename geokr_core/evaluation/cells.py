@@ -15,7 +15,8 @@ EvaluationProtocol = Literal["linear_probe", "knn", "fine_tune"]
 Features = Literal["last", "multi", "histogram"]
 """What the classifier sees: pooled last stage, all pooled stages, or the 54 numbers of the colour histogram."""
 Labels = int | str
-"""Labelled images of each class, a share of the training images such as ``10%``, or ``all``."""
+"""Labelled images of each class, a share of the training images such as ``10%``, a number of chips such as ``4 chips``, or
+``all``."""
 Choice = tuple[EvaluationProtocol, Features, Labels]
 RGB = ("red", "green", "blue")
 
@@ -174,8 +175,24 @@ def fraction_of_labels(labels: Labels) -> float:
     return float(labels[:-1]) / 100.0
 
 
+_CHIPS = " chips"
+
+
+def labels_of_chips(chips: int | str) -> Labels:
+    """A number of labelled chips as results name it: ``4 chips``; ``all`` stays."""
+    return chips if isinstance(chips, str) else f"{chips}{_CHIPS}"
+
+
+def chips_of_labels(labels: Labels) -> int | None:
+    """The number of chips that ``4 chips`` names; None for any other amount."""
+    return int(labels.removesuffix(_CHIPS)) if isinstance(labels, str) and labels.endswith(_CHIPS) else None
+
+
 def labels_name(labels: str) -> str:
     """How an amount of labels is written."""
+    chips = chips_of_labels(labels)
+    if chips is not None:
+        return "1 labelled chip" if chips == 1 else f"{chips} labelled chips"
     if labels == "all":
         return "all labels"
     if labels.endswith("%"):

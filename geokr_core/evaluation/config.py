@@ -13,6 +13,7 @@ from geokr_core.networks.architectures import Architecture
 from geokr_core.step.section import Section
 
 LabelShare = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9](\.[0-9]+)?)%$")]
+LabelChips = Annotated[str, Field(pattern=r"^[1-9][0-9]* chips$")]
 LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"] | LabelShare
 Initialisation = str
 """A variant of pretraining by name, or one of `UNTRAINED`."""
@@ -139,7 +140,9 @@ class Criterion(Section):
     task: str
     protocol: Literal["linear_probe", "knn", "fine_tune"] = "linear_probe"
     features: Literal["last", "multi"] = Field("last", description="of frozen protocols; no choice when fine-tuned")
-    labels_per_class: LabelsPerClass = "all"
+    labels_per_class: LabelsPerClass | LabelChips = Field(
+        "all", description="as results name it; land-cover mapping: a number such as `64 chips`"
+    )
     metric: str = Field("accuracy", description="accuracy, macro_f1, miou, map … as the task gives it")
 
     @property

@@ -22,6 +22,7 @@ from geokr_core.evaluation.cells import (
     EvaluationProtocol,
     Features,
     Labels,
+    labels_of_chips,
     labels_of_fraction,
 )
 from geokr_core.evaluation.charts import comparison_chart
@@ -155,7 +156,8 @@ def _frozen_choices(
     if initialisation != "colour_histogram":
         # All stages first: the last one is part of them.
         probed = sorted(set(getattr(task, "features", None) or config.features), key=("multi", "last").index)
-    amounts: Sequence[Labels] = getattr(task, "label_chips", None) or config.labels_per_class
+    chips = getattr(task, "label_chips", None)
+    amounts: Sequence[Labels] = config.labels_per_class if chips is None else [labels_of_chips(n) for n in chips]
     frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn")
     asked = [name for name in frozen if name in config.protocols and name in kind.frozen_protocols]
     for features in probed:

@@ -180,7 +180,7 @@ def labels_order(labels: str) -> tuple[int, float]:
     """Sort key of ``labels_per_class``: numbers by size, then shares by size, ``all`` last."""
     if labels == "all":
         return (2, 0.0)
-    return (1, float(labels[:-1])) if labels.endswith("%") else (0, int(labels))
+    return (1, float(labels[:-1])) if labels.endswith("%") else (0, int(labels.removesuffix(" chips")))
 
 
 def headline_rows(table: pd.DataFrame, metrics: TaskMetrics = KNOWN_METRICS) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.cells import Cell, Features, Labels, Measurement, Score, Start
+from geokr_core.evaluation.cells import Cell, Features, Labels, Measurement, Score, Start, chips_of_labels
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou, pixel_accuracy
 from geokr_core.evaluation.protocols.probe import (
@@ -182,25 +182,24 @@ class LandCoverMapping:
         Raises:
             EvaluationError: there are fewer, or the protocol is not one of mapping.
         """
-        if cell.protocol != "linear_probe" or (
-            isinstance(cell.labels_per_class, str) and cell.labels_per_class != "all"
-        ):
+        wanted = chips_of_labels(cell.labels_per_class)
+        if cell.protocol != "linear_probe" or (wanted is None and cell.labels_per_class != "all"):
             raise EvaluationError(
-                f"{self.name}: found {cell.protocol} with {cell.labels_per_class} labels; land-cover mapping is judged by the "
-                "linear probe, with a number of chips or `all`."
+                f"{self.name}: found {cell.protocol} with labels {cell.labels_per_class}; land-cover mapping is judged by the linear "
+                "probe, with a number of chips (`4 chips`) or `all`."
             )
-        if isinstance(cell.labels_per_class, int) and cell.labels_per_class > len(self.train.images):
+        if wanted is not None and wanted > len(self.train.images):
             raise EvaluationError(
-                f"{self.name}: {cell.labels_per_class} labelled chips are asked for, but there are "
-                f"{len(self.train.images)} to label from; lower `label_chips`, or raise `max_chips`."
+                f"{self.name}: {wanted} labelled chips are asked for, but there are {len(self.train.images)} to label from; lower "
+                "`label_chips`, or raise `max_chips`."
             )
 
     def draw_chips(self, labels: Labels, seed: int, draw: int) -> np.ndarray:
         """The labelled chips of one draw, int64, sorted; within a draw a larger number contains every smaller one."""
-        everything = np.arange(len(self.train.images))
-        if labels == "all":
+        everything, number = np.arange(len(self.train.images)), chips_of_labels(labels)
+        if number is None:
             return everything
-        return np.sort(np.random.default_rng([seed, draw]).permutation(everything)[: int(labels)])
+        return np.sort(np.random.default_rng([seed, draw]).permutation(everything)[:number])
 
     def measure(self, cell: Cell, start: Start) -> Measurement:
         """Learn from the cells of the drawn chips and map the test chips, draw by draw.

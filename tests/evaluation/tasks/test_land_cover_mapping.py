@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from geokr_core.errors import EvaluationError, MissingInputError
-from geokr_core.evaluation.cells import Cell, Start
-from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
+from geokr_core.evaluation.cells import Cell, Start, labels_name
+from geokr_core.evaluation.config import Criterion, EvaluationConfig, TaskConfig
 from geokr_core.evaluation.evaluate import _plan
 from geokr_core.evaluation.opening import open_task
+from geokr_core.evaluation.statistics import labels_order
 from geokr_core.evaluation.tasks.land_cover_mapping import LandCoverMapping
 from geokr_core.networks.network import build, cell_features, pooled
 from geokr_core.testing import make_levir_kr
@@ -35,7 +36,7 @@ def opened(ground: Path, evaluation: dict[str, object] | None = None, **changes:
 
 def cell(**changes: object) -> Cell:
     fields: dict[str, object] = {"task": "ground", "initialisation": "random", "protocol": "linear_probe"}
-    return Cell(**(fields | {"features": "multi", "labels_per_class": 16, "seed": 0} | changes))  # type: ignore[arg-type]
+    return Cell(**(fields | {"features": "multi", "labels_per_class": "16 chips", "seed": 0} | changes))  # type: ignore[arg-type]
 
 
 def start(**changes: object) -> Start:
@@ -80,22 +81,22 @@ def test_a_network_gives_features_of_cells_whose_mean_is_the_pooled_one() -> Non
 def test_the_last_stage_is_part_of_all_stages_that_are_kept(tmp_path: Path) -> None:
     small = make_levir_kr(tmp_path, num_chips=16, chip_size_px=32, validation_fraction=0.5, cells_per_side=4).folder
     task = opened(small, draws=1)
-    everything = task.measure(cell(labels_per_class=4), start())
-    last = task.measure(cell(labels_per_class=4, features="last"), start())
-    alone = opened(small, draws=1).measure(cell(labels_per_class=4, features="last"), start())
+    everything = task.measure(cell(labels_per_class="4 chips"), start())
+    last = task.measure(cell(labels_per_class="4 chips", features="last"), start())
+    alone = opened(small, draws=1).measure(cell(labels_per_class="4 chips", features="last"), start())
     assert last.scores == alone.scores != everything.scores
 
 
 def test_more_labels_contain_fewer_and_do_better_in_pairs_over_starts(ground: Path) -> None:
     task = opened(ground)
-    four, many = (set(task.draw_chips(labels, 0, 0).tolist()) for labels in (4, 16))
+    four, many = (set(task.draw_chips(labels, 0, 0).tolist()) for labels in ("4 chips", "16 chips"))
     assert four < many
-    assert set(task.draw_chips(4, 0, 1).tolist()) != four
-    assert set(task.draw_chips(4, 1, 0).tolist()) != four
+    assert set(task.draw_chips("4 chips", 0, 1).tolist()) != four
+    assert set(task.draw_chips("4 chips", 1, 0).tolist()) != four
     colours = start(initialisation="colour_histogram")
     few, all_ = (
         task.measure(cell(initialisation="colour_histogram", features="histogram", labels_per_class=labels), colours)
-        for labels in (1, "all")
+        for labels in ("1 chips", "all")
     )
     assert few.scores[0].value < all_.scores[0].value
     assert all_.label_fraction == 1.0
@@ -110,7 +111,7 @@ def test_the_plan_asks_for_chips_by_number_and_for_no_fine_tuning(ground: Path) 
         | {"labels_per_class": [25], "initialisations": ["random"]}
     )
     assert [(c.protocol, c.features, c.labels_per_class) for c in _plan(config, config.tasks[0])] == [
-        ("linear_probe", "multi", 4),
+        ("linear_probe", "multi", "4 chips"),
         ("linear_probe", "multi", "all"),
     ]
 
@@ -146,9 +147,21 @@ def test_a_data_set_without_cells_or_places_to_map_is_refused(tmp_path: Path) ->
 def test_what_cannot_be_drawn_or_probed_is_refused_before_it_is_measured(ground: Path) -> None:
     task = opened(ground)
     with pytest.raises(EvaluationError, match="1000 labelled chips are asked for"):
-        task.require(cell(labels_per_class=1000))
+        task.require(cell(labels_per_class="1000 chips"))
     with pytest.raises(EvaluationError, match="judged by the linear probe"):
         task.require(cell(protocol="knn"))
     with pytest.raises(EvaluationError, match="judged by the linear probe"):
         task.require(cell(labels_per_class="10%"))
     assert TaskConfig.model_validate({"name": "a"}).kind == "scene_classification"
+
+
+def test_chips_are_called_chips_and_sorted_by_number() -> None:
+    assert [labels_name(labels) for labels in ("1 chips", "4 chips", "4")] == [
+        "1 labelled chip",
+        "4 labelled chips",
+        "4 labels a class",
+    ]
+    assert sorted(["all", "64 chips", "4 chips"], key=labels_order) == ["4 chips", "64 chips", "all"]
+    assert Criterion(task="ground", labels_per_class="64 chips", metric="miou").labels_per_class == "64 chips"
+    with pytest.raises(ValueError, match="labels_per_class"):
+        Criterion(task="ground", labels_per_class="many chips")
