@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -180,3 +181,7 @@ def shares_of(found: Embeddings, proportions: Path | None) -> pd.DataFrame:
     frame.loc[frame["known_fraction"] <= 0, fraction_columns(classes)] = np.nan
     known = frame.reindex(found.chips["chip_id"])[list(fraction_columns(classes))]
     return pd.DataFrame(known.to_numpy(), index=found.chips.index, columns=list(classes))
+
+
+ANY_CHIP: Final = Filters()
+"""Allows every chip."""

@@ -11,7 +11,7 @@ from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.read import Embeddings, open_embeddings
 from geokr_core.errors import ConfigError
 from geokr_core.search.examples import chip_at, image_vector
-from geokr_core.search.filters import Filters, shares_of
+from geokr_core.search.filters import ANY_CHIP, Filters, shares_of
 from geokr_core.search.index import best, build_index
 from geokr_core.search.labels import learn, read_labels, write_map
 from geokr_core.search.page import MAX_CHIPS, Opening, spread_out, write_page
@@ -42,7 +42,7 @@ def search_archive(
     like: Sequence[str] = (),
     at: tuple[float, float] | None = None,
     image: Path | None = None,
-    filters: Filters = Filters(),  # noqa: B008  (frozen)
+    filters: Filters = ANY_CHIP,
     limit: int = 50,
 ) -> pd.DataFrame:
     """Find the chips that look most like examples. The chips of the archive that serve as examples are not found.
@@ -101,7 +101,7 @@ def write_search_page(
     like: Sequence[str] = (),
     at: tuple[float, float] | None = None,
     image: Path | None = None,
-    filters: Filters = Filters(),  # noqa: B008  (frozen)
+    filters: Filters = ANY_CHIP,
 ) -> int:
     """Write the page to search and label in; examples decide what it shows first, and there may be none.
 
