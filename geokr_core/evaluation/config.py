@@ -61,7 +61,9 @@ class EvaluationConfig(Section):
         True,
         description="move the channel mean and deviation of a task's training images onto those of Levir-KR",
     )
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the processor computes in it, fp32 elsewhere, which is faster there"
+    )
     fine_tune_steps: int = Field(60, ge=1)
     fine_tune_learning_rate: float = Field(5e-4, gt=0)
     fine_tune_learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(

@@ -17,7 +17,7 @@ from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.batchnorm import recalibrate_on
 from geokr_core.networks.network import build
 from geokr_core.networks.normalisation import Normalisation, placed
-from geokr_core.networks.runtime import Runtime, device_of
+from geokr_core.networks.runtime import Runtime, device_of, precision_of
 from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights, require_unchanged
 from geokr_core.step.files import read_json
 
@@ -152,7 +152,7 @@ def running(config: EvaluationConfig) -> Iterator[Runtime]:
     earlier = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        yield Runtime(device, config.precision == "bf16")
+        yield Runtime(device, precision_of(config.precision, device.type) == "bf16")
     finally:
         torch.set_num_threads(earlier)
 

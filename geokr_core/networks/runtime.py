@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -48,6 +49,29 @@ def device_of(
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device(f"cuda:{processes.local_rank}" if processes is not None and processes.size > 1 else "cuda")
+
+
+_BF16_OF_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""What `torch.cpu.get_capabilities` calls arithmetic in bfloat16: of x86 the first two, of ARM the others."""
+
+
+def precision_of(wanted: Literal["auto", "bf16", "fp32"], device: str) -> Literal["bf16", "fp32"]:
+    """The precision that a setting comes to on this machine.
+
+    A CPU without arithmetic in bfloat16 computes it by way of float32, slower than float32 itself.
+
+    Args:
+        wanted: ``auto`` is bfloat16 where the device computes in it, float32 elsewhere.
+        device: kind of device, ``cpu``, ``cuda`` or ``auto``: a GPU if there is one.
+    """
+    if wanted != "auto":
+        return wanted
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name, False) for name in _BF16_OF_CPUS)
+    return "bf16" if native else "fp32"
 
 
 @contextmanager

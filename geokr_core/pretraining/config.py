@@ -97,7 +97,9 @@ class RunSettings(Section):
         None, ge=1, description="steps between measurements on held-out chips; null: four in a run"
     )
     examples_every: int = Field(200, ge=0, description="steps between pictures of example chips; 0: none")
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the processor computes in it, fp32 elsewhere, which is faster there"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = Field("auto", description="`torch.compile`; auto: on a GPU only")
 

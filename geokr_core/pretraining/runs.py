@@ -12,7 +12,7 @@ from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks import batch_order
 from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.distributed import ProcessGroup
-from geokr_core.networks.runtime import Runtime, device_of
+from geokr_core.networks.runtime import Runtime, device_of, precision_of
 from geokr_core.networks.weights import imagenet_weights
 from geokr_core.pretraining.config import PretrainingConfig, VariantConfig
 from geokr_core.pretraining.labels import labels_of_data
@@ -136,6 +136,7 @@ def result_inputs(config: PretrainingConfig, recipe: Recipe, device: str, data_v
     """
     ignored = PretrainingConfig.without_effect | _STOOD_FOR
     settings = {key: value for key, value in as_plain(config).items() if value is not None and key not in ignored}
+    settings["precision"] = precision_of(config.precision, device)
     settings |= objective_class(recipe.objective).code(recipe) | regularisation.code(recipe)
     if config.shuffle_window_chips is not None:
         settings |= batch_order.CODE
@@ -177,7 +178,7 @@ def runtime_of(config: PretrainingConfig, chip_size_px: int, processes: ProcessG
     on_cpu = device.type == "cpu"
     small = on_cpu and chip_size_px < spec_of(config.architecture).bf16_min_size_px
     compiled = config.compile == "on" or (config.compile == "auto" and not on_cpu)
-    return Runtime(device, config.precision == "bf16" and not small, compiled)
+    return Runtime(device, precision_of(config.precision, device.type) == "bf16" and not small, compiled)
 
 
 def weights_path(config: PretrainingConfig) -> Path | None:

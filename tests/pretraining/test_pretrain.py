@@ -329,7 +329,7 @@ def test_bf16_gradients_are_right_for_the_smallest_chips_that_get_them(batch: in
 def test_chips_too_small_for_bf16_are_computed_in_fp32_and_that_is_said(tmp_path: Path) -> None:
     store = make_levir_kr(tmp_path / "store", num_chips=16, chip_size_px=16)
     reporter = RecordingReporter()
-    config = checkpointed_config(architecture="resnet18", steps=1, batch_size=4)
+    config = checkpointed_config(architecture="resnet18", steps=1, batch_size=4, precision="bf16")
     pretrain(config, store.folder, tmp_path / "out", tmp_path / "ck", reporter)
     assert any("too small for bf16" in warning for warning in reporter.warnings)
     assert read_json(tmp_path / "out/geokr-seed0/run.json")["precision"] == "fp32"

@@ -65,8 +65,12 @@ FINISHED = json.loads((Path(__file__).parent / "fingerprints_of_finished_runs.js
 def test_runs_that_were_finished_with_earlier_code_keep_their_names(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Expected are the names that the code of version 0.1.0 gave before a recipe became one model."""
+    """Expected are the names that the code of version 0.1.0 gave before a recipe became one model.
+
+    `precision` was bf16 by default then; now it is that by default on a CPU that computes in bf16.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(torch, "__version__", "2.15.0")
     monkeypatch.setattr(runs, "__version__", "0.1.0")
     Path("weights.bin").write_bytes(b"weights")
@@ -84,6 +88,17 @@ def test_runs_that_were_finished_with_earlier_code_keep_their_names(
             else:
                 found[key] = digest
     assert found == expected
+
+
+def test_a_run_is_named_by_the_precision_that_it_was_computed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(precision: str) -> str:
+        config = short_config(precision=precision)
+        return fingerprint(result_inputs(config, config.recipe(), "cpu", "x"), "geokr", 0, 1)
+
+    for native in ("bf16", "fp32"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native == "bf16"})
+        assert name("auto") == name(native)
+    assert name("bf16") != name("fp32")
 
 
 def test_neutral_fields_leave_a_run_its_name_and_others_do_not() -> None:

@@ -19,7 +19,7 @@ from geokr_core.evaluation.protocols.fine_tuning import choose
 from geokr_core.evaluation.starts import running
 from geokr_core.evaluation.task_kinds import FineTunedConfig
 from geokr_core.networks.normalisation import Normalisation
-from geokr_core.networks.runtime import Runtime
+from geokr_core.networks.runtime import Runtime, precision_of
 from geokr_core.step.digests import data_version
 
 
@@ -71,7 +71,7 @@ class FineTunedTask(ABC):
             **self._task.model_dump(mode="json", exclude=of_the_budget),
             **self.plan.settings(),
             "match_statistics": config.match_statistics,
-            "precision": config.precision,
+            "precision": precision_of(config.precision, config.device),
             "device": config.device,
             "threads": config.threads,
         }

@@ -34,7 +34,7 @@ from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.network import cell_features
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
-from geokr_core.networks.runtime import Runtime
+from geokr_core.networks.runtime import Runtime, precision_of
 from geokr_core.networks.stopwatch import computing
 from geokr_core.step.selection import even_selection
 
@@ -170,7 +170,7 @@ class LandCoverMapping:
         if cell.features != "histogram":
             settings |= {
                 "match_statistics": config.match_statistics,
-                "precision": config.precision,
+                "precision": precision_of(config.precision, config.device),
                 "device": config.device,
                 "threads": config.threads,
             }

@@ -43,7 +43,7 @@ from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, 
 from geokr_core.evaluation.task_kinds import SceneClassificationConfig
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
-from geokr_core.networks.runtime import Runtime
+from geokr_core.networks.runtime import Runtime, precision_of
 from geokr_core.step.digests import data_version
 
 BANDS = RGB
@@ -119,7 +119,7 @@ class SceneClassification:
         if cell.features != "histogram":
             settings |= {
                 "match_statistics": config.match_statistics,
-                "precision": config.precision,
+                "precision": precision_of(config.precision, config.device),
                 "device": config.device,
             }
         if cell.protocol == "fine_tune":
