@@ -17,7 +17,7 @@ from dagster._core.errors import DagsterPipesExecutionError  # Dagster exports n
 
 from geokr_assets import metadata
 from geokr_assets.partitions import INVENTORY, PARTITIONED, SCENES_NAME
-from geokr_assets.reporter import LogReporter
+from geokr_assets.reporter import LogReporter, in_run
 from geokr_assets.resources import ParamsFile
 from geokr_assets.step_process import REASON
 from geokr_core.chain import scene_by_scene, versioning
@@ -91,7 +91,7 @@ def _plain(job: Job) -> Materialised:
 def _outcome(job: Job) -> Outcome:
     """Run a step in this process and record its output in DVC."""
     context, file = job.context, job.params_file
-    with teaching():
+    with teaching(), in_run(context.run.run_id, job.step):
         tags = run_tags(context, job.step)
         outcome = run_step(job.step, file.load(), LogReporter(context.log), force=job.force, tags=tags)
     # A commit takes seconds; a step that had nothing to do and that DVC knows already needs none.
@@ -168,7 +168,7 @@ def take_scene(
     Raises:
         dg.Failure: as for `take`; not for a scene that is quarantined, which is an outcome like any other.
     """
-    with teaching():
+    with teaching(), in_run(context.run.run_id, step):
         params = params_file.load()
         outcome = run_scene(step, scene_id, params, LogReporter(context.log), scenes=usable)
         show = handling_of(step).show

@@ -15,7 +15,7 @@ from pathlib import Path
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from geokr_assets import metadata
-from geokr_assets.reporter import LogReporter
+from geokr_assets.reporter import LogReporter, in_run
 from geokr_core.chain.check_list import of_step
 from geokr_core.chain.params import Params, load_params
 from geokr_core.chain.run import run_step
@@ -55,7 +55,8 @@ def main() -> int:
 
 def _make(pipes: PipesContext, step: str, params: Params, force: bool) -> None:
     reporter = LogReporter(pipes.log)
-    outcome = run_step(step, params, reporter, force=force, tags=pipes.get_extra("tags"))
+    with in_run(pipes.run_id, step):
+        outcome = run_step(step, params, reporter, force=force, tags=pipes.get_extra("tags"))
     pipes.report_asset_materialization(
         asset_key=step,
         metadata={**metadata.of_outcome(outcome), **metadata.curves(reporter.points)},

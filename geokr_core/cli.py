@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from geokr_core import __version__
-from geokr_core.commands import about, archive, chain, look, registry, use
+from geokr_core.commands import about, archive, chain, look, operate, registry, use
 from geokr_core.commands.options import GROUPS
 from geokr_core.errors import GeoKRError
 from geokr_core.step.extras import named_extras
+from geokr_core.step.logs import FORMAT_VARIABLE, FORMATS, json_log
 from geokr_core.step.termination import TERMINATED, terminable
 
 
@@ -53,16 +54,33 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _set_log_format(wanted: str | None) -> None:
+    if wanted is None:
+        return
+    if wanted not in FORMATS:
+        raise typer.BadParameter(f"{wanted!r} is none of {', '.join(FORMATS)}")
+    os.environ[FORMAT_VARIABLE] = wanted  # processes that are started write the same
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format",
+            help="`text`, or `json`: lines of JSON on standard error.",
+            show_default="$GEOKR_LOG_FORMAT, else text",
+            callback=_set_log_format,
+        ),
+    ] = None,
 ) -> None:
     pass
 
 
-for _module in (chain, use, look, archive, registry, about):
+for _module in (chain, use, look, archive, registry, operate, about):
     _module.register(app)
 
 
@@ -76,21 +94,28 @@ def main() -> None:
             app()
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            typer.echo("Terminated. Finished work is kept: the same command resumes where this one was.", err=True)
+            _say("Terminated. Finished work is kept: the same command resumes where this one was.")
         raise
     except GeoKRError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
             raise
         where = error.filename or "the output folder"
-        typer.echo(
+        _say(
             f"error: {where}: {error.strerror}. Nothing half-written was left in place of earlier results; "
-            "free some space or mend the permissions and run the same command again: finished work is kept.",
-            err=True,
+            "free some space or mend the permissions and run the same command again: finished work is kept."
         )
         sys.exit(2)
+
+
+def _say(message: str) -> None:
+    """What ends the program, on standard error; as JSON where lines of JSON are wanted."""
+    if os.environ.get(FORMAT_VARIABLE) == "json":
+        json_log().error("%s", message.removeprefix("error: "))
+    else:
+        typer.echo(message, err=True)
 
 
 if __name__ == "__main__":

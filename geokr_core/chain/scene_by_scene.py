@@ -8,6 +8,7 @@ from geokr_core.chain.params import Params
 from geokr_core.chain.run import Outcome, run_step
 from geokr_core.chain.steps import STEPS, Folders, SceneStep
 from geokr_core.errors import ConfigError, MissingInputError
+from geokr_core.step.logs import log_fields
 from geokr_core.step.reporter import Reporter
 
 
@@ -58,10 +59,11 @@ def run_scene(
         )
     scene = scenes[scene_id]
     was_current = not force and step.is_current(params, folders, scene)
-    step.run(params, folders, scene, reporter, force=force)
-    outcome = replace(scene_outcome(name, scene_id, params), was_current=was_current)
-    for warning in outcome.summary.warnings:
-        reporter.warning(f"quarantined: {warning}")
+    with log_fields(step=name, partition=scene_id):
+        step.run(params, folders, scene, reporter, force=force)
+        outcome = replace(scene_outcome(name, scene_id, params), was_current=was_current)
+        for warning in outcome.summary.warnings:
+            reporter.warning(f"quarantined: {warning}")
     return outcome
 
 

@@ -1,6 +1,7 @@
 """Commands that run the chain: ``run``, one command a step, and ``status``, which says what they would do."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +28,8 @@ def register(app: typer.Typer) -> None:
         app,
         status,
         START,
-        reads="the parameter file, the records in <store>/.state, sizes and times of files",
-        example="geokr status --set chips.size_px=32 --json",
+        reads="the parameter file, the records in <store>/.state, sizes and times of files, MLflow",
+        example="geokr status --set chips.size_px=32",
     )
     for step in STEPS.values():
         command = world if step.command == "world" else _command_of(step)  # `world` has more options
@@ -46,12 +47,26 @@ def run(
     _run(None, params, overrides, force=force, verbose=verbose, as_json=as_json)
 
 
-def status(params: ParamsFile = None, overrides: Overrides = None, deep: Deep = False, as_json: AsJson = False) -> None:
-    """Show what the next run will do, and why; nothing is run."""
+def status(
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    deep: Deep = False,
+    as_json: AsJson = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --json: one object with the operator's page, too.")
+    ] = False,
+) -> None:
+    """Show what the next run will do, and why; then scenes, data set, training, champion, disk, and what is stuck."""
     from geokr_core.chain import status as chain_status
     from geokr_core.chain.params import load_params
+    from geokr_core.commands.overview_page import lines_of
+    from geokr_core.operation.overview import overview
 
-    found = chain_status.status(load_params(params, overrides or ()), deep=deep)
+    loaded = load_params(params, overrides or ())
+    found = chain_status.status(loaded, deep=deep)
+    if as_json and everything:
+        show_json(overview(loaded, found).as_json())
+        return
     rows = [
         {
             "step": one.step,
@@ -62,6 +77,8 @@ def status(params: ParamsFile = None, overrides: Overrides = None, deep: Deep = 
         for one in found
     ]
     show_rows(rows, ("step", "state", "why", "output"), as_json=as_json)
+    if not as_json:  # the table of a program that reads it stays a table
+        typer.echo("\n" + "\n".join(lines_of(overview(loaded, found))), err=not sys.stdout.isatty())
 
 
 def world(
@@ -137,14 +154,15 @@ def _run(
 ) -> None:
     from geokr_core.chain.params import load_params
     from geokr_core.chain.run import run
-    from geokr_core.commands.screen import LOG_FILE, Screen
+    from geokr_core.commands.screen import LOG_FILE, listener
+    from geokr_core.step.logs import wants_json
 
     params = load_params(params_file, overrides or ())
     log = params.store / LOG_FILE
-    if names is None:
+    if names is None and not wants_json():
         typer.echo(f"Details go to {log}.", err=True)
     is_first = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
-    outcomes = run(params, Screen(log, verbose=verbose) if is_first else Reporter(), steps=names, force=force)
+    outcomes = run(params, listener(log, verbose=verbose) if is_first else Reporter(), steps=names, force=force)
     if as_json:
         show_json([_as_plain(outcome) for outcome in outcomes])
     elif names is None:

@@ -13,8 +13,9 @@ USE: Final = "Use the vectors of an archive"
 LOOK: Final = "Look closer"
 ARCHIVE: Final = "Get and give data"
 REGISTRY: Final = "Registered backbones"
+OPERATE: Final = "Operate"
 ABOUT: Final = "About GeoKR"
-GROUPS: Final = (START, STEPS_IN_ORDER, USE, LOOK, ARCHIVE, REGISTRY, ABOUT)
+GROUPS: Final = (START, STEPS_IN_ORDER, USE, LOOK, ARCHIVE, REGISTRY, OPERATE, ABOUT)
 
 ParamsFile = Annotated[
     Path | None,

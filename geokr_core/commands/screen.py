@@ -15,6 +15,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from geokr_core.step.logs import JsonReporter, json_log, wants_json
 from geokr_core.step.reporter import Advance, Reporter
 
 LOG_FILE: Final = "geokr.log"
@@ -171,13 +172,24 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def listener(log_file: Path, *, verbose: bool) -> Reporter:
+    """Who listens to a run: a `Screen`, or what writes lines of JSON to standard error and the log file."""
+    if not wants_json():
+        return Screen(log_file, verbose=verbose)
+    return JsonReporter(json_log(), json_log(_file(log_file)))
+
+
+def _file(log_file: Path) -> logging.Handler:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    return RotatingFileHandler(log_file, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+
+
 def _opened(log_file: Path | None) -> logging.Logger:
     log = logging.Logger("geokr.run")  # none of the tree of loggers: what other libraries log stays where it is
     if log_file is None:
         log.addHandler(logging.NullHandler())
         return log
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(log_file, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+    handler = _file(log_file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     log.addHandler(handler)
     return log

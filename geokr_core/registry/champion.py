@@ -26,7 +26,7 @@ from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.registry.evidence import DECISION, EVIDENCE, SCORES, keep_record, kept_record, scores_of
 from geokr_core.registry.promotion import Verdict, decide, margins_of, require_evaluated, write_decision
-from geokr_core.registry.standing import CHALLENGER, CHAMPION
+from geokr_core.registry.standing import CHALLENGER, CHAMPION, REPLACED_TAG
 from geokr_core.registry.versions import aliases_of, describe, drop_tags, fetch, register_once, resolve, version_numbers
 from geokr_core.step.files import whole_folder
 from geokr_core.step.reporter import LOG, Reporter
@@ -34,7 +34,6 @@ from geokr_core.step.summary import Number, Summary
 from geokr_core.tracking.server import Connection, connect, lock, refusals
 from geokr_core.tracking.tracked_run import DATA_VERSION_TAG, TrackedRun, current_run, metric_key, track_step
 
-_REPLACED_TAG: Final = "replaced_version"
 _PROMOTED_TAG: Final = "promoted_because"
 _RESTORED_TAG: Final = "restored_because"
 _WITHDRAWN_TAG: Final = "withdrawn_because"
@@ -173,7 +172,7 @@ class _Contest:
             decision = self._decision(challenger, champion, other, verdict)
             if not verdict.promoted:
                 return self._refused(verdict, decision)
-            reasons = {_PROMOTED_TAG: verdict.reason, _REPLACED_TAG: "none" if champion is None else str(champion)}
+            reasons = {_PROMOTED_TAG: verdict.reason, REPLACED_TAG: "none" if champion is None else str(champion)}
             self._tag(self.version, reasons)
             if aliases_of(self.connection.client, self.name).get(CHAMPION) == champion:
                 self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
@@ -357,7 +356,7 @@ def rollback(name: str, because: str, to: int | None, reporter: Reporter = LOG) 
 
 
 def _predecessor(client: MlflowClient, name: str, champion: int) -> int:
-    replaced = client.get_model_version(name, str(champion)).tags.get(_REPLACED_TAG, "none")
+    replaced = client.get_model_version(name, str(champion)).tags.get(REPLACED_TAG, "none")
     if replaced == "none":
         numbers = version_numbers(client, name)
         raise RegistryError(

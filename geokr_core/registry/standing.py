@@ -18,6 +18,8 @@ from geokr_core.tracking.tracked_run import DATA_VERSION_TAG
 
 CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
+REPLACED_TAG: Final = "replaced_version"
+"""Of a champion: the version that was champion before."""
 
 GONE: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 """MLflow's error codes for what is not there, of its database and of its artifact stores."""

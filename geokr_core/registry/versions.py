@@ -160,11 +160,11 @@ def _whole(connection: Connection, name: str, data_version: str) -> ModelVersion
     """The newest version of this very bundle whose files are still there."""
     client = connection.client
     same = f"name = '{name}' AND tags.`{DATA_VERSION_TAG}` = '{data_version}'"
-    newest_first = sorted(_all_versions(client, same), key=lambda found: -int(found.version))
+    newest_first = sorted(all_versions(client, same), key=lambda found: -int(found.version))
     return next((found for found in newest_first if has_files(client, connection.uri, name, int(found.version))), None)
 
 
-def _all_versions(client: MlflowClient, which: str) -> Iterator[ModelVersion]:
+def all_versions(client: MlflowClient, which: str) -> Iterator[ModelVersion]:
     """All versions that a filter names, page by page: a registry may hold more than MLflow lists at once."""
     page = client.search_model_versions(which)
     yield from page
@@ -175,7 +175,7 @@ def _all_versions(client: MlflowClient, which: str) -> Iterator[ModelVersion]:
 
 def version_numbers(client: MlflowClient, name: str) -> list[int]:
     """Numbers of all versions of a model, ascending."""
-    return sorted(int(found.version) for found in _all_versions(client, f"name = '{name}'"))
+    return sorted(int(found.version) for found in all_versions(client, f"name = '{name}'"))
 
 
 def registered(client: MlflowClient, name: str) -> RegisteredModel | None:

@@ -97,6 +97,12 @@ def sweep(folder: Path) -> list[str]:
     return done
 
 
+def is_left_unfinished(path: Path) -> bool:
+    """Whether a process that is gone left this file or folder unfinished; of another machine's, after a week."""
+    found = _LEFTOVER.fullmatch(path.name)
+    return found is not None and not _is_used(path, found["machine"], int(found["pid"]))
+
+
 def _is_used(path: Path, machine: str, pid: int) -> bool:
     if machine != _machine():
         return time.time() - path.stat().st_mtime < _FOREIGN_PATIENCE_S

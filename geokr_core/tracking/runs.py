@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from geokr_core.tracking.server import Connection
 
+STEP_TAG: Final = "geokr/step"
 FINGERPRINT_TAG: Final = "geokr/fingerprint"
 """Digest of everything that a step depends on: by it a step that is resumed finds the run it began."""
 PARENT_KEY_TAG: Final = "geokr/parent_key"
@@ -24,9 +25,13 @@ TRAINED_IN_TAG: Final = "geokr/trained_in"
 """The run of that training."""
 NOTE_TAG: Final = "mlflow.note.content"
 """What MLflow shows as the description of a run or an experiment."""
+KEEP_TAG: Final = "geokr/keep"
+"""Set by people: the run stays, however old it is."""
+RETIRED_TAG: Final = "geokr/retired"
+"""When retention deleted the run, in seconds since 1970."""
 MAX_PARAM_CHARS: Final = 500
 
-_PARENT_TAG: Final = "mlflow.parentRunId"
+PARENT_TAG: Final = "mlflow.parentRunId"
 
 _PROCESS_TAG: Final = "geokr/process"
 """Host, process id and its start: whether the process of a run that says it is running is alive."""
@@ -121,9 +126,9 @@ def _relate(connection: Connection, run_id: str, tags: Mapping[str, str]) -> Non
     client, above = connection.client, tags.get(PARENT_KEY_TAG)
     parent = run_of_key(connection, above) if above else None
     if parent is not None:
-        client.set_tag(run_id, _PARENT_TAG, parent.info.run_id)
+        client.set_tag(run_id, PARENT_TAG, parent.info.run_id)
     for child in client.search_runs([connection.experiment_id], f"tags.`{PARENT_KEY_TAG}` = '{tags[_KEY_TAG]}'"):
-        client.set_tag(child.info.run_id, _PARENT_TAG, run_id)
+        client.set_tag(child.info.run_id, PARENT_TAG, run_id)
     if TRAINED_TAG not in tags:
         return
     same = f"tags.`{FINGERPRINT_TAG}` = '{tags[TRAINED_TAG]}' AND attributes.status = 'FINISHED'"
@@ -164,6 +169,12 @@ def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:
         [connection.experiment_id], f"{same} AND attributes.status != 'FINISHED'", order_by=["start_time DESC"]
     )
     return next((run for run in found if run.info.status != "RUNNING" or _is_left(connection.client, run)), None)
+
+
+def left_open(client: MlflowClient, experiment_id: str) -> list[str]:
+    """Names of runs that say they are running, of which no process is alive any more."""
+    running = client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    return [f"{run.info.run_name} ({run.info.run_id})" for run in running if _is_left(client, run)]
 
 
 def _process_mark(pid: int) -> str:

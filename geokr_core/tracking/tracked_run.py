@@ -18,6 +18,7 @@ import pandas as pd
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from geokr_core import __version__
+from geokr_core.step.logs import log_fields, trace_id
 from geokr_core.step.reporter import Part, Reporter, Source, TeeReporter
 from geokr_core.step.summary import Summary
 from geokr_core.step.termination import terminable
@@ -36,6 +37,8 @@ from geokr_core.tracking.spool import spool_of
 
 UI_VARIABLE: Final = "GEOKR_MLFLOW_UI_URL"
 DATA_VERSION_TAG: Final = "geokr/data_version"
+TRACE_TAG: Final = "geokr/trace_id"
+"""What all log lines and runs of one run of the chain share."""
 _BATCH: Final = 500
 """Metrics a request; MLflow takes 1000."""
 _FLUSH_SECONDS: Final = 5.0
@@ -251,7 +254,7 @@ def track_step(
 def _tracked(run: TrackedRun) -> Iterator[TrackedRun]:
     token = current_run.set(run)
     try:
-        with run:
+        with run, log_fields(**({"run": run.run_id} if run.run_id else {})):
             yield run
     finally:
         current_run.reset(token)
@@ -304,6 +307,7 @@ def _all_tags(step: str, tags: Mapping[str, str]) -> Mapping[str, str]:
         "geokr/step": step,
         "geokr/git_sha": sha,
         "geokr/version": __version__,
+        TRACE_TAG: trace_id(),
         "mlflow.source.name": f"geokr/{step}",
         "mlflow.source.git.commit": sha.removesuffix("+dirty"),
         **process_tags(),
