@@ -225,6 +225,7 @@ HANDLING: Mapping[str, Handling] = {
     "pretraining": Handling(take=_in_own_process, pool="gpu", follows="training_follows"),
     "backbone": Handling(follows="training_follows"),
     "embeddings": Handling(pool="gpu"),
+    "land_cover_shares": Handling(pool="gpu"),
     "evaluation": Handling(pool="gpu", table="results.parquet", follows="training_follows", fresh_for_days=90),
     "report": Handling(follows="training_follows"),
     "champion": Handling(follows="training_follows", fresh_for_days=180),

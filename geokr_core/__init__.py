@@ -31,6 +31,7 @@ _PLACES: Final = {
     "open_embeddings": "embeddings.read",
     "search_archive": "search.find",
     "audit_map": "audit.run",
+    "predict_shares": "land_cover_shares.predict",
     "evaluate": "evaluation.evaluate",
     "write_report": "report.page",
     "promote": "registry.champion",

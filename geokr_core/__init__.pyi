@@ -12,6 +12,7 @@ from geokr_core.embeddings.embed import embed_scenes as embed_scenes
 from geokr_core.embeddings.read import open_embeddings as open_embeddings
 from geokr_core.evaluation.evaluate import evaluate as evaluate
 from geokr_core.land_cover.tile_index import index_products as index_products
+from geokr_core.land_cover_shares.predict import predict_shares as predict_shares
 from geokr_core.levir_kr.dataset import open_levir_kr as open_levir_kr
 from geokr_core.levir_kr.freeze import freeze as freeze
 from geokr_core.pretraining.pretrain import pretrain as pretrain

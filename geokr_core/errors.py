@@ -61,6 +61,10 @@ class EmbeddingsError(GeoKRError, ValueError):
     """Chips cannot be embedded, or vectors cannot be used together: bands that are missing, vectors of two models."""
 
 
+class PredictionError(GeoKRError, ValueError):
+    """Land-cover shares cannot be mapped: no held-out places, a head of another legend or network."""
+
+
 class AuditError(GeoKRError, ValueError):
     """A land-cover map cannot be audited as asked: too few places, one class only, too few judged units."""
 

@@ -29,4 +29,13 @@ def build(params: Params) -> list[dg.AssetsDefinition]:
             "says, which class became which, and what kind of disagreement it may be. What an image says is learned from "
             "chips of other places.\n\nEach run plants errors and tells how many of them it found.",
         ),
+        step_asset(
+            params,
+            "land_cover_shares",
+            group=GROUP,
+            kinds={"pytorch", "geotiff"},
+            description="**Maps of land-cover shares** predicted from the images, with intervals that were calibrated on places "
+            "which the head has not seen: cloud-optimised GeoTIFFs that QGIS opens, and STAC beside them.\n\nThe figures tell "
+            "the error on held-out places beside that of the mean, and how much the intervals really cover.",
+        ),
     ]

@@ -1,5 +1,8 @@
 """The section `map_audit` of the parameter file: which chips are audited, and how the audit tests itself."""
 
+from pathlib import Path
+from typing import ClassVar
+
 from pydantic import Field
 
 from geokr_core.step.section import Section
@@ -7,6 +10,8 @@ from geokr_core.step.section import Section
 
 class MapAuditConfig(Section):
     """Where image and map disagree."""
+
+    code_version: ClassVar[int] = 2
 
     place_size_deg: float | None = Field(
         None,
@@ -25,5 +30,13 @@ class MapAuditConfig(Section):
     )
     cloudy_fraction: float = Field(
         0.05, ge=0, le=1, description="a disagreement is put down to cloud from this share of the chip on"
+    )
+    other_edition: Path | None = Field(
+        None,
+        description="folder of proportions of the same chips by another edition of the product, e.g. of another store: where it shows "
+        "other ground, a disagreement is put down to change",
+    )
+    registration: bool = Field(
+        True, description="ask of every place whether the map is shifted against the image by up to 3 pixels or cells"
     )
     seed: int = Field(0, ge=0, description="of the planted errors")

@@ -1,7 +1,8 @@
-"""What a disagreement may be: cloud, time between image and map, a confusion of two classes that returns, or a single error."""
+"""What a disagreement may be: cloud, change, a shift of the map, a confusion of two classes that returns, or a single error."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -10,11 +11,15 @@ from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.pairs import Pairs
 
 CLOUD: Final = "cloud"
+EDITION: Final = "changed_between_editions"
+SHIFT: Final = "misregistration"
 TIME_GAP: Final = "image_map_gap"
 SYSTEMATIC: Final = "class_confusion"
 SINGLE: Final = "single"
 KINDS: Final = {
     CLOUD: "the chip is cloudy: look at another image before you doubt the map",
+    EDITION: "another edition of the map shows other ground here, nearer to what the image says: the ground changed, or was mended",
+    SHIFT: "the map of this place lies on the image only after a shift of a few pixels",
     TIME_GAP: "image and map are years apart: the ground may have changed",
     SYSTEMATIC: "the same two classes are confused at many places: a habit of the map, or of its legend",
     SINGLE: "none of these: an error of the map, or ground that the network cannot tell",
@@ -26,30 +31,46 @@ _SYSTEMATIC_CHIPS: Final = 10
 """A confusion is systematic if this share, and this number, of the flagged chips have it."""
 
 
+@dataclass(frozen=True)
+class Causes:
+    """What else may explain a disagreement, chip by chip.
+
+    Attributes:
+        in_other_edition: bool (N,), whether another edition of the map shows other ground, nearer to the image.
+        shifted: bool (N,), whether the map of the chip's place is shifted.
+    """
+
+    in_other_edition: np.ndarray
+    shifted: np.ndarray
+
+    @classmethod
+    def none(cls, number: int) -> "Causes":
+        """Nothing was looked for."""
+        return cls(np.zeros(number, dtype=bool), np.zeros(number, dtype=bool))
+
+
 def kinds_of(
-    config: MapAuditConfig, pairs: Pairs, surplus: Sequence[str], missing: Sequence[str], flagged: np.ndarray
+    config: MapAuditConfig,
+    pairs: Pairs,
+    moves: tuple[Sequence[str], Sequence[str]],
+    flagged: np.ndarray,
+    causes: Causes,
 ) -> list[str]:
     """The kind of each chip's disagreement, the first that applies in the order of `KINDS`.
 
     Args:
         config: thresholds.
         pairs: the chips.
-        surplus: the class that the map has too much of, chip by chip.
-        missing: the class that it has too little of.
+        moves: the class that the map has too much of, and the one it has too little of, chip by chip.
         flagged: positions of the chips that count as disagreements.
+        causes: what else was looked for.
     """
+    surplus, missing = moves
     confusions = Counter((surplus[k], missing[k]) for k in flagged)
     least = max(_SYSTEMATIC_CHIPS, _SYSTEMATIC_SHARE * len(flagged))
     returning = {pair for pair, count in confusions.items() if count >= least}
     cloudy = pairs.chips["cloud_fraction"].to_numpy(dtype=float) >= config.cloudy_fraction
     apart = np.abs(pairs.chips["gap_days"].to_numpy(dtype=float)) > config.max_gap_years * _DAYS_A_YEAR
-    return [
-        CLOUD
-        if cloudy[k]
-        else TIME_GAP
-        if apart[k]
-        else SYSTEMATIC
-        if (surplus[k], missing[k]) in returning
-        else SINGLE
-        for k in range(len(surplus))
-    ]
+    systematic = np.array([pair in returning for pair in zip(surplus, missing, strict=True)], dtype=bool)
+    tests = (cloudy, causes.in_other_edition, causes.shifted, apart, systematic)
+    return [str(kind) for kind in np.select(tests, (CLOUD, EDITION, SHIFT, TIME_GAP, SYSTEMATIC), SINGLE)]

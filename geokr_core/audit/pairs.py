@@ -90,6 +90,36 @@ def read_pairs(embeddings: Path, chips: Path, proportions: Path, min_known_fract
     )
 
 
+def other_shares(pairs: Pairs, folder: Path) -> np.ndarray:
+    """Shares of the same chips by another edition of the map, float64 (N, K); NaN where it does not know them.
+
+    Raises:
+        MissingInputError: there are no proportions in the folder.
+        AuditError: its classes are others, or it has none of the chips.
+    """
+    if not (folder / LEGEND_FILE).is_file():
+        raise MissingInputError(f"{folder}: no proportions there; `map_audit.other_edition` names such a folder.")
+    classes = tuple(str(name) for name in read_json(folder / LEGEND_FILE)["classes"])
+    if classes != pairs.classes:
+        raise AuditError(
+            f"{folder}: describes chips by {', '.join(classes)}, the audited map by {', '.join(pairs.classes)}: two editions "
+            "are compared by one legend. Count both with the same `land_cover.legend`."
+        )
+    outputs = proportion_outputs(folder)
+    counted = [scene for scene in pairs.chips["scene_id"].unique().tolist() if outputs.whole(scene)]
+    columns = list(fraction_columns(classes))
+    tables = [outputs.table(scene, ["chip_id", *columns]).to_pandas().set_index("chip_id") for scene in counted]
+    found = pd.concat(tables) if tables else pd.DataFrame(columns=columns)
+    values = found.reindex(pairs.chips["chip_id"])[columns].to_numpy(dtype=np.float64)
+    if np.isnan(values).all():
+        raise AuditError(
+            f"{folder}: has none of the {len(values)} chips that are audited: count the other edition under the same chips."
+        )
+    sums = values.sum(axis=1, keepdims=True)
+    shares: np.ndarray = np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), np.nan)
+    return shares
+
+
 def _tables(
     scene_ids: list[str], chips: Path, proportions: Path, classes: tuple[str, ...]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

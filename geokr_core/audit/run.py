@@ -11,18 +11,22 @@ import pandas as pd
 import shapely
 
 from geokr_core.audit.config import MapAuditConfig
-from geokr_core.audit.disagreement import Disagreement, Predictor, disagreement, folds_by_place, largest_move
+from geokr_core.audit.disagreement import Disagreement, disagreement, folds_by_place, largest_move
 from geokr_core.audit.gallery import gallery
-from geokr_core.audit.kinds import kinds_of
+from geokr_core.audit.kinds import Causes, kinds_of
 from geokr_core.audit.output import GALLERY_FILE, RESULT_FILE, TABLE_FILE
-from geokr_core.audit.pairs import Pairs, read_pairs
+from geokr_core.audit.pairs import Pairs, other_shares, read_pairs
 from geokr_core.audit.planting import KINDS, Found, measure
+from geokr_core.audit.registration import Ground, Shifted, shifted_places
+from geokr_core.embeddings.regression import Predictor
 from geokr_core.step.files import whole_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
 
 _FIRST: Final = 100
 _SHOWN: Final = 20
+_CHANGED: Final = 0.5
+"""Sum of absolute differences from which two editions show other ground: a quarter of it is another class."""
 
 
 def audit_map(
@@ -33,6 +37,7 @@ def audit_map(
     proportions: Path,
     out: Path,
     reporter: Reporter = LOG,
+    ground: Ground | None = None,
 ) -> Summary:
     """Rank the chips by how far the land-cover map is from what their images say.
 
@@ -49,6 +54,7 @@ def audit_map(
         out: folder that gets ``audit.parquet``, ``audit.json`` and ``gallery.png``; replaced as a whole, the same bytes for
             the same inputs.
         reporter: hears what was found of planted errors.
+        ground: scenes and land cover, for whether the map is shifted; None: not asked.
 
     Returns:
         What was found of planted errors, the first chips as table and as picture.
@@ -56,7 +62,7 @@ def audit_map(
     Raises:
         MissingInputError: an input has not been made.
         EmbeddingsError: vectors of two networks are mixed.
-        AuditError: too few chips or places have known land cover, or the map shows one class only.
+        AuditError: too few chips or places have known land cover, the map shows one class only, or another edition does not fit.
         OSError: the file system refused.
     """
     pairs = read_pairs(embeddings, chips, proportions, config.min_known_fraction)
@@ -65,8 +71,10 @@ def audit_map(
     predictor = Predictor(pairs.features, folds)
     found = disagreement(predictor, pairs.shares, folds)
     tests = _tests(config, pairs, predictor, folds, reporter)
-    table = _table(config, pairs, found)
-    result = _result(config, size, pairs, tests, table)
+    shifted = [] if ground is None or not config.registration else _shifted(pairs, chips, ground, size, reporter)
+    causes = _causes(config, pairs, found, shifted)
+    table = _table(config, pairs, found, causes)
+    result = _result(config, size, pairs, tests, table) | {"shifted_places": [one.as_json() for one in shifted]}
     picture = gallery(chips, table.head(_SHOWN), pairs)
     with whole_folder(out) as folder:
         table.to_parquet(folder / TABLE_FILE, index=False, compression="zstd", write_covering_bbox=True)
@@ -112,7 +120,29 @@ def _means(tests: Sequence[Found]) -> dict[str, dict[str, float]]:
     return means
 
 
-def _table(config: MapAuditConfig, pairs: Pairs, found: Disagreement) -> gpd.GeoDataFrame:
+def _shifted(pairs: Pairs, chips: Path, ground: Ground, size: float, reporter: Reporter) -> list[Shifted]:
+    found = shifted_places(pairs.chips, chips, ground, size, reporter)
+    for one in found:
+        told = one.as_json()
+        reporter.warning(
+            f"scene {one.scene_id}, around chip {told['first_chip']}: the map lies on the image only when it is moved by "
+            f"{told['right_px']} px to the right and {told['down_px']} px down ({told['num_chips']} chips)"
+        )
+    return found
+
+
+def _causes(config: MapAuditConfig, pairs: Pairs, found: Disagreement, shifted: Sequence[Shifted]) -> Causes:
+    moved = {chip_id for one in shifted for chip_id in one.chip_ids}
+    is_moved = pairs.chips["chip_id"].isin(moved).to_numpy()
+    if config.other_edition is None:
+        return Causes(np.zeros(len(pairs.shares), dtype=bool), is_moved)
+    other = other_shares(pairs, config.other_edition)
+    changed = np.abs(other - pairs.shares).sum(axis=1) >= _CHANGED
+    nearer = np.abs(other - found.predicted).sum(axis=1) < found.residual
+    return Causes(changed & nearer, is_moved)
+
+
+def _table(config: MapAuditConfig, pairs: Pairs, found: Disagreement, causes: Causes) -> gpd.GeoDataFrame:
     surplus, missing = largest_move(pairs.shares, found.predicted, pairs.classes)
     flagged = found.order[:_FIRST]
     columns: dict[str, Any] = {
@@ -122,7 +152,7 @@ def _table(config: MapAuditConfig, pairs: Pairs, found: Disagreement) -> gpd.Geo
         "moved_fraction": (found.residual / 2).round(4),
         "surplus_class": surplus,
         "missing_class": missing,
-        "kind": kinds_of(config, pairs, surplus, missing, flagged),
+        "kind": kinds_of(config, pairs, (surplus, missing), flagged, causes),
     }
     for k, name in enumerate(pairs.classes):
         columns[f"map_{name}"] = pairs.shares[:, k].round(4)

@@ -217,11 +217,42 @@ def embeddings(params: "Params", folders: Folders, out: Path, reporter: Reporter
 
 def map_audit(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Audit the land-cover map."""
+    from geokr_core.audit.registration import Ground
     from geokr_core.audit.run import audit_map
 
     section, place = need(params.map_audit, "map_audit"), params.levir_kr.place_size_deg
     inputs = folders["embeddings"], folders["chips"], folders["proportions"]
-    return audit_map(section, place, *inputs, out, reporter)
+    sources = params.scenes.folder, folders["scenes"], params.land_cover.folder, folders["land_cover"]
+    return audit_map(section, place, *inputs, out, reporter, Ground(*sources, tuple(params.chips.bands)))
+
+
+def land_cover_shares(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
+    """Map the land-cover shares of all scenes that are not current."""
+    from geokr_core.land_cover_shares.predict import Inputs, predict_shares
+
+    section = need(params.land_cover_shares, "land_cover_shares")
+    inputs = Inputs(params.scenes.folder, folders["scenes"], folders["levir_kr"], folders["backbone"])
+    return predict_shares(section, params.chips, inputs, out, reporter)
+
+
+def outputs_of_shares(folders: Folders) -> "SceneOutputs":
+    """Where the maps lie, and what is recorded of them."""
+    from geokr_core.land_cover_shares.outputs import share_outputs
+
+    return share_outputs(folders["land_cover_shares"])
+
+
+def shares_outdated(params: "Params", folders: Folders) -> str | None:
+    """Whether a bundle from outside the chain is another one by now."""
+    section = need(params.land_cover_shares, "land_cover_shares")
+    if section.bundle is None:
+        return None
+    from geokr_core.land_cover_shares.outputs import RESULT_FILE
+    from geokr_core.step.digests import data_version
+
+    used = str(read_json(folders["land_cover_shares"] / RESULT_FILE)["network"]["model_version"])
+    present = data_version(section.bundle)
+    return None if used == present else f"{section.bundle} is version {present}, the maps are of {used}"
 
 
 def outputs_of_embeddings(folders: Folders) -> "SceneOutputs":

@@ -207,6 +207,15 @@ CHECKS = (
         module="delivery_checks",
     ),
     Check(
+        name="intervals_cover_what_they_say",
+        step="land_cover_shares",
+        blocking=False,
+        description="On places that were held out and not used to calibrate them, intervals cover about as many shares as they "
+        "promise, and the maps are nearer to the land cover than its mean is.",
+        arguments=lambda params, folders, scene: (folders["land_cover_shares"],),
+        module="delivery_checks",
+    ),
+    Check(
         name="scores_are_numbers",
         step="evaluation",
         blocking=True,

@@ -20,6 +20,7 @@ from geokr_core.errors import (
     MissingInputError,
     RegistryError,
 )
+from geokr_core.land_cover_shares.outputs import RESULT_FILE as SHARES_RESULT_FILE
 from geokr_core.scenes.quarantine import quarantine_of
 from geokr_core.scenes.scene_outputs import chip_outputs, scenes_in
 from geokr_core.step.files import read_json
@@ -168,6 +169,36 @@ def audit_finds_planted_errors(map_audit: Path) -> Finding:
         found = (f"{row['kind']} errors with an average precision of {row['average_precision']:.2f}" for row in rows)
         message = f"It finds {', '.join(found)}."
     return Finding(bool(rows) and not missed, message, {"num_chips": int(result["num_chips"])}, rows)
+
+
+_COVERAGE_TOLERANCE: Final = 0.1
+"""By how much coverage may miss what was promised: a few held-out places tell it no better."""
+
+
+def intervals_cover_what_they_say(land_cover_shares: Path) -> Finding:
+    """Whether intervals cover what they promise on held-out places, and the maps are better than the mean.
+
+    Args:
+        land_cover_shares: folder of the maps.
+
+    Raises:
+        MissingInputError: there are no maps.
+    """
+    path = land_cover_shares / SHARES_RESULT_FILE
+    if not path.is_file():
+        raise MissingInputError(f"{path}: not there; run `geokr predict` first.")
+    content = read_json(path)
+    judged, promised = content["judgement"], float(content["confidence"])
+    coverage = judged["coverage"]
+    better = judged["residual"] < judged["baseline_residual"]
+    holds = coverage is not None and coverage >= promised - _COVERAGE_TOLERANCE
+    said = "not measured, as a single place is held out" if coverage is None else f"{coverage:.1%}"
+    message = (
+        f"Residual on {judged['num_test_chips']} held-out chips {judged['residual']:.3f}, of the mean "
+        f"{judged['baseline_residual']:.3f}; coverage of the {promised:.0%} intervals {said}."
+    )
+    rows = [{"class": name, "coverage": value} for name, value in judged["coverage_by_class"].items()]
+    return Finding(better and holds, message, {"num_test_chips": int(judged["num_test_chips"])}, rows)
 
 
 def scores_are_numbers(evaluation: Path) -> Finding:

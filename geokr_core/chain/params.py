@@ -19,6 +19,7 @@ from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.errors import ConfigError
 from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig
 from geokr_core.land_cover.config import LandCoverConfig
+from geokr_core.land_cover_shares.config import LandCoverSharesConfig
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.proportions.config import AlignmentConfig, ProportionsConfig
@@ -57,6 +58,7 @@ class Params(Section):
     backbone: BackboneConfig = BackboneConfig()
     embeddings: EmbeddingsConfig | None = None
     map_audit: MapAuditConfig | None = None
+    land_cover_shares: LandCoverSharesConfig | None = None
     evaluation: EvaluationConfig | None = None
     report: ReportConfig = ReportConfig()
     champion: ChampionConfig | None = None

@@ -146,7 +146,7 @@ def _cut_all(
 def _small_to_do(config: ChipsConfig, scenes: Iterable[Scene], outputs: SceneOutputs) -> list[Scene]:
     """Scenes to be cut that are too small for several threads to find work in one."""
     small = (scene for scene in scenes if scene.grid.width * scene.grid.height <= _SMALL_PIXELS)
-    return [scene for scene in small if outputs.current(scene.scene_id, _inputs(config, scene)) is None]
+    return [scene for scene in small if outputs.current(scene.scene_id, scene_inputs(config, scene)) is None]
 
 
 def _cut_elsewhere(
@@ -195,7 +195,7 @@ def cut_scene(
         ConfigError: the stretch does not suit the data.
         OSError: the file system refused; an earlier shard is left as it was.
     """
-    outputs, inputs = chip_outputs(out), _inputs(config, scene)
+    outputs, inputs = chip_outputs(out), scene_inputs(config, scene)
     outputs.share(_how(config, scenes))
     if not force and (done := outputs.current(scene.scene_id, inputs)) is not None:
         return _as_cut(done)
@@ -213,10 +213,10 @@ def cut_scene(
 
 def is_scene_current(config: ChipsConfig, scene: Scene, out: Path) -> bool:
     """Whether the scene's shard, or its quarantine, is what its pixels and ``config`` give, and undamaged."""
-    return chip_outputs(out).current(scene.scene_id, _inputs(config, scene)) is not None
+    return chip_outputs(out).current(scene.scene_id, scene_inputs(config, scene)) is not None
 
 
-def _inputs(config: ChipsConfig, scene: Scene) -> str:
+def scene_inputs(config: ChipsConfig, scene: Scene) -> str:
     """Digest of all that a shard is a function of: pixels, place and what the rows repeat of the scene, and the code."""
     grid = [scene.grid.wkt, tuple(scene.grid.transform), scene.grid.height, scene.grid.width]
     told = {field.name: getattr(scene, field.name) for field in fields(scene) if field.name != "grid"}

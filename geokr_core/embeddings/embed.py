@@ -142,7 +142,7 @@ def chips_version(chips: Path, scene_id: str) -> str:
 def _vectors(job: _Job, scene_id: str, images: np.ndarray) -> np.ndarray:
     vectors = np.empty((len(images), job.encoder.num_dimensions), dtype=np.float32)
     first = 0
-    for batch in job.encoder.batches(images, usable_workers(job.config)):
+    for batch in job.encoder.batches(images, usable_workers(job.config.workers)):
         vectors[first : first + len(batch)] = batch
         first += len(batch)
     num_bad = int((~np.isfinite(vectors)).any(axis=1).sum())

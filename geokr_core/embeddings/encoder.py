@@ -6,7 +6,7 @@ depend on the number of threads, and small networks run faster than with the thr
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from geokr_core.chips.windows import in_order
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.errors import EmbeddingsError
 from geokr_core.networks.architectures import Features, feature_dim, spec_of
-from geokr_core.networks.network import build, pooled
+from geokr_core.networks.network import build, cell_features, pooled
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import device_of, one_thread
 from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights
@@ -92,35 +92,58 @@ class Encoder:
         Raises:
             BackboneError: the chips are too small for the network.
         """
-        chosen = images[..., list(self.channels)]  # a copy, also where the bands are those of the chips
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device)
-            found: np.ndarray = pooled(self.network, self._normalisation(batch), self.features).cpu().numpy()
+            found: np.ndarray = pooled(self.network, self._prepared(images), self.features).cpu().numpy()
         return found
+
+    def encode_cells(self, images: np.ndarray, cells_per_side: int) -> np.ndarray:
+        """Vectors of the cells of a batch of chips, computed in the calling thread.
+
+        Args:
+            images: uint8 (B, H, W, C), bands as in the chips.
+            cells_per_side: cells n along each side.
+
+        Returns:
+            float32 (B, n, n, D), rows and columns as those of the pixels.
+
+        Raises:
+            BackboneError: the chips are too small for the network.
+        """
+        with torch.inference_mode():
+            maps = cell_features(self.network, self._prepared(images), cells_per_side, self.features)
+            found: np.ndarray = maps.contiguous().cpu().numpy()
+        return found
+
+    def _prepared(self, images: np.ndarray) -> torch.Tensor:
+        chosen = images[..., list(self.channels)]  # a copy, also where the bands are those of the chips
+        return self._normalisation(torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device))
 
     @property
     def _normalisation(self) -> Normalisation:
         return Normalisation(torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device))
 
-    def batches(self, images: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+    def batches(
+        self, images: np.ndarray, workers: int, encode: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Iterator[np.ndarray]:
         """Vectors of many chips, batch after batch.
 
         Args:
             images: uint8 (N, H, W, C), may be mapped into memory.
             workers: batches computed at the same time, each on one thread; on a GPU one.
+            encode: what is done with a batch of images; None: `encode`.
 
         Yields:
-            float32 (B, D), in the order of the images.
+            What ``encode`` gives, by default float32 (B, D), in the order of the images.
 
         Raises:
             BackboneError: the chips are too small for the network.
         """
-        on_cpu = self.device.type == "cpu"
+        on_cpu, work_on = self.device.type == "cpu", encode or self.encode
 
         def encode_from(first: int) -> np.ndarray:
             if on_cpu and torch.get_num_threads() != 1:  # the setting belongs to the thread that works
                 torch.set_num_threads(1)
-            return self.encode(images[first : first + BATCH_SIZE])
+            return work_on(images[first : first + BATCH_SIZE])
 
         firsts = range(0, len(images), BATCH_SIZE)
         with one_thread() if on_cpu else nullcontext():
@@ -129,9 +152,9 @@ class Encoder:
                 yield from work
 
 
-def usable_workers(config: EmbeddingsConfig) -> int:
+def usable_workers(configured: int | None) -> int:
     """Threads that embed: as configured, else one a usable core."""
-    return config.workers or len(os.sched_getaffinity(0))
+    return configured or len(os.sched_getaffinity(0))
 
 
 def open_encoder(config: EmbeddingsConfig, backbone: Path | None, chip_bands: Sequence[str]) -> Encoder:

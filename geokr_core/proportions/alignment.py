@@ -134,12 +134,33 @@ def align_scene(
         LandCoverError: a tile cannot be read.
         UnknownLegendCodeError: a tile holds a code that its legend does not list.
     """
-    step = max(1, round(_cell_m(product, scene) / scene.gsd_m))
-    shifts = tuple(step * k for k in range(-config.max_shift, config.max_shift + 1))
+    shifts = shifts_of(config.max_shift, product, scene)
     parts = [
         look(folder, scene, bands, source, product, row=row, height=height)
         for row, height in _strips(scene.grid.height, scene.grid.width, config.max_pixels, 64 + 2 * shifts[-1])
     ]
+    return alignment_of(scene.scene_id, product.config.name, parts, num_classes, shifts)
+
+
+def shifts_of(most: int, product: Product, scene: Scene) -> tuple[int, ...]:
+    """Shifts to try in each direction: ``most`` image pixels, or land-cover cells where these are larger."""
+    step = max(1, round(_cell_m(product, scene) / scene.gsd_m))
+    return tuple(step * k for k in range(-most, most + 1))
+
+
+def alignment_of(
+    scene_id: str, product: str, parts: Sequence[QuickLook], num_classes: int, shifts: tuple[int, ...]
+) -> Alignment:
+    """Measure how pieces of a scene and their land cover lie on each other.
+
+    Args:
+        scene_id: the scene.
+        product: name of the land-cover product.
+        parts: pieces of the scene.
+        num_classes: classes of the common legend.
+        shifts: in image pixels, evenly spaced and symmetric about 0.
+    """
+    step = shifts[1] - shifts[0]
     scores, by_block, num_pixels = mutual_information_shifts(parts, num_classes, shifts)
     middle = len(shifts) // 2
     # Where nothing was compared all scores are 0, and the first of them says nothing of a shift.
@@ -151,8 +172,8 @@ def align_scene(
     around = float(scores[ring].mean())
     gains = by_block[:, best[0], best[1]] - by_block[:, middle, middle]
     return Alignment(
-        scene_id=scene.scene_id,
-        product=product.config.name,
+        scene_id=scene_id,
+        product=product,
         shifts_px=shifts,
         scores=scores,
         peak_px=(shifts[best[1]], shifts[best[0]]),

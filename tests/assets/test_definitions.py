@@ -45,6 +45,7 @@ EXPECTED = {
     ),
     "backbone": ("pretraining", {"pytorch", "safetensors"}, False, "dvc", ["bundle_is_whole"], []),
     "embeddings": ("applications", {"pytorch", "parquet"}, False, "gpu", [], ["every_chip_has_a_vector"]),
+    "land_cover_shares": ("applications", {"pytorch", "geotiff"}, False, "gpu", [], ["intervals_cover_what_they_say"]),
     "map_audit": ("applications", {"numpy", "parquet"}, False, "dvc", [], ["audit_finds_planted_errors"]),
     "evaluation": ("evaluation", {"pytorch", "parquet", "mlflow"}, False, "gpu", ["scores_are_numbers"], []),
     "report": ("evaluation", {"html", "mlflow"}, False, "dvc", [], ["report_stands_alone"]),
@@ -71,6 +72,7 @@ def _params(root: Path, *, world: bool) -> Path:
         },
         "embeddings": {},
         "map_audit": {},
+        "land_cover_shares": {},
         "evaluation": {"folder": str(root / "elsewhere"), "tasks": [{"name": "scene_classification"}]},
         "champion": {"primary": [{"task": "scene_classification"}]},
     }

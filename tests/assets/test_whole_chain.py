@@ -106,6 +106,12 @@ def _put_under_version_control(project: Path) -> None:
         "proportions": {},
         "embeddings": {},
         "map_audit": {},
+        "land_cover_shares": {},
+        "levir_kr": {
+            **content["levir_kr"],
+            "place_size_deg": 0.003,
+            "validation_fraction": 0.3,
+        },  # maps need a held-out place
     }  # dvc.yaml asks for every section
     (project / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     shutil.copy(REPOSITORY / "dvc.yaml", project / "dvc.yaml")

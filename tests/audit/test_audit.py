@@ -10,13 +10,14 @@ import pytest
 import shapely
 
 from geokr_core.audit.config import MapAuditConfig
-from geokr_core.audit.disagreement import Predictor, as_shares, disagreement, folds_by_place
-from geokr_core.audit.kinds import kinds_of
+from geokr_core.audit.disagreement import disagreement, folds_by_place
+from geokr_core.audit.kinds import Causes, kinds_of
 from geokr_core.audit.pairs import Pairs
 from geokr_core.audit.planting import average_precision, measure, plant
 from geokr_core.audit.run import audit_map
 from geokr_core.embeddings.outputs import NETWORK_FILE
 from geokr_core.embeddings.quantisation import quantise
+from geokr_core.embeddings.regression import Predictor
 from geokr_core.embeddings.table import write_table
 from geokr_core.errors import AuditError, MissingInputError
 from geokr_core.step.files import read_json, write_json
@@ -141,24 +142,6 @@ def test_a_chip_stays_in_its_fold_when_others_come() -> None:
     assert np.array_equal(folds_by_place(lon, lat, 0.1, 5)[:100], folds_by_place(lon[:100], lat[:100], 0.1, 5))
 
 
-def test_predictions_are_those_of_ridge_regression() -> None:
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
-
-    from geokr_core.audit import disagreement as module
-
-    features, shares, lon, lat = toy()
-    folds = folds_by_place(lon, lat, 0.1, 3)
-    fold = Predictor(features, folds)._parts[0]
-    ours = fold.predictions(shares)
-    scaler = StandardScaler().fit(features[fold.others])
-    for k, strength in enumerate(module.STRENGTHS):
-        ridge = Ridge(alpha=strength * fold.values.mean()).fit(
-            scaler.transform(features[fold.others]), shares[fold.others]
-        )
-        assert np.allclose(ours[k], ridge.predict(scaler.transform(features[fold.rows])), atol=1e-4)
-
-
 def test_planting_changes_what_it_says_and_nothing_else() -> None:
     shares = np.random.default_rng(0).dirichlet(np.full(4, 0.4), 500)
     for kind, least, most in (("gross", 1.0, 2.0), ("gentle", 0.5, 1.0)):
@@ -196,9 +179,32 @@ def test_kinds_go_by_cloud_then_time_then_how_often_the_confusion_returns() -> N
     pairs = Pairs(chips, np.zeros((15, 1), dtype=np.float32), shares, ("a", "b"), ("#000000", "#ffffff"), {}, 0)
     surplus = ["a", "a", "b", "b", "c"] + ["a"] * 10
     missing = ["b", "b", "a", "a", "a"] + ["b"] * 10
-    kinds = kinds_of(MapAuditConfig(), pairs, surplus, missing, np.arange(15))
+    kinds = kinds_of(MapAuditConfig(), pairs, (surplus, missing), np.arange(15), Causes.none(15))
     assert kinds[:5] == ["cloud", "image_map_gap", "single", "single", "single"]
     assert set(kinds[5:]) == {"class_confusion"}
+    everywhere, one = np.ones(15, dtype=bool), np.arange(15) == 1
+    kinds = kinds_of(MapAuditConfig(), pairs, (surplus, missing), np.arange(15), Causes(one, everywhere))
+    assert kinds[:3] == ["cloud", "changed_between_editions", "misregistration"]
+    assert set(kinds[2:]) == {"misregistration"}
+
+
+def test_a_change_between_editions_is_told_from_an_error(tmp_path: Path) -> None:
+    """Errors planted into the map, of which another edition has half right."""
+    features, shares, lon, lat = toy()
+    wrong, planted = plant(shares, "gross", 0.1, np.random.default_rng(9))
+    write_store(tmp_path, features, wrong, lon, lat)
+    changed = planted & (np.arange(NUM) % 2 == 0)
+    write_store(tmp_path / "newer", features, np.where(changed[:, None], shares, wrong), lon, lat)
+    table = gpd.read_parquet(audited(tmp_path, other_edition=tmp_path / "newer" / "proportions") / "audit.parquet")
+    called = table[table["kind"] == "changed_between_editions"]["chip_id"].str[2:].astype(int)
+    assert set(called) <= set(np.flatnonzero(changed))
+    assert len(called) > 0.9 * changed.sum()
+    legend = tmp_path / "newer" / "proportions" / "legend.json"
+    write_json(legend, {"classes": ["a", "b", "c"], "colours": ["#000000"] * 3})
+    with pytest.raises(AuditError, match="two editions are compared by one legend"):
+        audited(tmp_path, "again", other_edition=tmp_path / "newer" / "proportions")
+    with pytest.raises(MissingInputError, match="map_audit.other_edition"):
+        audited(tmp_path, "again", other_edition=tmp_path / "nothing")
 
 
 def test_what_cannot_be_audited_is_named(tmp_path: Path) -> None:
@@ -220,9 +226,3 @@ def test_what_cannot_be_audited_is_named(tmp_path: Path) -> None:
     (tmp_path / "none" / "proportions" / "s.parquet").unlink()
     with pytest.raises(AuditError, match="can be embedded and searched, not audited"):
         audited(tmp_path / "none")
-
-
-def test_shares_are_shares() -> None:
-    found = as_shares(np.array([[-0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))
-    assert np.allclose(found.sum(axis=1), 1)
-    assert (found > 0).all()

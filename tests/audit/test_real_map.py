@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from geokr_core.audit.disagreement import Predictor, disagreement, folds_by_place
+from geokr_core.audit.disagreement import disagreement, folds_by_place
 from geokr_core.audit.planting import Kind, measure
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import open_encoder
+from geokr_core.embeddings.regression import Predictor
 
 CODES = (10, 20, 30, 40, 50, 60, 80, 90)
 SIZE_PX = 64
