@@ -1,4 +1,4 @@
-"""Commands that operate a project: ``doctor``, ``metrics``."""
+"""Commands that operate a project: ``doctor``, ``metrics``, ``retain``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +20,56 @@ def register(app: typer.Typer) -> None:
     )
     add(
         app,
+        retain,
+        OPERATE,
+        reads="<store>, MLflow, $DAGSTER_HOME, .dvc/cache",
+        writes="nothing; with --apply what it shows is gone",
+        example="geokr retain --days 180 --only checkpoint --only run",
+    )
+    add(
+        app,
         metrics,
         OPERATE,
         reads="what `geokr status` reads; runs from $GEOKR_DAGSTER_URL, where it is set",
         writes="what --textfile names",
         example="geokr metrics --textfile /var/lib/node_exporter/geokr.prom",
     )
+
+
+def retain(
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    days: Annotated[int, typer.Option("--days", help="Age from which something can go.")] = 90,
+    keep_runs: Annotated[
+        int, typer.Option("--keep-runs", help="MLflow runs of each step that stay, however old.")
+    ] = 20,
+    keep_versions: Annotated[int, typer.Option("--keep-versions", help="Versions of the model that stay.")] = 5,
+    restorable_days: Annotated[
+        int, typer.Option("--restorable-days", help="After an MLflow run was deleted, until its files go.")
+    ] = 30,
+    only: Annotated[list[str] | None, typer.Option("--only", help="One kind only (repeatable).")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Delete what is shown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is no longer needed, and with --apply delete it. The champion and all it links to stay, and what people put there."""
+    from geokr_core.chain.params import load_params
+    from geokr_core.operation.retention import Policy, candidates, remove_all
+
+    policy = Policy(days, keep_runs, keep_versions, restorable_days)
+    found = list(candidates(load_params(params, overrides or ()), policy, tuple(only or ())))
+    outcome = dict(remove_all(found)) if apply else {}
+    rows = [{**one.row(), "outcome": _outcome(outcome.get(one))} for one in found]
+    show_rows(rows, ("kind", "name", "age_days", "num_bytes", "reason", "outcome"), as_json=as_json)
+    if not as_json:
+        freed = sum(one.num_bytes or 0 for one in found)
+        done = "deleted" if apply else "could be deleted; --apply does it"
+        typer.echo(f"{len(found)} thing(s), {freed / 1e6:.0f} MB of files: {done}.", err=True)
+    if any(outcome.values()):
+        raise typer.Exit(1)
+
+
+def _outcome(fault: str | None) -> str:
+    return "kept" if fault is None else fault or "deleted"
 
 
 def doctor(params: ParamsFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
