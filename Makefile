@@ -16,6 +16,7 @@ SOURCES := geokr_core geokr_assets tests
 COMPILED := PYTHONDONTWRITEBYTECODE=
 # By file, so that what the tests of a file share is made in one of the two processes only.
 SPREAD := -n 2 --dist loadfile
+TYPES := mypy && lint-imports --no-logo --no-cache
 
 # The tools are called by name, also by DVC's stages: the project's environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -37,8 +38,10 @@ demo: setup ## run the whole chain on a small generated world, offline, and writ
 	@geokr run
 
 .PHONY: test
-test: lint ## format, lint, types and every test that is quick and needs no GPU
-	@$(COMPILED) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest $(SPREAD) -m "not slow and not gpu" --durations=15
+test: style ## format, lint, types and every test that is quick and needs no GPU
+	@mkdir -p dist; ($(TYPES)) >dist/types.log 2>&1 & types=$$!; status=0; \
+	$(COMPILED) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} pytest $(SPREAD) -m "not slow and not gpu" --durations=15 || status=$$?; \
+	wait $$types || status=$$?; cat dist/types.log; exit $$status  # types are checked on one core, beside the tests
 
 .PHONY: test-slow
 test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU
@@ -58,11 +61,16 @@ ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
 	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
 
 .PHONY: lint
-lint: setup ## check format, style, types and who imports whom; changes nothing
+lint: style types ## check format, style, types and who imports whom; changes nothing
+
+.PHONY: style
+style: setup
 	@ruff format --check .
 	@ruff check .
-	@mypy
-	@lint-imports --no-logo --no-cache
+
+.PHONY: types
+types: setup
+	@$(TYPES)
 
 .PHONY: format
 format: setup ## bring the code into its format and mend what can be mended by itself
