@@ -78,9 +78,14 @@ format: setup ## bring the code into its format and mend what can be mended by i
 	@ruff check --fix .
 
 .PHONY: reference
-reference: setup ## write what the documents take from the code: docs/parameters.md and docs/architecture.md
+reference: setup ## write what the documents take from the code: parameters, commands, file formats, architecture
 	@geokr parameters > docs/parameters.md
 	@python docs/reference.py
+
+.PHONY: docs
+docs: setup ## build the site of the documents into dist/docs, offline; executes its tutorials (minutes) and takes warnings for errors
+	@sphinx-build -W --keep-going -q -b html -d dist/doctrees docs dist/docs
+	@echo "The site: file://$(CURDIR)/dist/docs/index.html"
 
 .PHONY: bench
 bench: setup ## measure speed against the limits of docs/benchmarks.md

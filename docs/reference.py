@@ -1,7 +1,8 @@
-"""Writes what `docs/architecture.md` takes from the code: the floors, and a sentence a package.
+"""Writes what documents take from the code: floors and packages, commands, file formats.
 
-Run by `make reference`. A generated part stands between ``<!-- NAME -->`` and ``<!-- end -->``; the text around it is
-written by hand. Sentences come from the docstrings of the packages, floors from the import contract in pyproject.toml.
+Run by `make reference`. In `docs/architecture.md` a generated part stands between ``<!-- NAME -->`` and ``<!-- end -->``; the
+text around it is written by hand. Sentences come from the docstrings of the packages, floors from the import contract in
+pyproject.toml. `docs/commands.md` and `docs/formats.md` are generated as a whole.
 """
 
 import ast
@@ -10,6 +11,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import typer
+
+from geokr_core.acquisition.real_sets import data_reference
+from geokr_core.cli import app
+from geokr_core.commands.options import GROUPS
+from geokr_core.step.tables import formats_reference
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = PROJECT / "docs" / "architecture.md"
@@ -54,6 +63,43 @@ def page(text: str, project: Path = PROJECT) -> str:
     return text
 
 
+def commands_reference() -> str:
+    """All commands with their options as Markdown; ``docs/commands.md`` holds exactly this text."""
+    lines = ["# Commands", "", "What each command does, reads and writes. Made by `make reference`; do not edit.", ""]
+    lines += [
+        "Every command exits with 0 when it did what was asked, 2 when it refused with a sentence, 130 after Ctrl-C and 143 after SIGTERM.",
+        "",
+    ]
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for group in GROUPS:
+        lines += [f"## {group}", ""]
+        for name, command in commands.items():
+            if command.rich_help_panel == group:
+                lines += _command(name, command)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(name: str, command: Any) -> list[str]:
+    words, _, table = (command.help or "").partition("\n\n\b\n")
+    lines = [f"### geokr {name}", "", re.sub(r"(?<!\n)\n(?!\n)", " ", words), ""]
+    if table:
+        lines += ["```text", *table.splitlines(), "```", ""]
+    rows = [_parameter(one) for one in command.params if one.name != "help"]
+    return [*lines, "| option | default | meaning |", "|---|---|---|", *rows, ""] if rows else lines
+
+
+def _parameter(one: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in one.opts) if one.param_type_name == "option" else f"`{one.name.upper()}`"
+    shown = one.show_default if isinstance(one.show_default, str) else one.default
+    default = "required" if one.required else "" if shown in (None, False, ()) else f"`{shown}`".replace("``", "`")
+    meaning = re.sub(r"\s+", " ", one.help or "")
+    return f"| {names} | {default} | {meaning} |".replace("{", "\\{")
+
+
+WHOLE = {"commands": commands_reference, "data": data_reference, "formats": formats_reference}
+"""Pages that are generated as a whole."""
+
+
 def _rooms(root: Path) -> Iterator[Path]:
     """The package, its modules if it is the library, and all packages below; alphabetical, parents first."""
     yield root
@@ -72,4 +118,7 @@ def _sentence(path: Path) -> str:
 if __name__ == "__main__":
     written = page(PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(written, encoding="utf-8")
-    sys.stdout.write(f"{PAGE.relative_to(PROJECT)} written\n")
+    for name, make in WHOLE.items():
+        (PAGE.parent / f"{name}.md").write_text(make(), encoding="utf-8")
+    names = ", ".join((PAGE.name, *(f"{name}.md" for name in WHOLE)))
+    sys.stdout.write(f"written in docs: {names}\n")

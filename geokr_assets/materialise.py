@@ -26,6 +26,7 @@ from geokr_core.chain.run import Outcome, run_step
 from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene
 from geokr_core.chain.steps import Folders
 from geokr_core.errors import GeoKRError, VersioningError
+from geokr_core.step.tables import table_of
 
 if TYPE_CHECKING:
     from geokr_core.scenes.scene import Scene
@@ -290,7 +291,7 @@ def result_of(outcome: Outcome) -> Materialised:
 def _metadata_of(outcome: Outcome) -> "Mapping[str, dg.MetadataValue[Any]]":
     """What is shown of an outcome; of the whole archive's also columns and rows of its main table."""
     table = handling_of(outcome.step).table
-    columns = metadata.columns_of(outcome.folder / table) if table else {}
+    columns = metadata.columns_of(outcome.folder / table, table_of(outcome.step, table)) if table else {}
     return {**metadata.as_dagster(metadata.of_outcome(outcome)), **columns}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from geokr_core.step.summary import Number
+from geokr_core.step.tables import Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,15 +72,23 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
     return entries
 
 
-def columns_of(path: "Path") -> dict[str, "dg.MetadataValue[Any]"]:
-    """Columns and number of rows of a Parquet file, by its footer alone; nothing where it cannot be read."""
+def columns_of(path: "Path", described: Table | None = None) -> dict[str, "dg.MetadataValue[Any]"]:
+    """Columns and number of rows of a Parquet file, by its footer alone; nothing where it cannot be read.
+
+    Args:
+        path: the file.
+        described: what its columns mean.
+    """
     import dagster as dg
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         footer = pq.ParquetFile(path)
-        columns = [dg.TableColumn(field.name, str(field.type)) for field in footer.schema_arrow]
+        columns = [
+            dg.TableColumn(field.name, str(field.type), described.meaning(field.name) if described else None)
+            for field in footer.schema_arrow
+        ]
         num_rows = footer.metadata.num_rows
     except (OSError, pa.ArrowException):
         return {}

@@ -1,4 +1,4 @@
-"""Commands that get data and give it: ``init`` for one's own, ``fetch`` from a STAC catalogue, ``stac`` to export the data set."""
+"""Commands that get data and give it: ``init`` for one's own, ``fetch`` from a STAC catalogue, ``check-data``, ``stac``."""
 
 import sys
 from pathlib import Path
@@ -27,6 +27,14 @@ def register(app: typer.Typer) -> None:
         reads="the catalogue, and of each file the pixels of the box",
         writes="GeoTIFFs below the folder, params-snippet.yaml",
         example="geokr fetch -c params/catalogues.yaml --collection sentinel2_l2a --bbox=-112.9,37.1,-112.7,37.3 \\\n           --dates 2021-06-01/2021-08-31 --max-cloud 10 --out data/zion --dry-run",
+    )
+    add(
+        app,
+        check_data,
+        ARCHIVE,
+        name="check-data",
+        reads="names and sizes of the files of FOLDER/scenes, FOLDER/tasks and FOLDER/weights",
+        example="geokr check-data ../shared/data",
     )
     add(
         app,
@@ -175,6 +183,24 @@ def _agreed() -> bool:
             "No one is at the terminal to agree to this plan: pass --yes to read it, --dry-run to only see it."
         )
     return typer.confirm("Read it?", abort=True)
+
+
+def check_data(
+    folder: Annotated[Path, typer.Argument(help="Folder with scenes, tasks and weights.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which of the real sets that studies read are whole in a folder. Exit code 1 if any is not; docs/data.md tells more."""
+    from dataclasses import asdict
+
+    from geokr_core.acquisition.real_sets import check_sets
+
+    found = check_sets(folder)
+    show_rows([asdict(one) for one in found], ("folder", "state", "found"), as_json=as_json)
+    incomplete = sum(one.state != "whole" for one in found)
+    if not as_json:
+        typer.echo(f"{len(found) - incomplete} of {len(found)} sets are whole.", err=True)
+    if incomplete:
+        raise typer.Exit(1)
 
 
 def stac(

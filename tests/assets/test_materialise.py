@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 import pytest
 
 from geokr_assets import metadata
@@ -17,6 +18,7 @@ from geokr_core.errors import SceneRefusedError, VersioningError
 from geokr_core.scenes import inventory
 from geokr_core.step.digests import data_version
 from geokr_core.step.summary import Summary
+from geokr_core.step.tables import table_of
 
 Materialise = Callable[..., dg.ExecuteInProcessResult]
 
@@ -177,3 +179,15 @@ def test_curves_are_thinned_and_keep_both_ends() -> None:
     assert len(records) <= 11
     assert (records[0]["step"], records[-1]["step"]) == (0, 1000)
     assert metadata.curves([]) == {}
+
+
+def test_columns_are_shown_with_what_they_mean(tmp_path: Path) -> None:
+    path = tmp_path / "tiles.parquet"
+    pd.DataFrame({"product": ["nlcd"], "year": [2021], "mine": [1.0]}).to_parquet(path)
+    shown = metadata.columns_of(path, table_of("land_cover", "tiles.parquet"))
+    (schema,) = [entry.value for name, entry in shown.items() if name == "dagster/column_schema"]
+    assert {column.name: column.description for column in schema.columns} == {
+        "product": "name of the product",
+        "year": "edition",
+        "mine": None,
+    }
