@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from geokr_core import __version__
-from geokr_core.commands import about, archive, chain, look, operate, registry, use
+from geokr_core.commands import about, archive, chain, judge, look, operate, registry, use
 from geokr_core.commands.options import GROUPS
 from geokr_core.errors import GeoKRError
 from geokr_core.step.extras import named_extras
@@ -21,6 +21,11 @@ from geokr_core.step.termination import TERMINATED, terminable
 
 class _Commands(typer.core.TyperGroup):
     """The commands in their groups, each with its whole first sentence; click shows one list and cuts each to one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Two words may name a command that is written with a hyphen: ``audit sample`` is ``audit-sample``."""
+        joined = "-".join(args[:2])
+        return super().resolve_command(ctx, [joined, *args[2:]] if joined in self.commands else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a section a group."""
@@ -80,7 +85,7 @@ def _options(
     pass
 
 
-for _module in (chain, use, look, archive, registry, operate, about):
+for _module in (chain, use, judge, look, archive, registry, operate, about):
     _module.register(app)
 
 

@@ -1,8 +1,8 @@
 """The accuracy of a map from a stratified sample that people judged, by class, with intervals.
 
 Estimators: Olofsson et al. 2014, "Good practices for estimating area and assessing accuracy of land change", Remote Sensing
-of Environment 148, equations 4 to 11. Intervals of single strata: Clopper and Pearson 1934, exact. Interval of the overall
-accuracy: Korn and Graubard 1998, the exact interval at the sample size that the stratified design is worth.
+of Environment 148, equations 4 to 11. Intervals of single strata: Clopper and Pearson 1934, exact. Intervals of
+what is summed over strata: Korn and Graubard 1998, the exact interval at the sample size that the stratified design is worth.
 """
 
 import math
@@ -64,19 +64,32 @@ def accuracy_of(counts: np.ndarray, weights: np.ndarray, confidence: float = 0.9
     rates = counts / totals[:, None]
     joint = weights[:, None] * rates
     spread = weights[:, None] ** 2 * rates * (1 - rates) / np.maximum(totals - 1, 1)[:, None]
-    correct = np.diag(rates)
     overall, variance = float(np.trace(joint)), float(np.trace(spread))
     users = tuple(_of_stratum(int(n), int(counts[k, k]), confidence) for k, n in enumerate(counts.sum(axis=1)))
     areas = joint.sum(axis=0)
-    quantile = float(special.ndtri(0.5 + confidence / 2))
     return Accuracy(
         overall=_korn_graubard(overall, variance, int(counts.sum()), confidence),
         users=users,
-        producers=tuple(_producers(k, joint, spread, correct, weights, totals, quantile) for k in range(len(weights))),
+        producers=tuple(_producers(k, joint, spread, counts, weights, confidence) for k in range(len(weights))),
         areas=tuple(
-            _normal(float(areas[k]), math.sqrt(float(spread[:, k].sum())), quantile) for k in range(len(areas))
+            _korn_graubard(float(areas[k]), float(spread[:, k].sum()), int(counts.sum()), confidence)
+            for k in range(len(areas))
         ),
     )
+
+
+def exact_share(events: np.ndarray, totals: np.ndarray, weights: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """The share of the ground of which something is true, from a stratified sample.
+
+    Args:
+        events: int (K,), units of each stratum of which it is true.
+        totals: int (K,), units of each stratum, two or more wherever it covers ground.
+        weights: float (K,), share of the ground in each stratum; they sum to 1.
+        confidence: of the interval, Korn and Graubard's.
+    """
+    rates = events / np.maximum(totals, 1)
+    spread = weights**2 * rates * (1 - rates) / np.maximum(totals - 1, 1)
+    return _korn_graubard(float((weights * rates).sum()), float(spread.sum()), int(totals.sum()), confidence)
 
 
 def _require_sample(counts: np.ndarray, weights: np.ndarray) -> None:
@@ -116,20 +129,17 @@ def _producers(
     k: int,
     joint: np.ndarray,
     spread: np.ndarray,
-    correct: np.ndarray,
+    counts: np.ndarray,
     weights: np.ndarray,
-    totals: np.ndarray,
-    quantile: float,
+    confidence: float,
 ) -> Estimate:
-    """Equation 7 of Olofsson et al."""
+    """Equation 7 of Olofsson et al.; its interval counts the units of the reference class."""
     area = float(joint[:, k].sum())
     if area <= 0:
         return Estimate(math.nan, math.nan, 0.0, 1.0)
     value = float(joint[k, k]) / area
-    own = weights[k] ** 2 * (1 - value) ** 2 * correct[k] * (1 - correct[k]) / max(int(totals[k]) - 1, 1)
+    total = max(int(counts[k].sum()), 1)
+    right = counts[k, k] / total
+    own = weights[k] ** 2 * (1 - value) ** 2 * right * (1 - right) / max(total - 1, 1)
     others = value**2 * float(np.delete(spread[:, k], k).sum())
-    return _normal(value, math.sqrt(float(own + others)) / area, quantile)
-
-
-def _normal(value: float, error: float, quantile: float) -> Estimate:
-    return Estimate(value, error, max(0.0, value - quantile * error), min(1.0, value + quantile * error))
+    return _korn_graubard(value, float(own + others) / area**2, int(counts[:, k].sum()), confidence)

@@ -1,11 +1,10 @@
 """The page to search and label in: one HTML file that a browser opens from the disk, with vectors and pictures inside.
 
 Vectors are turned onto their principal components and kept as 8-bit integers: ranking 30,000 chips after a click takes a
-moment. The file with the labels is written by the page itself (``templates/parquet.js``).
+moment. The file with the labels is written by the page itself (``pictures/templates/parquet.js``).
 """
 
 import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from typing import Final
 import jinja2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from geokr_core.embeddings.read import Embeddings
 from geokr_core.errors import EmbeddingsError
+from geokr_core.pictures.offline_page import COLUMNS, PER_SHEET, part, sheets
 from geokr_core.scenes.scene_outputs import CUT_FILE
 from geokr_core.search.index import Index
 from geokr_core.search.output import pictures_of
@@ -30,9 +29,6 @@ MAX_CHIPS: Final = 30_000
 
 NUM_COMPONENTS: Final = 64
 _THUMB_PX: Final = 48
-_COLUMNS: Final = 40
-_PER_SHEET: Final = 1000
-_JPEG_QUALITY: Final = 72
 
 
 @dataclass(frozen=True)
@@ -110,27 +106,25 @@ def write_page(
         "model_version": found.network["model_version"],
         "dimensions": codes.shape[1],
         "thumb_px": thumb_px,
-        "columns": _COLUMNS,
-        "per_sheet": _PER_SHEET,
+        "columns": COLUMNS,
+        "per_sheet": PER_SHEET,
     }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("geokr_core.search", "templates"),
         autoescape=jinja2.select_autoescape(("html", "html.j2")),
         undefined=jinja2.StrictUndefined,
     )
-    folder = Path(__file__).parent / "templates"
-    parts = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.css", "parquet.js", "page.js")}
     html = environment.get_template("page.html.j2").render(
         title=title,
         model=found.network["model"],
         model_version=found.network["model_version"],
         generated_world=bool(cut.get("generated_world")),
         num_chips=len(rows),
-        style=parts["page.css"],
-        parquet=parts["parquet.js"],
-        script=parts["page.js"],
+        style=part("page.css"),
+        parquet=part("parquet.js"),
+        script=(Path(__file__).parent / "templates" / "page.js").read_text(encoding="utf-8"),
         chips=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
-        sheets=list(_sheets(chips, rows, thumb_px)),
+        sheets=list(sheets(_pictures(chips, rows), len(rows), thumb_px)),
         vectors=base64.b64encode(codes.tobytes()).decode(),
     )
     with whole_file(path) as partial:
@@ -159,19 +153,7 @@ def components(directions: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _sheets(chips: Path, rows: pd.DataFrame, thumb_px: int) -> Iterator[str]:
-    """Pictures of the chips, many on a sheet, as base64 of JPEG."""
-    for first in range(0, len(rows), _PER_SHEET):
-        part = rows.iloc[first : first + _PER_SHEET]
-        sheet = Image.new("RGB", (_COLUMNS * thumb_px, -(-len(part) // _COLUMNS) * thumb_px))
-        for place, picture in enumerate(pictures_of(chips, part)):
-            small = Image.fromarray(picture)
-            if small.width != thumb_px:
-                small = small.resize(
-                    (thumb_px, thumb_px),
-                    Image.Resampling.BOX if small.width > 2 * thumb_px else Image.Resampling.BILINEAR,
-                )
-            sheet.paste(small, (place % _COLUMNS * thumb_px, place // _COLUMNS * thumb_px))
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-        yield base64.b64encode(buffer.getvalue()).decode()
+def _pictures(chips: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]:
+    """Pictures of the chips, read by the sheet."""
+    for first in range(0, len(rows), PER_SHEET):
+        yield from pictures_of(chips, rows.iloc[first : first + PER_SHEET])

@@ -26,7 +26,7 @@ def test_the_published_example_comes_out() -> None:
 
 def test_two_thousand_simulated_maps_lie_in_their_intervals() -> None:
     rng = np.random.default_rng(0)
-    covered = np.zeros(4)
+    covered, by_truth = np.zeros(4), np.zeros((2, 3))
     for _ in range(2000):
         weights = rng.dirichlet(np.full(3, 2.0))
         truth = np.stack([rng.dirichlet(np.where(np.arange(3) == k, 12.0, 0.7)) for k in range(3)])
@@ -35,7 +35,12 @@ def test_two_thousand_simulated_maps_lie_in_their_intervals() -> None:
         right = float((weights * np.diag(truth)).sum())
         covered[0] += found.overall.low <= right <= found.overall.high
         covered[1:] += [one.low <= truth[k, k] <= one.high for k, one in enumerate(found.users)]
+        areas = weights @ truth
+        producers = weights * np.diag(truth) / areas
+        by_truth[0] += [one.low <= areas[k] <= one.high for k, one in enumerate(found.areas)]
+        by_truth[1] += [one.low <= producers[k] <= one.high for k, one in enumerate(found.producers)]
     assert (covered / 2000 >= 0.95).all(), covered / 2000
+    assert (by_truth / 2000 >= 0.95).all(), by_truth / 2000
 
 
 def test_standard_errors_are_the_spread_of_repeated_samples() -> None:
