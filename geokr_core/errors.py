@@ -73,5 +73,9 @@ class RegistryError(GeoKRError, RuntimeError):
     """The model registry refused or lacks what was asked for."""
 
 
+class BackupError(GeoKRError, RuntimeError):
+    """A backup cannot be made, is damaged, or cannot be restored."""
+
+
 class VersioningError(GeoKRError, RuntimeError):
     """DVC refused to record an output."""

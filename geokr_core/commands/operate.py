@@ -1,4 +1,4 @@
-"""Commands that operate a project: ``doctor``, ``metrics``, ``retain``."""
+"""Commands that operate a project: ``doctor``, ``metrics``, ``retain``, ``backup``, ``restore``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from geokr_core.commands.options import OPERATE, AsJson, Overrides, ParamsFile, add
-from geokr_core.commands.output import show_rows
+from geokr_core.commands.output import show_numbers, show_rows
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +25,22 @@ def register(app: typer.Typer) -> None:
         reads="<store>, MLflow, $DAGSTER_HOME, .dvc/cache",
         writes="nothing; with --apply what it shows is gone",
         example="geokr retain --days 180 --only checkpoint --only run",
+    )
+    add(
+        app,
+        backup,
+        OPERATE,
+        reads="<store>, MLflow's database and artifacts, its spool, Dagster's home, the parameter file, DVC's files",
+        writes="the folder, with a digest of every file",
+        example="geokr backup /backups/2026-11-29",
+    )
+    add(
+        app,
+        restore,
+        OPERATE,
+        reads="a folder that `geokr backup` wrote",
+        writes="<store>, MLflow's database and artifacts, its spool, Dagster's home; what lies there is moved aside",
+        example="geokr restore /backups/2026-11-29 --check",
     )
     add(
         app,
@@ -70,6 +86,48 @@ def retain(
 
 def _outcome(fault: str | None) -> str:
     return "kept" if fault is None else fault or "deleted"
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder, best on another disk.")],
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy store, databases, artifacts and settings into one checksummed folder. Raw data and DVC's cache are not in it."""
+    from geokr_core.chain.params import load_params
+    from geokr_core.operation.backup import back_up
+    from geokr_core.step.reporter import ConsoleReporter
+
+    manifest = back_up(load_params(params, overrides or ()), folder, ConsoleReporter())
+    num_files, parts = len(manifest["files"]), ", ".join(manifest["parts"])
+    shown = {"folder": str(folder), "num_files": num_files, "parts": parts, "tracking": manifest["tracking"]["kind"]}
+    show_numbers(shown, as_json=as_json)
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup.")],
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    check: Annotated[bool, typer.Option("--check", help="Only compare every file with its digest.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in place, after every file was compared with its digest. What lies there is moved aside, never deleted."""
+    from geokr_core.chain.params import load_params
+    from geokr_core.operation.restore import restore as put_back
+    from geokr_core.operation.restore import verify_backup
+    from geokr_core.step.reporter import ConsoleReporter
+
+    if check:
+        manifest = verify_backup(folder)
+        show_numbers(
+            {"folder": str(folder), "num_files": len(manifest["files"]), "made": manifest["made"]}, as_json=as_json
+        )
+        return
+    done = put_back(folder, load_params(params, overrides or ()), ConsoleReporter())
+    numbers = {"num_files": done.num_files, "moved_places": done.moved_places}
+    places = {name: str(place) for name, place in done.parts.items()}
+    show_numbers({**numbers, **places, "put_aside": ", ".join(map(str, done.put_aside.values()))}, as_json=as_json)
 
 
 def doctor(params: ParamsFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:

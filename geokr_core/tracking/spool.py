@@ -132,5 +132,10 @@ def spools_of(server: str) -> list[Spool]:
     return sorted((spool for spool in spools if spool), key=lambda spool: (spool.folder / _RECORDS).stat().st_mtime_ns)
 
 
+def spool_folder() -> Path:
+    """Where everything that waits is kept."""
+    return Path(os.environ.get(SPOOL_VARIABLE, "") or ".mlflow_spool")
+
+
 def _folder_of(server: str) -> Path:
-    return Path(os.environ.get(SPOOL_VARIABLE, "") or ".mlflow_spool") / text_digest(server)
+    return spool_folder() / text_digest(server)
