@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from geokr_core.commands.options import USE, AsJson, Overrides, ParamsFile, add
-from geokr_core.commands.output import link, show_rows
+from geokr_core.commands.output import link, show_numbers, show_rows
 
 Box = Annotated[str | None, typer.Option("--bbox", help="west,south,east,north in degrees; west > east crosses 180.")]
 Dates = Annotated[str | None, typer.Option("--dates", help="First and last day: 2021-06-01/2021-08-31, or one day.")]
@@ -30,12 +30,42 @@ def register(app: typer.Typer) -> None:
     )
     add(
         app,
+        embed_images,
+        USE,
+        name="embed-images",
+        reads="the images, <store>/backbone or the network that `embeddings` names",
+        section="embeddings",
+        writes="one Parquet file",
+        example="geokr embed-images photographs vectors.parquet --size 224",
+    )
+    add(
+        app,
         label,
         USE,
         reads="labels saved from a page, <store>/embeddings, <store>/chips",
         writes="what --page and --map name",
         example="geokr label labels.parquet --page next.html --map target.parquet",
     )
+
+
+def embed_images(
+    folder: Annotated[Path, typer.Argument(help="Folder of 8-bit images, at any depth.")],
+    out: Annotated[Path, typer.Argument(help="Parquet file that gets a vector an image.")],
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    size_px: Annotated[int, typer.Option("--size", help="Side in pixels that images are scaled and cropped to.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Embed a folder of plain images, which have no place on Earth; `geokr embed` embeds scenes."""
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.embeddings.config import EmbeddingsConfig
+    from geokr_core.embeddings.images import embed_images
+    from geokr_core.step.reporter import ConsoleReporter
+
+    loaded = load_params(params, overrides or ())
+    config, backbone = loaded.embeddings or EmbeddingsConfig(), Folders(loaded)["backbone"]
+    show_numbers(embed_images(config, backbone, folder, out, size_px, ConsoleReporter()).numbers, as_json=as_json)
 
 
 def search(

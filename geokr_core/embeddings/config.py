@@ -27,6 +27,11 @@ class EmbeddingsConfig(Section):
         "last",
         description="what a vector is: the pooled last stage (`last`), or all four stages side by side (`multi`)",
     )
+    cells: bool = Field(
+        False,
+        description="also write a map of the vectors of 8 x 8 cells of each chip, a COG a scene: a band a dimension, some hundred "
+        "times the size of the table",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the network runs; the last digits of float32 differ between devices"
     )

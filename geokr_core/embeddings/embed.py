@@ -10,9 +10,10 @@ import numpy as np
 
 from geokr_core import __version__
 from geokr_core.chips.read import shard_ids
+from geokr_core.embeddings.cells import CHIP_PLACES, cells_per_side, write_cell_map
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import BATCH_SIZE, Encoder, described, open_encoder, usable_workers
-from geokr_core.embeddings.outputs import ITEM, NETWORK_FILE, embedding_outputs
+from geokr_core.embeddings.outputs import CELL_MAP, ITEM, NETWORK_FILE, embedding_outputs
 from geokr_core.embeddings.quantisation import Quantised, quantise
 from geokr_core.embeddings.stac import relative, scene_item, write_collection
 from geokr_core.embeddings.table import CHIP_COLUMNS, write_table
@@ -107,7 +108,9 @@ class _Embedded:
 def _embed_scene(job: _Job, scene_id: str, reporter: Reporter) -> _Embedded:
     outputs = embedding_outputs(job.out)
     data_version = chips_version(job.chips, scene_id)
-    inputs = text_digest([data_version, job.encoder.identity, job.config.code_version, __version__])
+    # What was embedded before there were maps of cells keeps its digest.
+    more = ["cells"] if job.config.cells else []
+    inputs = text_digest([data_version, job.encoder.identity, job.config.code_version, __version__, *more])
     if outputs.current(scene_id, inputs) is not None:
         return _Embedded(0, 0.0, 0.0)
     with outputs.only_one(scene_id):
@@ -121,14 +124,26 @@ def _embed_scene(job: _Job, scene_id: str, reporter: Reporter) -> _Embedded:
         vectors = _vectors(job, scene_id, images)
         seconds = time.monotonic() - started
         quantised = quantise(vectors)
-        with outputs.making(scene_id, inputs, (TABLE, ITEM)) as unfinished:
+        endings = (TABLE, ITEM, CELL_MAP) if job.config.cells else (TABLE, ITEM)
+        with outputs.making(scene_id, inputs, endings) as unfinished:
             write_table(unfinished.paths[TABLE], rows, quantised, job.network, data_version)
-            item = scene_item(
-                scene_id, rows, quantised, job.network, unfinished.paths[TABLE], relative(job.chips, job.out)
-            )
+            if job.config.cells:
+                _write_cells(job, scene_id, images, unfinished.paths[CELL_MAP])
+            item = scene_item(scene_id, rows, quantised, job.network, unfinished.paths, relative(job.chips, job.out))
             unfinished.paths[ITEM].write_text(item, encoding="utf-8")
             unfinished.notes = {"num_chips": len(rows), "gsd_m": float(rows["gsd_m"].median())}
     return _Embedded(len(rows), seconds, _lost(vectors, quantised))
+
+
+def _write_cells(job: _Job, scene_id: str, images: np.ndarray, path: Path) -> None:
+    places = chip_outputs(job.chips).table(scene_id, CHIP_PLACES).to_pandas()
+    side = cells_per_side(int(places["size_px"].iloc[0]))
+
+    def encode(batch: np.ndarray) -> np.ndarray:
+        return job.encoder.encode_cells(batch, side)
+
+    batches = job.encoder.batches(images, usable_workers(job.config.workers), encode)
+    write_cell_map(path, places, batches, job.encoder.num_dimensions)
 
 
 def chips_version(chips: Path, scene_id: str) -> str:

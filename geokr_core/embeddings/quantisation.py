@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_STEPS = 254
+STEPS = 254
 """Steps between the smallest and the largest value of a dimension: -127 to 127, as symmetric integers have."""
 
 
@@ -39,7 +39,7 @@ def quantise(vectors: np.ndarray) -> Quantised:
     """
     low, high = vectors.min(axis=0).astype(np.float64), vectors.max(axis=0).astype(np.float64)
     offset = ((low + high) / 2).astype(np.float32)
-    scale = ((high - low) / _STEPS).astype(np.float32)
+    scale = ((high - low) / STEPS).astype(np.float32)
     scale[scale <= 0] = 1.0
     codes = np.rint((vectors - offset) / scale).clip(-127, 127).astype(np.int8)
     return Quantised(codes, scale, offset)

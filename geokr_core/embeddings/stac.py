@@ -19,7 +19,7 @@ import shapely
 from pystac.validation import validate_dict
 
 from geokr_core.backbone.bundle import STAC_ITEM
-from geokr_core.embeddings.outputs import CARD_FILE, COLLECTION_FILE, ITEM, NETWORK_FILE
+from geokr_core.embeddings.outputs import CARD_FILE, CELL_MAP, COLLECTION_FILE, ITEM, NETWORK_FILE
 from geokr_core.embeddings.quantisation import Quantised
 from geokr_core.errors import EmbeddingsError
 from geokr_core.levir_kr.stac_export import FILE, PARQUET, joint_bbox, on_one_turn, within_half_turn
@@ -34,7 +34,12 @@ _FIRST, _LAST = "1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z"
 
 
 def scene_item(
-    scene_id: str, rows: pd.DataFrame, quantised: Quantised, network: Mapping[str, Any], table: Path, chips: str
+    scene_id: str,
+    rows: pd.DataFrame,
+    quantised: Quantised,
+    network: Mapping[str, Any],
+    files: Mapping[str, Path],
+    chips: str,
 ) -> str:
     """The STAC item of a scene's vectors, as JSON text; links are relative to the folder of embeddings.
 
@@ -43,7 +48,7 @@ def scene_item(
         rows: of its chips, `table.CHIP_COLUMNS`.
         quantised: its vectors.
         network: what made them; see `encoder.described`.
-        table: the file with the vectors, which may still bear another name.
+        files: table of vectors, and map of cells where there is one, by ending; they may still bear other names.
         chips: folder of shards, relative to the folder of embeddings.
     """
     footprints = on_one_turn(shapely.from_wkb(rows["footprint"].to_numpy()))
@@ -77,6 +82,7 @@ def scene_item(
         stac_extensions=[EMBEDDING, FILE],
         collection="embeddings",
     )
+    table = files[TABLE]
     item.add_asset(
         "embeddings",
         pystac.Asset(
@@ -91,6 +97,23 @@ def scene_item(
             },
         ),
     )
+    if CELL_MAP in files:
+        cells = files[CELL_MAP]
+        told = {
+            "data_type": "int8",
+            "file:size": cells.stat().st_size,
+            "file:checksum": multihash("md5", file_md5(cells)),
+        }
+        item.add_asset(
+            "cells",
+            pystac.Asset(
+                href=f"./{scene_id}{CELL_MAP}",
+                title="Vectors of the cells of the chips, a band a dimension; scale and offset of each are in the file",
+                media_type="image/tiff; application=geotiff; profile=cloud-optimized",
+                roles=["data"],
+                extra_fields=told,
+            ),
+        )
     content: dict[str, Any] = item.to_dict(include_self_link=False, transform_hrefs=False)
     content["links"] = [
         {"rel": rel, "href": f"./{COLLECTION_FILE}", "type": "application/json"}

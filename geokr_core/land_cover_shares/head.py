@@ -5,7 +5,6 @@ its cells', so what holds of chips holds of the mean of their cells.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from geokr_core.step.digests import text_digest
 from geokr_core.step.files import whole_file
 
 _METADATA: Final = "geokr"
-_MOST_CELLS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,6 @@ class Head:
     def shares(self, vectors: np.ndarray) -> np.ndarray:
         """Shares float32 (..., K) of vectors (..., D); none below 0, they sum to 1."""
         return as_shares(self.linear(vectors)).astype(np.float32)
-
-
-def cells_per_side(chip_size_px: int) -> int:
-    """Cells along each side of a chip that shares are mapped at: 8, or what divides the chip evenly."""
-    return math.gcd(chip_size_px, _MOST_CELLS)
 
 
 def describe_head(dataset: LevirKR, encoder: Encoder, confidence: float) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from geokr_core.embeddings.cells import cells_per_side
 from geokr_core.embeddings.encoder import BATCH_SIZE, Encoder
 from geokr_core.embeddings.regression import fit, place_folds
 from geokr_core.errors import PredictionError
 from geokr_core.land_cover_shares.config import LandCoverSharesConfig
-from geokr_core.land_cover_shares.head import Head, cells_per_side, describe_head
+from geokr_core.land_cover_shares.head import Head, describe_head
 from geokr_core.land_cover_shares.intervals import conformal_factors, covered, interval
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.step.digests import text_digest

@@ -13,11 +13,12 @@ from geokr_core import __version__
 from geokr_core.chips.config import ChipsConfig
 from geokr_core.chips.cut import scene_inputs
 from geokr_core.chips.stretch import choose_stretch
+from geokr_core.embeddings.cells import cells_per_side
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import Encoder, described, open_encoder, usable_workers
 from geokr_core.errors import PredictionError, SceneRefusedError
 from geokr_core.land_cover_shares.config import LandCoverSharesConfig
-from geokr_core.land_cover_shares.head import Head, cells_per_side, read_head, require_fitting, write_head
+from geokr_core.land_cover_shares.head import Head, read_head, require_fitting, write_head
 from geokr_core.land_cover_shares.judgement import Judgement, fit_head, held_out, judge
 from geokr_core.land_cover_shares.maps import cell_grid, write_maps
 from geokr_core.land_cover_shares.outputs import CLASSES, HEAD_FILE, INTERVALS, ITEM, SHARES, share_outputs

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import open_encoder
+from geokr_core.embeddings.images import RGB, read_image
 from geokr_core.embeddings.read import Embeddings
-from geokr_core.errors import ConfigError, EmbeddingsError, MissingInputError
+from geokr_core.errors import ConfigError, EmbeddingsError
 from geokr_core.rasters.grid import METRES_PER_DEGREE
-
-_RGB = ("red", "green", "blue")
 
 
 def chip_at(found: Embeddings, lon: float, lat: float) -> int:
@@ -79,23 +77,11 @@ def image_vector(path: Path, config: EmbeddingsConfig, backbone: Path | None, fo
             embedded the archive.
         BackboneError: the network cannot be opened.
     """
-    encoder = open_encoder(config, backbone, _RGB)
+    encoder = open_encoder(config, backbone, RGB)
     if encoder.version != found.network["model_version"] or encoder.features != found.network["features"]:
         raise EmbeddingsError(
             f"The network of the parameter file is {encoder.model} {encoder.version}, the archive was embedded by "
             f"{found.network['model']} {found.network['model_version']}; run `geokr embed` again first."
         )
     size = int(found.network["chip_size_px"])
-    try:
-        with Image.open(path) as image:
-            image.load()
-            rgb = image.convert("RGB")
-    except FileNotFoundError as error:
-        raise MissingInputError(f"{path}: no such file.") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise EmbeddingsError(f"{path}: not a readable image ({error}).") from error
-    factor = size / min(rgb.size)
-    width, height = (max(size, round(side * factor)) for side in rgb.size)
-    scaled = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
-    top, left = (height - size) // 2, (width - size) // 2
-    return encoder.encode(scaled[None, top : top + size, left : left + size])
+    return encoder.encode(read_image(path, size)[None])

@@ -1,0 +1,125 @@
+"""Vectors of the cells of all chips of a scene as one map: a cloud-optimised GeoTIFF, a band a dimension.
+
+Each chip is divided into 8 x 8 cells, or as many as divide it evenly. Where chips overlap, a cell is the weighted mean of what the
+chips say, each the more the nearer the cell lies to its middle. Sums are kept in a file while they are made: memory holds a batch of
+chips, whatever the scene's size. The map is north up, also where the scene is not.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from geokr_core.embeddings.quantisation import STEPS
+
+CHIP_PLACES: Final = ("pixel_row", "pixel_col", "transform", "crs_wkt", "size_px")
+"""What must be known of a chip to put its cells on a map."""
+
+NODATA: Final = -128
+_MOST_CELLS: Final = 8
+_ROWS_AT_ONCE: Final = 16
+
+
+def cells_per_side(size_px: int) -> int:
+    """Cells along each side of a chip: 8, or what divides the chip evenly."""
+    return math.gcd(size_px, _MOST_CELLS)
+
+
+def write_cell_map(path: Path, chips: pd.DataFrame, batches: Iterable[np.ndarray], num_dimensions: int) -> None:
+    """Write the map of a scene; the same vectors give the same bytes.
+
+    Args:
+        path: the file.
+        chips: the columns `CHIP_PLACES`, one row a chip.
+        batches: vectors of the chips' cells in the order of the rows, float32 (B, n, n, D).
+        num_dimensions: D.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    size = int(chips["size_px"].iloc[0])
+    side = cells_per_side(size)
+    cell_px = size // side
+    first_row, first_col = int(chips["pixel_row"].min()), int(chips["pixel_col"].min())
+    places = chips[["pixel_row", "pixel_col"]].to_numpy(dtype=np.int64) - (first_row, first_col)
+    rows, columns = (places.max(axis=0) // cell_px + side).tolist()
+    raw, sums_file = path.with_suffix(".raw.tif"), path.with_suffix(".sums")
+    try:
+        sums = np.memmap(sums_file, dtype=np.float32, mode="w+", shape=(rows, columns, num_dimensions))
+        weights = np.zeros((rows, columns), dtype=np.float32)
+        _add(sums, weights, places, cell_px, batches)
+        row = chips.iloc[0]
+        origin = Affine(*row["transform"]) @ Affine.translation(
+            first_col - int(row["pixel_col"]), first_row - int(row["pixel_row"])
+        )
+        _write(raw, sums, weights, origin @ Affine.scale(cell_px), CRS.from_wkt(str(row["crs_wkt"])))
+        rasterio.shutil.copy(
+            raw,
+            path,
+            driver="COG",
+            COMPRESS="DEFLATE",
+            BLOCKSIZE=256,
+            OVERVIEW_RESAMPLING="AVERAGE",
+            NUM_THREADS=1,
+            BIGTIFF="IF_SAFER",
+        )
+    finally:
+        for left in (raw, sums_file):
+            left.unlink(missing_ok=True)
+
+
+def _add(
+    sums: np.ndarray, weights: np.ndarray, places: np.ndarray, cell_px: int, batches: Iterable[np.ndarray]
+) -> None:
+    """Add the cells of all chips; a chip that does not begin at a cell of the others is left out."""
+    number = 0
+    for batch in batches:
+        side = batch.shape[1]
+        ramp = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5)
+        pyramid = np.outer(ramp, ramp).astype(np.float32)
+        for vectors in batch:
+            row, column = places[number].tolist()
+            number += 1
+            if row % cell_px or column % cell_px:
+                continue
+            part = slice(row // cell_px, row // cell_px + side), slice(column // cell_px, column // cell_px + side)
+            sums[part] += vectors * pyramid[..., None]
+            weights[part] += pyramid
+
+
+def _write(path: Path, sums: np.ndarray, weights: np.ndarray, transform: Affine, crs: CRS) -> None:
+    height, width, num_dimensions = sums.shape
+    low, high = np.full(num_dimensions, np.inf), np.full(num_dimensions, -np.inf)
+    for first in range(0, height, _ROWS_AT_ONCE):
+        values, known = _values(sums, weights, first)
+        if known.any():
+            low, high = np.minimum(low, values[known].min(axis=0)), np.maximum(high, values[known].max(axis=0))
+    offset, scale = (low + high) / 2, np.where(high > low, (high - low) / STEPS, 1.0)
+    flipped = transform.b == transform.d == 0 and transform.e > 0
+    if flipped:
+        transform = transform @ Affine.translation(0, height) @ Affine.scale(1, -1)
+    profile: dict[str, Any] = {"driver": "GTiff", "dtype": "int8", "count": num_dimensions, "nodata": NODATA}
+    profile |= {"width": width, "height": height, "crs": crs, "transform": transform, "interleave": "pixel"}
+    with rasterio.open(path, "w", **profile, BIGTIFF="IF_SAFER") as target:
+        for first in range(0, height, _ROWS_AT_ONCE):
+            values, known = _values(sums, weights, first)
+            codes = np.rint((values - offset) / scale).clip(-127, 127)
+            stored = np.where(known[..., None], codes, NODATA).astype(np.int8)
+            stored = stored[::-1] if flipped else stored
+            top = height - first - len(stored) if flipped else first
+            target.write(np.moveaxis(stored, -1, 0), window=Window(0, top, width, len(stored)))
+        target.scales, target.offsets = tuple(scale.tolist()), tuple(offset.tolist())
+
+
+def _values(sums: np.ndarray, weights: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    part = weights[first : first + _ROWS_AT_ONCE]
+    values: np.ndarray = sums[first : first + _ROWS_AT_ONCE] / np.maximum(part, 1e-12)[..., None]
+    return values, part > 0

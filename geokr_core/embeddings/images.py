@@ -1,0 +1,123 @@
+"""Vectors of plain images, without a place on Earth: a folder of photographs or of cut-out scenes, as one Parquet file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from geokr_core.embeddings.config import EmbeddingsConfig
+from geokr_core.embeddings.encoder import BATCH_SIZE, described, open_encoder, usable_workers
+from geokr_core.embeddings.quantisation import quantise
+from geokr_core.embeddings.table import METADATA_KEY
+from geokr_core.errors import EmbeddingsError, MissingInputError
+from geokr_core.step.files import whole_file
+from geokr_core.step.reporter import LOG, Reporter
+from geokr_core.step.summary import Summary
+
+RGB: Final = ("red", "green", "blue")
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+
+def read_image(path: Path, size_px: int) -> np.ndarray:
+    """An image file as a chip: scaled by its shorter side, and cropped to a square around its middle.
+
+    Args:
+        path: an 8-bit image.
+        size_px: side of the chip.
+
+    Returns:
+        uint8 (size_px, size_px, 3), red, green and blue.
+
+    Raises:
+        MissingInputError: there is no such file.
+        EmbeddingsError: it is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            mode, rgb = image.mode, image.convert("RGB")
+    except FileNotFoundError as error:
+        raise MissingInputError(f"{path}: no such file.") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+        raise EmbeddingsError(f"{path}: not a readable image ({error}).") from error
+    if mode.startswith(("I", "F")):
+        raise EmbeddingsError(f"{path}: {mode} pixels, expected 8 bits; cut such images as scenes.")
+    factor = size_px / min(rgb.size)
+    width, height = (max(size_px, round(side * factor)) for side in rgb.size)
+    scaled = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - size_px) // 2, (width - size_px) // 2
+    return scaled[top : top + size_px, left : left + size_px]
+
+
+def embed_images(
+    config: EmbeddingsConfig, backbone: Path | None, folder: Path, out: Path, size_px: int, reporter: Reporter = LOG
+) -> Summary:
+    """Embed every image below a folder.
+
+    Args:
+        config: which network, which features.
+        backbone: bundle of the chain, used where the configuration names no other network.
+        folder: of images, at any depth.
+        out: Parquet file that gets ``path`` below the folder, ``model``, ``model_version`` and ``embedding`` (int8; scale and offset
+            are in the footer, as in the files of scenes); the same images give the same bytes.
+        size_px: side that images are scaled and cropped to.
+        reporter: hears of files that are no readable images; they are passed over.
+
+    Returns:
+        Counts.
+
+    Raises:
+        MissingInputError: there is no such folder, or no bundle.
+        EmbeddingsError: no file in it is a readable image, or the network needs other bands than an image has.
+        BackboneError: the network cannot be opened, or the images are too small for it.
+        OSError: the file system refused.
+    """
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such folder of images.")
+    encoder = open_encoder(config, backbone, RGB)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    read, vectors = [], []
+    with reporter.progress("images", len(paths)) as advance:
+        for first in range(0, len(paths), 16 * BATCH_SIZE):
+            part, images = _readable(paths[first : first + 16 * BATCH_SIZE], size_px, reporter)
+            read += part
+            if part:
+                vectors += list(encoder.batches(np.stack(images), usable_workers(config.workers)))
+            advance(min(16 * BATCH_SIZE, len(paths) - first))
+    if not read:
+        raise EmbeddingsError(
+            f"{folder}: no readable image among {len(paths)} file(s) ending in {', '.join(SUFFIXES)}; scenes with a place on Earth "
+            "are embedded by `geokr embed`."
+        )
+    quantised = quantise(np.concatenate(vectors))
+    network = described(encoder)
+    table = pa.table(
+        {
+            "path": pa.array([path.relative_to(folder).as_posix() for path in read]),
+            "model": pa.repeat(encoder.model, len(read)),
+            "model_version": pa.repeat(encoder.version, len(read)),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(quantised.codes.ravel()), quantised.codes.shape[1]),
+        }
+    )
+    footer = {**network, "dtype": "int8", "scale": quantised.scale.tolist(), "offset": quantised.offset.tolist()}
+    with whole_file(out) as partial:
+        named = table.replace_schema_metadata({METADATA_KEY: json.dumps(footer).encode()})
+        pq.write_table(named, partial, compression="zstd")
+    left = len(paths) - len(read)
+    return Summary(numbers={"num_images": len(read), "num_passed_over": left, "num_dimensions": encoder.num_dimensions})
+
+
+def _readable(paths: Sequence[Path], size_px: int, reporter: Reporter) -> tuple[list[Path], list[np.ndarray]]:
+    read, images = [], []
+    for path in paths:
+        try:
+            images.append(read_image(path, size_px))
+            read.append(path)
+        except EmbeddingsError as error:
+            reporter.warning(f"passed over: {error}")
+    return read, images

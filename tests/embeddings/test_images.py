@@ -1,0 +1,57 @@
+"""Folders of plain images: every readable one gets a vector, the others are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from geokr_core.embeddings.config import EmbeddingsConfig
+from geokr_core.embeddings.encoder import open_encoder
+from geokr_core.embeddings.images import embed_images, read_image
+from geokr_core.embeddings.table import footer_of
+from geokr_core.errors import EmbeddingsError, MissingInputError
+from geokr_core.step.reporter import RecordingReporter
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images in two folders, and two files that are none."""
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        pixels = rng.integers(0, 256, (40 + 8 * k, 64, 3), dtype=np.uint8)
+        path = tmp_path / "images" / ("a" if k % 2 else "b") / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"no image")
+    Image.fromarray(rng.integers(0, 60_000, (32, 32), dtype=np.uint16)).save(tmp_path / "images" / "deep.png")
+    (tmp_path / "images" / "notes.txt").write_text("no image either")
+    return tmp_path / "images"
+
+
+def test_every_readable_image_gets_its_vector(folder: Path, weights: Path, tmp_path: Path) -> None:
+    config = EmbeddingsConfig.model_validate({"architecture": "squeezenet1_1", "weights": weights, "workers": 1})
+    reporter = RecordingReporter()
+    summary = embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
+    assert (summary.numbers["num_images"], summary.numbers["num_passed_over"]) == (5, 2)
+    assert any("broken.jpg: not a readable image" in warning for warning in reporter.warnings)
+    assert any("deep.png" in warning and "expected 8 bits" in warning for warning in reporter.warnings)
+    table = pq.read_table(tmp_path / "vectors.parquet")
+    assert table["path"].to_pylist() == ["a/1.png", "a/3.png", "b/0.png", "b/2.png", "b/4.png"]
+    footer = footer_of(table.schema)
+    vectors = np.array(table["embedding"].to_pylist()) * footer["scale"] + footer["offset"]
+    direct = open_encoder(config, None, ("red", "green", "blue")).encode(read_image(folder / "b" / "2.png", 32)[None])
+    assert np.abs(vectors[3] - direct[0]).max() <= max(footer["scale"]) / 2 * 1.1
+    before = (tmp_path / "vectors.parquet").read_bytes()
+    embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
+    assert (tmp_path / "vectors.parquet").read_bytes() == before
+
+
+def test_a_folder_without_images_is_refused(folder: Path, weights: Path, tmp_path: Path) -> None:
+    config = EmbeddingsConfig.model_validate({"architecture": "squeezenet1_1", "weights": weights})
+    with pytest.raises(MissingInputError, match="no such folder"):
+        embed_images(config, None, tmp_path / "nothing", tmp_path / "out.parquet", 32)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmbeddingsError, match=r"no readable image among 0 file\(s\)"):
+        embed_images(config, None, tmp_path / "empty", tmp_path / "out.parquet", 32)
