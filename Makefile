@@ -11,7 +11,9 @@ NUM_DAMAGES ?= 1000
 PYTHONS := >=3.11,<3.14
 UV_WANTED := uv>=0.9,<1
 SYNCED := .venv/.synced
-SOURCES := geokr_core geokr_assets tests
+STACK_SYNCED := .venv/.synced-stack
+SETTINGS ?= docker/stack.env
+SOURCES := geokr_core geokr_assets docker tests
 # Tests start a hundred processes that import torch, MLflow or Dagster: keep what Python compiled, whatever the shell says.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 # By file, so that what the tests of a file share is made in one of the two processes only.
@@ -59,6 +61,18 @@ ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
 	@echo "First time: launch the job whole_chain, http://127.0.0.1:$(PORT)/locations/geokr/jobs/whole_chain"
 	@mkdir -p .dagster_home
 	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
+
+.PHONY: stack
+stack: $(STACK_SYNCED) ## start the production stack as processes, behind its guard (docker/README.md; SETTINGS=file for others)
+	@PYTHONPATH=docker exec python -m stack up --settings "$(SETTINGS)"
+
+.PHONY: stack-secrets
+stack-secrets: $(STACK_SYNCED) ## make the secret files of the stack that are missing
+	@PYTHONPATH=docker python -m stack secrets --settings "$(SETTINGS)"
+
+.PHONY: test-stack
+test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, Celery (needs Debian packages, minutes)
+	@$(COMPILED) pytest -n 0 tests/stack --durations=15
 
 .PHONY: lint
 lint: style types ## check format, style, types and who imports whom; changes nothing
@@ -108,8 +122,14 @@ $(SYNCED): pyproject.toml uv.lock
 	  echo "Install it (Debian 12 and 13, Ubuntu 24.04: apt-get install python3 python3-venv)," >&2; \
 	  echo "or, where the network allows, let uv fetch one: $$uv python install 3.12" >&2; exit 1; }; \
 	echo "Making the environment in .venv, exactly as locked (seconds from a cache; minutes and some 7 GB on a new machine) …" >&2; \
-	started=$$SECONDS; "$$uv" sync --frozen --all-groups --extra all --quiet; \
+	started=$$SECONDS; "$$uv" sync --frozen --all-groups --no-group stack --extra all --quiet; \
 	echo "The environment is ready ($$((SECONDS - started)) s)." >&2
+	@touch $@
+
+# What the stack needs beyond that: drivers, Celery, an object store.
+$(STACK_SYNCED): $(SYNCED)
+	@uv="$$($(FIND_UV))"; "$$uv" sync --frozen --inexact --all-groups \
+	  --extra all --extra production --extra celery --quiet
 	@touch $@
 
 # pip first; where it refuses (externally managed Python, no pip, a virtual environment), a venv of our own.

@@ -8,6 +8,7 @@ a run as a whole is carried out is the run launcher's business and stands in ``d
 import importlib
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -15,6 +16,18 @@ from geokr_core.errors import ConfigError
 
 EXECUTOR_VARIABLE = "GEOKR_EXECUTOR"
 """Environment variable that names the executor."""
+
+BROKER_VARIABLE = "CELERY_BROKER_URL"
+"""Environment variable: where Celery's tasks wait."""
+
+RESULTS_VARIABLE = "CELERY_RESULT_BACKEND"
+"""Environment variable: where Celery keeps what came of a task; without it, the broker's address."""
+
+SILENCE_VARIABLE = "GEOKR_CELERY_SILENCE_SECONDS"
+"""Environment variable: after so many seconds without a word, redis gives a step to another worker."""
+
+SILENCE_SECONDS = 6 * 3600
+"""Without that variable. Longer than any step should take: a step that outlasts it is begun a second time beside the first."""
 
 SCENES_PER_RUN_VARIABLE = "GEOKR_SCENES_PER_RUN"
 """Environment variable: scenes that one run of a backfill, or of the sensor, takes at most."""
@@ -58,7 +71,39 @@ def executor_named(name: str) -> dg.ExecutorDefinition:
             f"${EXECUTOR_VARIABLE} asks for {name!r}, but {package} cannot be imported ({error}). Install the release of "
             f"{package} that belongs to dagster {dg.__version__} into the image of the code location; see docs/scale-out.md."
         ) from error
-    return found
+    return found.configured(celery_settings()) if name == "celery" and os.environ.get(BROKER_VARIABLE) else found
+
+
+def celery_settings() -> dict[str, Any]:
+    """Configuration of Celery's executor, for runs and workers alike, from the environment.
+
+    Celery confirms a task by default when a worker takes it: a worker that is killed then takes the step with it into the
+    grave, and its run waits for ever. Here a task is confirmed when it is done, and another worker gets it otherwise.
+
+    Raises:
+        ConfigError: no broker is named, or the silence is no number.
+    """
+    broker = os.environ.get(BROKER_VARIABLE)
+    if not broker:
+        raise ConfigError(
+            f"${BROKER_VARIABLE} is not set; expected the broker's address, e.g. redis://127.0.0.1:6379/0."
+        )
+    silence = os.environ.get(SILENCE_VARIABLE) or str(SILENCE_SECONDS)
+    if not silence.isdecimal() or int(silence) < 1:
+        raise ConfigError(f"${SILENCE_VARIABLE}: {silence!r} found, expected seconds, at least 1.")
+    return {
+        "broker": broker,
+        "backend": os.environ.get(RESULTS_VARIABLE) or broker,
+        "config_source": {
+            "task_acks_late": True,
+            "task_reject_on_worker_lost": True,
+            # One step at a time: what a worker holds back cannot be taken by an idle one.
+            "worker_prefetch_multiplier": 1,
+            "broker_transport_options": {"visibility_timeout": int(silence)},
+            "result_backend_transport_options": {"visibility_timeout": int(silence)},
+            "broker_connection_retry_on_startup": True,
+        },
+    }
 
 
 def configured_executor() -> dg.ExecutorDefinition:

@@ -99,7 +99,6 @@ def test_pods_are_told_of_executors_that_exist() -> None:
     assert int(environment["GEOKR_SCENES_PER_RUN"]) > 0
     launcher = _yaml("celery/values.yaml")["runLauncher"]
     assert launcher["type"] == "CeleryK8sRunLauncher"
-    assert _yaml("celery/celery.yaml")["execution"]["config"]["include"] == ["geokr_assets.definitions"]
 
 
 def test_the_launcher_takes_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The production stack: what can be proven of it without a container engine."""
 
+import dataclasses
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import yaml
 from dagster import DagsterInstance
+from stack.settings import make_secrets, read_settings
+
+from geokr_assets.step_process import SECONDS_TO_STOP
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-SECRET_NAMES = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
-REQUIRED_VARIABLE = re.compile(r"\$\{\w+:\?[^}]+\}")
+SECRET_NAMES = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|AUTH_KEY")
 
 
 def read(name: str) -> Any:
@@ -28,7 +30,7 @@ def read(name: str) -> Any:
 
 def services() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = read("compose.yaml")["services"]
-    assert {"postgres", "mlflow", "code-location", "webserver", "daemon"} <= set(found)
+    assert {"postgres", "objects", "mlflow", "code-location", "webserver", "daemon", "guard"} <= set(found)
     return found
 
 
@@ -45,16 +47,12 @@ def compose_command() -> list[str] | None:
     return None
 
 
-def compose_config(**environment: str) -> subprocess.CompletedProcess[str]:
+def compose_config(*options: str) -> subprocess.CompletedProcess[str]:
     command = compose_command()
     if command is None:
         pytest.skip("no compose tool of version 2 or later on PATH or in $GEOKR_COMPOSE")
-    clean = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
-    # A separate env file, so that a developer's docker/.env does not decide the outcome.
-    arguments = ["--env-file", os.devnull, "-f", str(DOCKER / "compose.yaml"), "config"]
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, check=False, env={**clean, **environment}
-    )
+    arguments = ["--env-file", str(DOCKER / "stack.env"), "-f", str(DOCKER / "compose.yaml"), *options, "config"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
 def test_hadolint_passes() -> None:
@@ -69,35 +67,79 @@ def test_hadolint_passes() -> None:
 
 
 def test_compose_accepts_the_file_and_keeps_every_port_on_loopback() -> None:
-    answer = compose_config(POSTGRES_PASSWORD=secrets.token_hex(8))
+    answer = compose_config("--profile", "celery")
     assert answer.returncode == 0, answer.stderr
     resolved = yaml.safe_load(answer.stdout)["services"]
     published = {name: port for name, service in resolved.items() for port in service.get("ports", ())}
-    assert set(published) == {"mlflow", "webserver"}
+    assert set(published) == {"guard", "objects"}
     assert {port["host_ip"] for port in published.values()} == {"127.0.0.1"}
 
 
-def test_compose_refuses_to_start_without_a_password() -> None:
-    answer = compose_config()
-    assert answer.returncode != 0
-    assert "POSTGRES_PASSWORD" in answer.stderr
-    assert "docker/.env" in answer.stderr
+def settings() -> dict[str, str]:
+    from stack.settings import SETTINGS, _values
+
+    return dict(_values(SETTINGS))
+
+
+def test_every_setting_of_compose_is_in_the_settings_file() -> None:
+    text = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
+    wanted = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    assert wanted <= set(settings())
+    # And each is used, by compose or by the processes.
+    used = (DOCKER / "stack" / "settings.py").read_text(encoding="utf-8")
+    assert {name for name in settings() if name not in wanted and f'"{name}"' not in used} == set()
 
 
 def test_published_ports_are_bound_to_loopback() -> None:
     # Without the address in front, the engine publishes on every interface, past most firewalls.
-    ports = [port for service in services().values() for port in service.get("ports", ())]
-    assert ports
-    assert [port for port in ports if not str(port).startswith("127.0.0.1:")] == []
+    ports = {name: port for name, service in services().items() for port in service.get("ports", ())}
+    assert set(ports) == {"guard", "objects"}
+    assert [port for port in ports.values() if not port.startswith(("127.0.0.1:", "${GUARD_ADDRESS}:"))] == []
+    assert settings()["GUARD_ADDRESS"] == "127.0.0.1"
 
 
 def test_every_service_tells_its_health_and_waits_for_the_health_of_what_it_needs() -> None:
     for name, service in services().items():
-        assert service["healthcheck"]["test"], name
         needs = service.get("depends_on", {})
         assert isinstance(needs, dict), f"{name}: depends_on without a condition waits for the start only"
-        assert {need["condition"] for need in needs.values()} <= {"service_healthy"}, name
-    assert [name for name, service in services().items() if not service.get("depends_on")] == ["postgres"]
+        for other, need in needs.items():
+            ends = other == "accounts"
+            assert need["condition"] == ("service_completed_successfully" if ends else "service_healthy"), name
+        if name != "accounts":
+            assert service["healthcheck"]["test"], name
+    alone = {name for name, service in services().items() if not service.get("depends_on")}
+    assert alone == {"postgres", "objects", "redis"}
+
+
+def test_every_service_is_hardened_limited_and_keeps_little_log() -> None:
+    for name, service in services().items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+        if service["image"].startswith("${"):
+            assert service["user"].split(":")[0] != "0", name
+
+
+def test_a_training_has_time_for_its_checkpoint() -> None:
+    for name in ("code-location", "worker"):
+        assert int(services()[name]["stop_grace_period"].removesuffix("s")) > SECONDS_TO_STOP
+
+
+def test_both_ways_to_start_the_stack_have_the_same_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stack import services as processes
+
+    monkeypatch.setattr(processes, "program", lambda name: f"/usr/bin/{name}")
+    wanted = dataclasses.replace(read_settings(), executor="celery", celery_workers=1, folder=tmp_path)
+    table = {service.name: service for service in processes.services_of(wanted, processes.free_ports(wanted))}
+    table["worker"] = table.pop("worker-1")
+    composed = services()
+    assert set(table) == set(composed) - {"accounts"}
+    for name, service in table.items():
+        names = set(composed[name].get("environment", {}))
+        if composed[name].get("image") == "geokr:0.1.0":
+            assert names == set(service.environment) - {"DAGSTER_HOME"}, name  # the image sets that one
+            assert composed[name]["command"][0] == Path(service.command[0]).name
 
 
 def test_mlflow_gets_time_to_come_up() -> None:
@@ -111,23 +153,47 @@ def environment_values() -> Iterator[tuple[str, str, str]]:
             yield service, name, str(value)
 
 
-def test_no_password_is_written_down() -> None:
-    seen = 0
+def test_every_secret_is_a_file_and_each_service_has_only_its_own() -> None:
+    seen = set()
     for service, name, value in environment_values():
-        if SECRET_NAMES.search(name):
-            assert REQUIRED_VARIABLE.fullmatch(value), f"{service}.{name}"
-            seen += 1
-        for password in re.findall(r"://[^:/@]+:(.+)@", value):
-            assert REQUIRED_VARIABLE.fullmatch(password), f"{service}.{name}"
-            seen += 1
-    assert seen >= 3
-    assert "POSTGRES_PASSWORD=\n" in (DOCKER / ".env.example").read_text(encoding="utf-8")
+        if value.startswith("/run/secrets/"):
+            secret = value.removeprefix("/run/secrets/")
+            assert secret in services()[service]["secrets"], f"{service} reads {secret}"
+            seen.add(secret)
+        else:
+            assert not SECRET_NAMES.search(name) or name == "GEOKR_SECRETS", f"{service}.{name}"
+        assert not re.search(r"://[^/@]*:[^/@]+@", value), f"{service}.{name}"
+    assert len(seen) >= 10
+    asked = {secret for service in services().values() for secret in service.get("secrets", ())}
+    assert asked == set(read("compose.yaml")["secrets"])
     assert read("dagster.yaml")["storage"]["postgres"]["postgres_db"]["password"] == {"env": "DAGSTER_PG_PASSWORD"}
 
 
-def test_no_password_stands_on_a_command_line() -> None:
-    for name, service in services().items():
-        assert "PASSWORD" not in str(service.get("command", "")), name
+def test_the_secrets_of_compose_are_those_that_are_made(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on PATH (Debian: apt-get install openssl)")
+    make_secrets(tmp_path / "secrets")
+    made = {path.name for path in (tmp_path / "secrets").iterdir()}
+    assert {content["file"].rsplit("/", 1)[1] for content in read("compose.yaml")["secrets"].values()} <= made
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    before = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    make_secrets(tmp_path / "secrets")
+    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == before
+    assert before["postgres_superuser"] not in before["guard_accounts"]
+    assert before["guard_operator"] not in before["guard_accounts"]
+
+
+def test_with_secrets_gives_files_to_the_program_alone(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text('it\'s $a "secret"')
+    environment = {"PATH": os.environ["PATH"], "SECRET_FILE_MY_KEY": str(tmp_path / "key")}
+    code = "import os; print(os.environ['MY_KEY'], 'SECRET_FILE_MY_KEY' in os.environ)"
+    command = [str(DOCKER / "with-secrets"), sys.executable, "-c", code]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.stdout == 'it\'s $a "secret" False\n'
+    environment["SECRET_FILE_MY_KEY"] += "s"
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert f"{tmp_path}/keys cannot be read; it holds MY_KEY" in answer.stderr
 
 
 def test_both_tools_name_the_postgres_driver_that_works() -> None:
@@ -137,11 +203,17 @@ def test_both_tools_name_the_postgres_driver_that_works() -> None:
     assert [uri.split("://")[0] for uri in uris] == ["postgresql+psycopg2"]
 
 
-def test_each_tool_has_a_database_of_its_own() -> None:
-    made = set(re.findall(r"CREATE DATABASE (\w+);", (DOCKER / "postgres/10-databases.sql").read_text("utf-8")))
+def test_each_tool_has_a_database_and_each_service_a_user() -> None:
+    script = (DOCKER / "postgres/10-databases.sql").read_text("utf-8")
+    accounts = (DOCKER / "mlflow" / "accounts.ini").read_text("utf-8")
     used = {value.rsplit("/", 1)[1] for _, _, value in environment_values() if "@postgres:" in value}
     used |= {value for _, name, value in environment_values() if name == "DAGSTER_PG_DB"}
-    assert used == made == {"dagster", "mlflow"}
+    used |= set(re.findall(r"@postgres:5432/(\w+)", accounts))
+    assert used == {"dagster", "mlflow", "mlflow_accounts"}
+    assert all(f"('{name}', " in script for name in used)
+    users = {service: value for service, name, value in environment_values() if name == "DAGSTER_PG_USERNAME"}
+    assert len({users[name] for name in ("code-location", "webserver", "daemon")}) == 3
+    assert all(f"ALTER ROLE {user} PASSWORD" in script for user in users.values())
 
 
 def test_mlflow_answers_to_its_name_in_the_stack() -> None:
@@ -170,9 +242,13 @@ def test_the_location_has_one_name_everywhere() -> None:
 
 def test_webserver_and_daemon_look_for_the_code_where_it_listens() -> None:
     (stack,) = read("workspace.yaml")["load_from"]
-    host, port = stack["grpc_server"]["host"], stack["grpc_server"]["port"]
-    assert f"--port={port}" in services()[host]["command"]
-    assert f"--port={port}" in services()[host]["healthcheck"]["test"]
+    assert stack["grpc_server"]["host"] == {"env": "CODE_LOCATION_HOST"}
+    assert stack["grpc_server"]["port"] == {"env": "CODE_LOCATION_PORT"}
+    for name in ("webserver", "daemon"):
+        environment = services()[name]["environment"]
+        listening = services()[environment["CODE_LOCATION_HOST"]]
+        assert f"--port={environment['CODE_LOCATION_PORT']}" in listening["command"]
+        assert f"--port={environment['CODE_LOCATION_PORT']}" in listening["healthcheck"]["test"]
 
 
 def test_dagster_accepts_the_instance_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
