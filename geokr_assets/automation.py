@@ -1,8 +1,8 @@
 """What follows by itself: automation conditions and freshness of assets, and the two switches that turn automation on.
 
 ``data_set_follows``
-    On from the start. Freezes Levir-KR again when scenes or proportions have changed, once someone has frozen it for the
-    first time.
+    On from the start. Freezes Levir-KR again when scenes or proportions have changed, embeds the chips of new scenes and audits the
+    map anew, each once someone has made it for the first time.
 ``training_follows``
     Off until someone turns it on, because it spends hours of computing: trains, bundles, judges and reports again when the
     data set has changed.
@@ -42,7 +42,8 @@ def build_automation(params: Params) -> list[dg.SensorDefinition]:
             "data_set_follows",
             target=dg.AssetSelection.assets(*data_set),
             default_status=dg.DefaultSensorStatus.RUNNING,
-            description="Freezes Levir-KR again when scenes or proportions have changed. It never makes it for the first time.",
+            description="Freezes Levir-KR, embeds new scenes and audits the map again when scenes or proportions have changed. It "
+            "never makes one of them for the first time.",
         ),
         dg.AutomationConditionSensorDefinition(
             "training_follows",

@@ -288,6 +288,8 @@ def report(params: "Params", folders: Folders, out: Path, reporter: Reporter) ->
     from geokr_core.report.page import write_report
 
     inputs = {name: folders[name] for name in ("levir_kr", "pretraining", "backbone", "evaluation")}
+    wanted = (name for name in ("embeddings", "map_audit", "land_cover_shares") if getattr(params, name) is not None)
+    inputs |= {name: folders[name] for name in wanted}
     return write_report(params.report, inputs, out, reporter, params.file)
 
 

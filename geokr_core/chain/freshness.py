@@ -113,7 +113,7 @@ def inputs_of(params: Params, step: Step, contents: Contents) -> dict[str, str]:
     """
     folders = Folders(params)
     own, read = own_inputs(params, step), dict[str, str]()
-    for name in step.inputs:
+    for name in step.inputs_in(params):
         remedy = f"run `geokr {STEPS[name].command}` first, or `geokr run` for the whole chain"
         require(folders[name], remedy)
         read[f"output of {name}"] = contents.version(folders[name])
@@ -274,7 +274,7 @@ def require_undamaged_inputs(params: Params, step: Step, contents: Contents) -> 
     """
     folders = Folders(params)
     versions = recorded_versions() if is_versioned(params.path) else {}
-    for name in step.inputs:
+    for name in step.inputs_in(params):
         found = differences(params, STEPS[name], read_record(folders.state(name)), contents)
         if not found.damaged or versions.get(name) == contents.version(folders[name]):
             continue

@@ -72,6 +72,7 @@ class Step:
         name: asset key, DVC stage, output folder and, where it has one, section of the parameter file.
         command: what the command line calls it.
         inputs: steps whose output it reads.
+        also_reads: further steps whose output it reads where the parameter file asks for them.
         sections: sections of the parameter file it depends on.
         sources: folders of raw data it reads, as ``section`` names that have a ``folder``.
         run: calls the one function of the step.
@@ -113,11 +114,16 @@ class Step:
     forget: Callable[["Params", Folders], None] | None = None
     folder: Callable[["Params"], Path] | None = None
     data_files: tuple[str, ...] = ()
+    also_reads: tuple[str, ...] = ()
     outdated: Callable[["Params", Folders], str | None] | None = None
     extras: tuple[str, ...] = ()
     refuse: Callable[["Params"], None] | None = None
     is_wanted: Callable[["Params"], bool] = _always
     subject: Callable[["Params"], str] | None = None
+
+    def inputs_in(self, params: "Params") -> tuple[str, ...]:
+        """Steps whose output it reads, as a parameter file has them."""
+        return (*self.inputs, *(name for name in self.also_reads if STEPS[name].is_wanted(params)))
 
     def outputs(self, folders: Folders) -> "SceneOutputs | None":
         """Its outputs by scene; None where it makes its output as a whole."""
@@ -266,6 +272,7 @@ _TABLE = (
         writes="audit.parquet, one row a chip, the worst first; audit.json with what was found of planted errors; gallery.png",
         example="--set map_audit.num_folds=10",
         resumes="nothing: it is short",
+        tracked=True,
         is_wanted=lambda params: params.map_audit is not None,
     ),
     Step(
@@ -279,6 +286,7 @@ _TABLE = (
         writes="maps of shares, largest class and intervals a scene (COG), STAC, land_cover_shares.json with error and coverage",
         example="--set land_cover_shares.confidence=0.8",
         resumes="scenes mapped so far",
+        tracked=True,
         kept_by_scene=calls.outputs_of_shares,
         outdated=calls.shares_outdated,
         is_wanted=lambda params: params.land_cover_shares is not None,
@@ -303,6 +311,7 @@ _TABLE = (
         name="report",
         command="report",
         inputs=("levir_kr", "pretraining", "backbone", "evaluation"),
+        also_reads=("embeddings", "map_audit", "land_cover_shares"),
         sections=("report",),
         sources=(),
         run=calls.report,
@@ -350,7 +359,7 @@ def upstream_of(params: "Params", step: Step) -> tuple[str, ...]:
     places = [source_folder(params, name) for name in step.sources]
     makers = [other for other in steps_of(params) if other.folder is not None]
     made = [maker.name for maker in makers if any(place.is_relative_to(folders[maker.name]) for place in places)]
-    return (*made, *step.inputs)
+    return (*made, *step.inputs_in(params))
 
 
 def source_folder(params: "Params", name: str) -> Path:

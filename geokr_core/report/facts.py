@@ -47,6 +47,10 @@ def facts(content: Mapping[str, Any]) -> dict[str, Any]:
             }
             for page in content["confusions"]
         ],
+        "applications": [
+            {"title": part["title"], "sentence": part["sentence"], "rows": part["rows"]}
+            for part in content["applications"]
+        ],
         "pretraining": [dict(zip(_RUN_COLUMNS, run, strict=True)) for run in content["runs"]],
         "dataset": {
             **{name: value for name, value in content["dataset"].items() if name != "classes"},

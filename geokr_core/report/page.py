@@ -25,6 +25,7 @@ from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.levir_kr.footprints import map_of
 from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
+from geokr_core.report.applications import applications
 from geokr_core.report.cards import cards, learnt
 from geokr_core.report.config import ReportConfig
 from geokr_core.report.facts import FACTS, facts
@@ -59,6 +60,7 @@ _SECTIONS: Final = (
     ("screening", "Cloud screening, scene by scene", "screening"),
     ("predictions", "Predictions", "galleries"),
     ("budgets", "What every initialisation was given", "budgets"),
+    ("applications", "In use: vectors, audit, maps", "applications"),
     ("pretraining", "Pretraining", None),
     ("levir-kr", "Levir-KR", None),
     ("provenance", "Provenance", None),
@@ -77,7 +79,8 @@ def write_report(
 
     Args:
         config: title and number of example chips.
-        inputs: folders of ``levir_kr``, ``pretraining``, ``backbone`` and ``evaluation``.
+        inputs: folders of ``levir_kr``, ``pretraining``, ``backbone`` and ``evaluation``; where they were made, of ``embeddings``,
+            ``map_audit`` and ``land_cover_shares``.
         out: folder to write ``report.html``, ``report.md`` and ``report.json`` into, replaced as a whole.
         reporter: hears the headline.
         params_file: parameter file that the page tells to run again.
@@ -163,6 +166,7 @@ def _content(
         "tells_losses": lost is not None,
         "differences": difference_tables(pieces.judged, styles),
         "confusions": confusions(pieces.judged.confusion),
+        "applications": applications(inputs),
         "pretraining_svg": svg(pretraining_chart(pieces.history, _constant_kl(first), "svg", styles)),
         "runs": [run_row(run, styles) for run in pieces.runs],
         "calibration": calibration(pretraining, pieces.runs),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from geokr_assets.definitions import build_defs
 from tests.assets.conftest import write_params
@@ -54,6 +55,47 @@ def test_the_data_set_follows_its_scenes_and_nothing_else_does_yet(definitions: 
         after = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=before.cursor)
     assert before.total_requested == 0
     assert after.get_num_requested(dg.AssetKey("levir_kr")) == 1
+
+
+def test_a_dropped_scene_reaches_vectors_and_audit_without_a_click(tmp_path: Path) -> None:
+    """Once all was made, a new scene's chips and proportions are enough; before, nothing is."""
+    path = write_params(tmp_path)
+    text = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(
+        yaml.safe_dump({**text, "embeddings": {}, "map_audit": {}, "land_cover_shares": {}}), encoding="utf-8"
+    )
+    definitions = build_defs(params_file=str(path))
+    following = ("embeddings", "map_audit")
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("scenes", ["a"])
+        for key in UPSTREAM:
+            _report(instance, key)
+        for key in ("chips", "proportions"):
+            _report(instance, key, "a")
+        rest = (
+            "levir_kr",
+            "pretraining",
+            "backbone",
+            *following,
+            "land_cover_shares",
+            "evaluation",
+            "report",
+            "champion",
+        )
+        for key in rest:
+            _report(instance, key)
+        before = dg.evaluate_automation_conditions(defs=definitions, instance=instance)
+        instance.add_dynamic_partitions("scenes", ["b"])
+        for key in ("chips", "proportions"):
+            _report(instance, key, "b")
+        after = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=before.cursor)
+    assert before.total_requested == 0
+    assert [after.get_num_requested(dg.AssetKey(key)) for key in following] == [1, 1]
+    switch = next(sensor for sensor in definitions.sensors or () if sensor.name == "data_set_follows")
+    assert switch.default_status.value == "RUNNING"
+    assert {"levir_kr", *following} <= {
+        key.to_user_string() for key in switch.asset_selection.resolve(definitions.resolve_asset_graph())
+    }
 
 
 def test_every_asset_leads_to_its_code_and_can_be_searched_by_its_command(definitions: dg.Definitions) -> None:

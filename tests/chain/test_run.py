@@ -135,7 +135,7 @@ def test_dvc_yaml_has_the_steps_edges_and_parameters_of_the_chain(monkeypatch: p
     for step in steps_of(params):
         stage = stages[step.name]
         sources = {str(getattr(params, source).folder) for source in step.sources}
-        inputs = {str(folders[name]) for name in step.inputs}
+        inputs = {str(folders[name]) for name in step.inputs_in(params)}
         found = {dep.def_path for dep in stage.deps if not dep.def_path.endswith("params.yaml")}
         assert found == sources | inputs, step.name
         assert [out.def_path for out in stage.outs] == [str(folders[step.name])]

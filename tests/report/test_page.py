@@ -125,6 +125,22 @@ def test_page_fetches_nothing_and_runs_nothing(page: Path) -> None:
     assert not re.search(r"url\(|@import|https?:", text)
 
 
+def test_what_was_done_with_the_backbone_has_a_section_where_it_was_done(
+    page: Path, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    audit = tmp_path / "map_audit"
+    found = {"average_precision": 0.875, "precision_at_100": 0.99, "num_planted": 30.0, "plantings": 5.0}
+    result = {"num_chips": 600, "num_flagged": 100, "planted_fraction": 0.05, "planted": {"<gross>": found}}
+    write_json(audit / "audit.json", {**result, "kinds": {"single": 60}})
+    (audit / "gallery.png").write_bytes(b"picture")
+    text, _ = written({**inputs, "map_audit": audit}, tmp_path / "out")
+    assert '<a href="#applications">' in text
+    assert "<td>&lt;gross&gt;</td><td>0.88</td>" in text or "<td>&lt;gross&gt;</td><td>0.87</td>" in text
+    assert "## In use: vectors, audit, maps" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "out" / "report.json")["applications"][0]["title"] == "Where image and map disagree"
+    assert "In use: vectors" not in (page / "report.html").read_text(encoding="utf-8")
+
+
 def test_names_cannot_smuggle_markup_in(inputs: dict[str, Path], tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     evaluation = write_evaluation(tmp_path / "evaluation", results_of(evil, geokr=[0.5, 0.6], random=[0.4, 0.5]))
