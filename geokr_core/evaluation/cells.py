@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from geokr_core.evaluation.config import Initialisation
 from geokr_core.step.digests import file_md5
 
-EvaluationProtocol = Literal["linear_probe", "knn", "fine_tune"]
+EvaluationProtocol = Literal["linear_probe", "knn", "fine_tune", "torchgeo_bench_knn5", "torchgeo_bench_linear"]
 Features = Literal["last", "multi", "histogram"]
 """What the classifier sees: pooled last stage, all pooled stages, or the 54 numbers of the colour histogram."""
 Labels = int | str

@@ -29,6 +29,8 @@ PROTOCOL_NAMES: Final[Mapping[str, str]] = {
     "linear_probe": "linear probe",
     "knn": "nearest neighbours",
     "fine_tune": "fine-tuning",
+    "torchgeo_bench_knn5": "5 nearest neighbours (torchgeo-bench)",
+    "torchgeo_bench_linear": "logistic regression (torchgeo-bench)",
 }
 FEATURE_NAMES: Final[Mapping[str, str]] = {
     "last": "last stage",

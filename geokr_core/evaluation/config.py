@@ -40,9 +40,12 @@ class EvaluationConfig(Section):
         {},
         description="torchvision-keyed files for the initialisation `imagenet`; else torchvision's own cache is looked in",
     )
-    protocols: tuple[Literal["linear_probe", "knn", "fine_tune"], ...] = Field(
+    protocols: tuple[
+        Literal["linear_probe", "knn", "fine_tune", "torchgeo_bench_knn5", "torchgeo_bench_linear"], ...
+    ] = Field(
         ("linear_probe", "fine_tune"),
-        description="of scene classification; segmentation, detection and cloud are always fine-tuned",
+        description="of scene classification: `linear_probe`, `knn`, `fine_tune`, and by the definitions of torchgeo-bench "
+        "`torchgeo_bench_knn5`, `torchgeo_bench_linear`; segmentation, detection and cloud are always fine-tuned",
     )
     features: tuple[Literal["last", "multi"], ...] = Field(
         ("last",), description="pooled last stage, or all stages side by side (linear probe, k-NN)"

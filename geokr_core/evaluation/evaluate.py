@@ -158,7 +158,7 @@ def _frozen_choices(
         probed = sorted(set(getattr(task, "features", None) or config.features), key=("multi", "last").index)
     chips = getattr(task, "label_chips", None)
     amounts: Sequence[Labels] = config.labels_per_class if chips is None else [labels_of_chips(n) for n in chips]
-    frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn")
+    frozen: tuple[EvaluationProtocol, ...] = ("linear_probe", "knn", "torchgeo_bench_knn5", "torchgeo_bench_linear")
     asked = [name for name in frozen if name in config.protocols and name in kind.frozen_protocols]
     for features in probed:
         for protocol in asked:

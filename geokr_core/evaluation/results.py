@@ -11,6 +11,7 @@ import pandas as pd
 from geokr_core import __version__
 from geokr_core.backbone.bundle import Bundle
 from geokr_core.evaluation import output
+from geokr_core.evaluation.bench_rows import FILE, bench_rows
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.measuring import Measured
 from geokr_core.evaluation.metrics import TaskMetrics
@@ -98,6 +99,9 @@ def write_results(
         write_json(folder / output.CONFUSION, _confusion(measured))
         write_json(folder / output.DETAILS, {"tasks": tasks, "cells": _details(measured)})
         write_json(folder / output.GALLERY, _gallery(measured))
+        beside = bench_rows(measured, str(results["architecture"].iloc[0]))
+        if len(beside):
+            _write_csv(folder / FILE, beside)
         # Where the sets lie is no part of the result: the data versions in the results say what they were.
         elsewhere = {"folder", "imagenet_weights"}
         write_json(folder / output.SETTINGS, {k: v for k, v in as_plain(config).items() if k not in elsewhere})

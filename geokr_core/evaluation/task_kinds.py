@@ -208,7 +208,7 @@ KINDS: Final[Mapping[str, TaskKind]] = {
         parameters=SceneClassificationConfig,
         metrics=(Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-averaged F1")),
         metrics_per_class=(Metric("f1", "F1"),),
-        frozen_protocols=("linear_probe", "knn"),
+        frozen_protocols=("linear_probe", "knn", "torchgeo_bench_knn5", "torchgeo_bench_linear"),
     ),
     "land_cover_mapping": TaskKind(
         opens="geokr_core.evaluation.tasks.land_cover_mapping:LandCoverMapping",

@@ -20,6 +20,7 @@ from geokr_core.backbone.bundle import MODEL_CARD, open_bundle, verify_bundle
 from geokr_core.backbone.card import model_card
 from geokr_core.backbone.loader import geokr_backbone
 from geokr_core.errors import MissingInputError, RegistryError
+from geokr_core.evaluation.cells import labels_name
 from geokr_core.evaluation.config import Criterion, EvaluationConfig
 from geokr_core.evaluation.output import RESULTS
 from geokr_core.evaluation.scorecard import CriterionScore, Scorecard
@@ -252,7 +253,7 @@ def _page(decision: Mapping[str, Any]) -> str:
     """What became of a version, and its scores, in Markdown: the top of its page in the registry."""
     margins = {margin["name"]: margin for margin in decision["margins"]}
     rows = [
-        f"| {name} | {score.value:.4f} | {_beside(margins.get(name))} |"
+        f"| {_in_words(name)} | {score.value:.4f} | {_beside(margins.get(name))} |"
         for name, score in sorted(_scores_of(decision).items())
     ]
     table = [
@@ -261,6 +262,16 @@ def _page(decision: Mapping[str, Any]) -> str:
         *rows,
     ]
     return f"{decision['reason']}\n\n" + "\n".join(table)
+
+
+def _in_words(name: str) -> str:
+    """A criterion's name as people read it: ``scenes/linear_probe/last/all/accuracy`` without codes."""
+    from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, task_words
+
+    task, protocol, *features, labels, metric = name.split("/")
+    seen = [FEATURE_NAMES.get(part, part) for part in features]
+    words = [task_words(task), PROTOCOL_NAMES.get(protocol, protocol), *seen, labels_name(labels)]
+    return ", ".join([*words, metric.replace("_", " ")])
 
 
 def _scores_of(decision: Mapping[str, Any]) -> Mapping[str, CriterionScore]:

@@ -129,7 +129,7 @@ def test_better_replaces_worse_and_equal_do_not(shop: "Shop", server: MlflowClie
     assert refused.tags["refused_because"] in worse["reason"]
     page, _, card = refused.description.partition("\n\n<!-- model card -->\n\n")
     assert page.startswith(worse["reason"])
-    assert "| scenes/linear_probe/last/all/accuracy | 0.4500 | 0.7005, -0.2505 (" in page
+    assert "| scenes, linear probe, last stage, all labels, accuracy | 0.4500 | 0.7005, -0.2505 (" in page
     assert card.startswith(f"# {shop.name}")
 
     equal = shop.promote(0, [0.6, 0.801])

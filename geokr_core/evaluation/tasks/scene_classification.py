@@ -15,6 +15,7 @@ from torch import nn
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import RGB, Cell, Features, Labels, Measurement, Score, Start, fraction_of_labels
 from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.protocols import torchgeo_bench
 from geokr_core.evaluation.protocols.fine_tuning import (
     HEAD_LEARNING_RATE_FACTOR,
     LABEL_SMOOTHING,
@@ -48,6 +49,7 @@ from geokr_core.step.digests import data_version
 
 BANDS = RGB
 DEFAULT_SIZE_PX = 64
+_OF_TORCHGEO_BENCH = (torchgeo_bench.KNN5, torchgeo_bench.LINEAR)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,13 @@ class SceneClassification:
                 settings["validation_fraction"] = config.validation_fraction
         elif cell.protocol == "knn":
             settings |= {"neighbours": config.knn_neighbours, "standardised_by": "train"}
+        elif cell.protocol in _OF_TORCHGEO_BENCH:
+            settings |= {
+                "neighbours": torchgeo_bench.NEIGHBOURS,
+                "c_range": torchgeo_bench.C_RANGE,
+                "resamples": torchgeo_bench.RESAMPLES,
+                "validation_fraction": torchgeo_bench.VALIDATION_FRACTION,
+            }
         else:
             settings |= {
                 "strengths": STRENGTHS,
@@ -203,6 +212,8 @@ class SceneClassification:
                 learning_rate = self._chosen_learning_rate(cell, start, rows, runtime)
                 predicted = self._learnt(cell, start, rows, self.set.test_rows, learning_rate, runtime)
                 details = {"learning_rate": learning_rate}
+            elif cell.protocol in _OF_TORCHGEO_BENCH:
+                return self._benched(cell, start, rows, runtime)
             else:
                 predicted = self._probe(cell, start, rows, runtime)
         return replace(self._score(predicted, len(rows), cell.seed), details=details)
@@ -226,6 +237,27 @@ class SceneClassification:
             num_neighbours = self._evaluation.knn_neighbours
             return nearest_neighbours(labelled, labels, asked, unlabelled, num_neighbours)
         return fit_probe(labelled, labels, len(self.set.classes), unlabelled, seed=cell.seed).predict(asked)
+
+    def _benched(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> Measurement:
+        """Score by a protocol of torchgeo-bench, accuracy with its interval."""
+        features = self._features(cell.features, start, runtime)
+        labelled, labels, asked = features[rows], self.set.labels[rows], features[self.set.test_rows]
+        if cell.protocol == torchgeo_bench.KNN5:
+            found = torchgeo_bench.knn5(labelled, labels, asked)
+        else:
+            found = torchgeo_bench.linear(labelled, labels, asked, len(self.set.classes), seed=cell.seed)
+        scored = self._score(found.predicted, len(rows), cell.seed)
+        correct = found.predicted == self.set.labels[self.set.test_rows]
+        accuracy = Score("accuracy", scored.scores[0].value, *torchgeo_bench.accuracy_interval(correct, cell.seed))
+        details = {
+            "best_c": found.best_c,
+            "num_train": found.num_train,
+            "num_validation": found.num_validation,
+            "feature_dim": features.shape[1],
+            "image_size_px": self.size_px,
+            "bands": ",".join(BANDS),
+        }
+        return replace(scored, scores=(accuracy, *scored.scores[1:]), details=details)
 
     def _features(self, features: Features, start: Start, runtime: Runtime) -> np.ndarray:
         """Features float32 (N, D) of all images; a network's are computed once and kept until the next network."""
