@@ -64,7 +64,7 @@ def _audit(folder: Path) -> dict[str, Any]:
     moved = f" In {len(shifted)} place(s) the map is shifted against the image." if shifted else ""
     sentence = (
         f"{result['num_chips']} chips were ranked by how far the map is from what their images say. Of the first {result['num_flagged']}: {kinds}."
-        f"{moved} The audit planted errors of its own; the table says what it found of them, by chance {result['planted_fraction']:.0%}."
+        f"{moved} The audit planted errors by itself; the table says what it found of them, by chance {result['planted_fraction']:.0%}."
     )
     caption = "The first twenty: image, what the map says of it, what the image says"
     return dict(_part("Where image and map disagree", sentence, rows, folder / "gallery.png", caption))
