@@ -105,6 +105,10 @@ docs: setup ## build the site of the documents into dist/docs, offline; executes
 bench: setup ## measure speed against the limits of docs/benchmarks.md
 	@geokr bench
 
+.PHONY: audit
+audit: setup ## what the installation is made of, into dist/: bill of materials (CycloneDX), licences, advisories
+	@uv="$$($(FIND_UV))"; python docs/audit.py "$$uv"
+
 .PHONY: clean
 clean: ## remove caches, the generated world and what the chain made from it; never raw data, tracking or the environment
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist data/world data/store

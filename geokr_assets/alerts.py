@@ -46,7 +46,11 @@ def _tell_of_failure(context: dg.RunFailureSensorContext) -> None:
     ]
     reason = reasons[0] if reasons else context.failure_event.message or "the log has the reason"
     run = context.dagster_run
-    answer = requests.post(
-        os.environ[WEBHOOK_VARIABLE], json={"text": message_of(run.job_name, run.run_id, reason)}, timeout=_TIMEOUT_S
-    )
-    answer.raise_for_status()
+    text = message_of(run.job_name, run.run_id, reason)
+    try:
+        answer = requests.post(os.environ[WEBHOOK_VARIABLE], json={"text": text}, timeout=_TIMEOUT_S)
+    except requests.RequestException as error:
+        # The address is a secret: who knows it can write to the channel. The error names it.
+        raise dg.Failure(f"The web hook in ${WEBHOOK_VARIABLE} cannot be reached ({type(error).__name__}).") from None
+    if not answer.ok:
+        raise dg.Failure(f"The web hook in ${WEBHOOK_VARIABLE} answers {answer.status_code} {answer.reason}.")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from geokr_core.step.markdown import plain
 from geokr_core.step.summary import Number
 from geokr_core.step.tables import Table
 
@@ -60,7 +61,7 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
     if "num_chips" in summary.numbers:
         entries["dagster/row_count"] = {"type": "int", "raw_value": int(summary.numbers["num_chips"])}
     if summary.warnings:
-        entries["warnings"] = {"type": "md", "raw_value": "\n".join(f"- {line}" for line in summary.warnings)}
+        entries["warnings"] = {"type": "md", "raw_value": "\n".join(f"- {plain(line)}" for line in summary.warnings)}
     entries["path"] = {"type": "path", "raw_value": str(outcome.folder.resolve())}
     entries["data version"] = {"type": "text", "raw_value": outcome.data_version}
     if outcome.was_current:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from geokr_core.scenes.inventory import read_inventory
 from geokr_core.scenes.scene_outputs import quarantine_reason, quarantined_in
+from geokr_core.step.markdown import plain
 
 COLUMNS = ("scene", "step", "reason")
 
@@ -50,13 +51,9 @@ def markdown(rows: Sequence[dict[str, str]], max_rows: int = 50) -> str:
     if not rows:
         return "No scene is quarantined."
     lines = ["| scene | step | reason |", "| --- | --- | --- |"]
-    lines += [f"| {' | '.join(_cell(row[column]) for column in COLUMNS)} |" for row in rows[:max_rows]]
+    lines += [f"| {' | '.join(plain(row[column]) for column in COLUMNS)} |" for row in rows[:max_rows]]
     more = f"\n\n… and {len(rows) - max_rows} more: `geokr quarantine` lists all." if len(rows) > max_rows else ""
     return f"{len(rows)} scene(s) quarantined; all others go on.\n\n" + "\n".join(lines) + more
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def quarantine_of(scene_id: str, *folders: Path) -> str | None:

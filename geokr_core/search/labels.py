@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import shapely
 
 from geokr_core.embeddings.read import Embeddings
@@ -17,6 +18,11 @@ from geokr_core.step.files import whole_file
 
 COLUMNS: Final = ("chip_id", "target", "label", "who", "when", "model", "model_version", "geometry")
 LABELS: Final = ("yes", "no", "unsure")
+
+MAX_ROWS: Final = 1_000_000
+"""Labels of a file; people gave each."""
+MAX_BYTES: Final = 1 << 30
+"""Unpacked size of a file of labels."""
 
 _STRENGTH: Final = 10.0
 """Inverse of the L2 penalty of the classifier, on vectors of length 1, as in the page."""
@@ -58,6 +64,7 @@ def read_labels(path: Path, found: Embeddings) -> pd.DataFrame:
         EmbeddingsError: it is no file of labels, of another model or another archive, or holds another word.
     """
     try:
+        _require_few_rows(path)
         frame: pd.DataFrame = gpd.read_parquet(path)
     except FileNotFoundError as error:
         raise MissingInputError(f"{path}: no such file of labels.") from error
@@ -80,6 +87,17 @@ def read_labels(path: Path, found: Embeddings) -> pd.DataFrame:
             f"{frame.loc[unknown, 'chip_id'].iloc[0]!r}."
         )
     return frame.sort_values("when", kind="stable").drop_duplicates("chip_id", keep="last").reset_index(drop=True)
+
+
+def _require_few_rows(path: Path) -> None:
+    """Refuse a file that unpacks to far more than labels can be: a megabyte of Parquet may hold a billion equal rows."""
+    footer = pq.read_metadata(path)
+    unpacked = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    if footer.num_rows > MAX_ROWS or unpacked > MAX_BYTES:
+        raise EmbeddingsError(
+            f"{path}: {footer.num_rows} rows, {unpacked / 1e6:.0f} MB unpacked; a file of labels has at most {MAX_ROWS} rows and "
+            f"{MAX_BYTES >> 20} MiB."
+        )
 
 
 def learn(labels: pd.DataFrame, found: Embeddings, index: Index) -> Learned:

@@ -255,6 +255,7 @@ def readable_id(path: str) -> str:
         At most 200 bytes of UTF-8; empty where an ASCII path has neither letter nor digit.
     """
     text = re.sub("\0+", "-", "".join(letter if _stays(letter) else "\0" for letter in path)).strip("-._")
+    text = re.sub(r"\.{3,}", "-", text)  # Dagster takes three dots of a partition for a range of them
     too_long = len(text.encode()) > _MOST_ID_BYTES
     if (path.isascii() or text == path) and not too_long:
         return text

@@ -23,6 +23,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from geokr_core.errors import ConfigError
+from geokr_core.step.addresses import without_password
 from geokr_core.step.reporter import Advance, Reporter
 
 FORMAT_VARIABLE: Final = "GEOKR_LOG_FORMAT"
@@ -78,13 +79,13 @@ class JsonFormatter(logging.Formatter):
         content: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": without_password(record.getMessage()),
             "trace_id": trace_id(),
             **_fields.get(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            content["exception"] = self.formatException(record.exc_info)
+            content["exception"] = without_password(self.formatException(record.exc_info))
         return json.dumps(content, ensure_ascii=False, default=str)
 
 

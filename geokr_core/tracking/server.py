@@ -5,7 +5,6 @@ What is recorded there is in ``tracking`` and ``versions``.
 
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from geokr_core.errors import GeoKRError, RegistryError
+from geokr_core.step.addresses import without_password as without_password
 from geokr_core.step.reporter import Reporter
 
 EXPERIMENT: Final = "geokr"
@@ -60,11 +60,6 @@ def sqlite_file(uri: str) -> Path | None:
         return None
     database = make_url(uri).database
     return None if database in (None, "", ":memory:") else Path(str(database)).resolve()
-
-
-def without_password(uri: str) -> str:
-    """The URI without the password that may stand in it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def connect() -> Connection:

@@ -208,8 +208,10 @@ class TrackedRun:
         if self._monitor is not None:
             self._monitor.finish()  # type: ignore[no-untyped-call]
         if curves.lines:
-            delivery.send({"kind": "text", "name": self.log_name, "text": "\n".join(curves.lines) + "\n"})
-        text = None if error is None else f"{type(error).__name__}: {error}"[:MAX_PARAM_CHARS]
+            delivery.send(
+                {"kind": "text", "name": self.log_name, "text": without_password("\n".join(curves.lines)) + "\n"}
+            )
+        text = None if error is None else without_password(f"{type(error).__name__}: {error}")[:MAX_PARAM_CHARS]
         end_ms = int(time.time() * 1000)
         delivery.send(
             {"kind": "end", "key": delivery.opening.key, "status": status, "end_ms": end_ms, "error": text}, last=True

@@ -108,7 +108,7 @@ def read_json_labels(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of more digits than Python converts
         raise EvaluationError(f"{path}: not JSON ({error}); expected labels. Fetch the file again.") from error
 
 

@@ -70,7 +70,7 @@ def _read_json(path: Path, text: str) -> Groups:
         content: Any = json.loads(text)
         groups = content["LANDSAT_METADATA_FILE"]
         return {group: {key: str(value) for key, value in values.items()} for group, values in groups.items()}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SceneRefusedError(f"{path.name}: not an MTL in JSON: {error!r}") from error
 
 

@@ -162,7 +162,7 @@ def read_layout(path: Path, kind: str) -> MaskLayout:
     try:
         content = yaml.safe_load(read_text(path))
         return MaskLayout.model_validate({"name": path.stem, "kind": kind, **(content or {})})
-    except (yaml.YAMLError, ValidationError, TypeError) as error:
+    except (yaml.YAMLError, ValidationError, TypeError, RecursionError) as error:
         raise EvaluationError(f"{path}: describes no layout: {error}") from error
 
 
