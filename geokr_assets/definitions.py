@@ -13,9 +13,16 @@ from geokr_assets.assets import build_assets
 from geokr_assets.automation import build_automation
 from geokr_assets.checks import build_checks
 from geokr_assets.executors import configured_executor
-from geokr_assets.jobs import build_whole_chain, chips_and_proportions, reevaluate, take_inventory_again
+from geokr_assets.jobs import (
+    approve_pretraining,
+    build_whole_chain,
+    chips_and_proportions,
+    pretrain_again,
+    reevaluate,
+    take_inventory_again,
+)
 from geokr_assets.resources import ParamsFile
-from geokr_assets.schedules import reevaluation
+from geokr_assets.schedules import monthly_pretraining, reevaluation
 from geokr_assets.sensors import scene_folder, store
 from geokr_assets.step_process import SECONDS_TO_STOP
 from geokr_core.chain.params import load_params, params_path
@@ -48,9 +55,10 @@ def build_defs(
             build_whole_chain(params),
             take_inventory_again,
             chips_and_proportions,
-            *([reevaluate] if judges else []),
+            *([reevaluate, pretrain_again] if judges else []),
+            *([approve_pretraining] if judges else []),
         ],
-        schedules=[reevaluation] if judges else [],
+        schedules=[reevaluation, monthly_pretraining] if judges else [],
         sensors=[scene_folder, store, *build_automation(params), *build_alerts()],
         resources={
             "params_file": ParamsFile(path=params_file),

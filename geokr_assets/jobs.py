@@ -13,6 +13,10 @@
     The asset ``scenes``, as the sensor starts it.
 ``reevaluate``
     Evaluation, report and promotion, as the schedule starts them.
+``pretrain_again``
+    Training and all that follows it, as the schedule `monthly_pretraining` starts it.
+``approve_pretraining``
+    Does nothing: its run is a person's word that the schedule may train once.
 """
 
 from collections.abc import Iterator
@@ -44,6 +48,27 @@ reevaluate = dg.define_asset_job(
     selection=dg.AssetSelection.assets("evaluation", "report", "champion"),
     description="Judge the backbone again, write the report, and let the better one of challenger and champion win.",
 )
+
+pretrain_again = dg.define_asset_job(
+    "pretrain_again",
+    selection=dg.AssetSelection.assets("pretraining", "backbone", "evaluation", "report", "champion"),
+    description="Train on Levir-KR as it is now, bundle, judge, report, and let the better one win. Hours of computing.",
+)
+
+
+@dg.op(description="Note that the next monthly training may run.")
+def approve(context: dg.OpExecutionContext) -> None:
+    """Note who approved: the run itself is the approval."""
+    context.log.info("The schedule `monthly_pretraining` may train once, at its next tick.")
+
+
+@dg.job(
+    name="approve_pretraining",
+    description="Launch this to let the schedule `monthly_pretraining` train once. Look at the checks of `levir_kr` first.",
+)
+def approve_pretraining() -> None:
+    """The gate: a run of this job is a person's word."""
+    approve()
 
 
 def build_whole_chain(params: Params) -> dg.JobDefinition:

@@ -27,6 +27,7 @@ from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scen
 from geokr_core.chain.steps import Folders
 from geokr_core.errors import GeoKRError, VersioningError
 from geokr_core.step.tables import table_of
+from geokr_core.step.transient import is_transient
 
 if TYPE_CHECKING:
     from geokr_core.scenes.scene import Scene
@@ -38,6 +39,10 @@ else:
     )  # Dagster looks for this very class in annotations and knows no parameters of it
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
+
+MAX_RETRIES = 3
+"""Of a step that a network or a server which is away has stopped; one that refused its input is not tried again."""
+RETRY_AFTER_S = 60.0
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag by which Dagster keeps the data version of a materialisation that was not made by an asset's own step."""
@@ -314,9 +319,18 @@ def event_of(outcome: Outcome, scene_id: str | None = None) -> dg.AssetMateriali
 
 @contextmanager
 def teaching() -> Iterator[None]:
-    """Turn a refusal of the core into a `dg.Failure` with its message and without a trace of our insides."""
+    """Turn a refusal of the core into a `dg.Failure` with its message and without a trace of our insides.
+
+    Raises:
+        dg.RetryRequested: a network or a server is away; the step is tried again in a minute, `MAX_RETRIES` times.
+        dg.Failure: the core refuses something, and would refuse it again.
+    """
     try:
         yield
-    except GeoKRError as error:
-        # Trying again would refuse again: the message says what a person has to do.
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+    except (GeoKRError, OSError) as error:
+        if is_transient(error):
+            raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_AFTER_S) from error
+        if isinstance(error, GeoKRError):
+            # Trying again would refuse again: the message says what a person has to do.
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        raise

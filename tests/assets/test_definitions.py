@@ -149,6 +149,8 @@ def test_jobs_sensors_and_schedules_are_as_written_down(defs: dg.Definitions) ->
         "take_inventory",
         "chips_and_proportions",
         "reevaluate",
+        "pretrain_again",
+        "approve_pretraining",
     }
     assert {sensor.name: sensor.default_status.value for sensor in defs.sensors or []} == {
         "scene_folder": "RUNNING",
@@ -156,15 +158,12 @@ def test_jobs_sensors_and_schedules_are_as_written_down(defs: dg.Definitions) ->
         "data_set_follows": "RUNNING",
         "training_follows": "STOPPED",
     }
-    (schedule,) = defs.schedules or []
-    assert isinstance(schedule, dg.ScheduleDefinition)
-    # It spends hours of computing: never on by default.
-    assert (schedule.name, schedule.cron_schedule, schedule.default_status.value) == (
-        "reevaluation",
-        "0 5 * * 1",
-        "STOPPED",
-    )
-    assert schedule.job_name == "reevaluate"
+    # They spend hours of computing: never on by default.
+    schedules = [schedule for schedule in defs.schedules or [] if isinstance(schedule, dg.ScheduleDefinition)]
+    assert [(one.name, one.job_name, one.cron_schedule, one.default_status.value) for one in schedules] == [
+        ("reevaluation", "reevaluate", "0 5 * * 1", "STOPPED"),
+        ("monthly_pretraining", "pretrain_again", "0 6 1 * *", "STOPPED"),
+    ]
 
 
 def _edges(defs: dg.Definitions) -> dict[str, set[str]]:

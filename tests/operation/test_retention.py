@@ -205,6 +205,7 @@ def test_what_dead_processes_left_goes_and_files_of_users_stay(archive: Path, de
     assert all(path.read_text() == "mine" for path in users)
 
 
+@pytest.mark.slow
 def test_trainings_of_other_parameters_go_after_a_while_and_todays_stays(archive: Path) -> None:
     from geokr_core.pretraining.runs import runs_of
     from geokr_core.testing import make_levir_kr
