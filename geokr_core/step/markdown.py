@@ -11,6 +11,6 @@ def plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line.
 
     Args:
-        text: anything, such as a file name or what a library said of a file.
+        text: anything, such as a file name, or a message about a file.
     """
     return _ACTIVE.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
