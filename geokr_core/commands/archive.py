@@ -38,12 +38,46 @@ def register(app: typer.Typer) -> None:
     )
     add(
         app,
+        export,
+        ARCHIVE,
+        reads="a bundle",
+        writes="the ONNX file, or the folder for timm",
+        example="geokr export --onnx backbone.onnx --timm for-timm",
+    )
+    add(
+        app,
         stac,
         ARCHIVE,
         reads="<store>/levir_kr",
         writes="collection.json, an item a scene, GeoParquet",
         example="geokr stac --out stac --licence CC-BY-4.0",
     )
+
+
+def export(
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Folder of a bundle.", show_default="<store>/backbone")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="ONNX file, normalisation inside.")] = None,
+    timm: Annotated[
+        Path | None, typer.Option("--timm", help='Folder for timm.create_model("local-dir:FOLDER").')
+    ] = None,
+) -> None:
+    """Write a backbone as ONNX, or as a folder that timm opens by one line; both give its golden features."""
+    from geokr_core.backbone.export import export_onnx, export_timm
+    from geokr_core.chain.params import load_params
+    from geokr_core.chain.steps import Folders
+    from geokr_core.errors import ConfigError
+
+    if onnx is None and timm is None:
+        raise ConfigError("Nothing to write: give --onnx FILE, --timm FOLDER, or both.")
+    folder = bundle or Folders(load_params(params, overrides or ()))["backbone"]
+    if onnx is not None:
+        typer.echo(f"golden features within {export_onnx(folder, onnx):.1e} → {onnx}")
+    if timm is not None:
+        typer.echo(f"golden features within {export_timm(folder, timm):.1e} → {timm}")
 
 
 def init(
