@@ -52,8 +52,8 @@ UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagst
     jobs=[take_inventory_again, chips_and_proportions],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="New files in the scene folder are taken into the inventory by a run of `scenes`, and then their scenes are cut "
-    "and counted, many a run. Waits until someone has materialised `scenes` for the first time. Partitions of scenes that are "
+    description="New files in the scene folder are taken into the inventory by a run of scenes, and then their scenes are cut "
+    "and counted, many a run. Waits until someone has materialised scenes for the first time. Partitions of scenes that are "
     "gone or unusable are retired; Dagster keeps their history.",
 )
 def scene_folder(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:
@@ -201,7 +201,7 @@ def _under_way(instance: dg.DagsterInstance, steps: set[str]) -> bool:
     name="store",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After `geokr run`, `dvc repro` or `dvc checkout` outside Dagster, Dagster learns what lies in the store now, "
+    description="After geokr run, dvc repro or dvc checkout outside Dagster, Dagster learns what lies in the store now, "
     "under the same data version. Starts no run.",
 )
 def store(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:

@@ -223,7 +223,7 @@ def _summary(
     if trained_s > 0:
         numbers["mean_images_per_s"] = round(sum(clock.num_images for clock in clocks) / trained_s, 1)
         numbers["mean_data_wait_fraction"] = round(sum(clock.waited_s for clock in clocks) / trained_s, 5)
-    shown = ("folder", "train_kl", "validation_kl", "constant_kl", "teacher_updates")
+    shown = ("folder", "validation_kl", "validation_constant_kl", "train_kl", "constant_kl", "teacher_updates")
     table = [{key: _rounded(result[key]) for key in shown} for result in results]
     return Summary(numbers, table, _curves(results, histories), warnings)
 
