@@ -69,7 +69,8 @@ class _Prepared:
     @property
     def penalties(self) -> np.ndarray:
         """Those of `STRENGTHS`."""
-        return np.asarray(STRENGTHS) * self.values.mean()
+        penalties: np.ndarray = np.asarray(STRENGTHS) * self.values.mean()
+        return penalties
 
 
 @dataclass(frozen=True)
