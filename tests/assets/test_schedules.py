@@ -11,11 +11,12 @@ from geokr_assets.resources import ParamsFile
 from geokr_assets.schedules import APPROVAL_TAG, monthly_pretraining, reevaluation
 from geokr_core.chain.contents import Contents
 from geokr_core.chain.freshness import inputs_of
-from geokr_core.chain.params import Params
+from geokr_core.chain.params import Params, load_params
 from geokr_core.chain.record import Record, write_record
 from geokr_core.chain.steps import STEPS, Folders
 from geokr_core.step.digests import file_md5, folder_version, text_digest
 from geokr_core.step.files import write_json
+from tests.assets.conftest import write_params
 
 MONDAY = dt.datetime(2026, 11, 23, 5, tzinfo=dt.UTC)
 
@@ -126,14 +127,17 @@ def test_no_training_begins_that_no_one_approved_and_an_approval_counts_once(
 
 
 @pytest.mark.slow
-def test_the_daemon_fires_the_week_with_the_clock_moved(
-    project: Path, backbone: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_daemon_fires_the_week_with_the_clock_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster's own scheduler over three Mondays: a run, a skip for what is up to date, and a run for new labels."""
     from dagster._core.test_utils import create_test_daemon_workspace_context
     from dagster._core.workspace.load_target import ModuleTarget
     from dagster._scheduler.scheduler import launch_scheduled_runs
 
+    project, backbone = tmp_path, load_params(write_params(tmp_path))
+    for step in ("backbone", "pretraining"):
+        write_json(Folders(backbone)[step] / "made.json", {"step": step})
+    assert backbone.evaluation is not None
+    write_json(backbone.evaluation.folder / "labels.json", {})
     monkeypatch.setenv("GEOKR_PARAMS", str(project / "params.yaml"))
     home = project / "dagster_home"
     home.mkdir()
