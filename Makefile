@@ -8,6 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PORT ?= 3000
 NUM_DAMAGES ?= 1000
+NUM_KILLS ?= 20
 PYTHONS := >=3.11,<3.14
 UV_WANTED := uv>=0.9,<1
 SYNCED := .venv/.synced
@@ -73,6 +74,10 @@ stack-secrets: $(STACK_SYNCED) ## make the secret files of the stack that are mi
 .PHONY: test-stack
 test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, Celery (needs Debian packages, minutes)
 	@$(COMPILED) pytest -n 0 tests/stack --durations=15
+
+.PHONY: test-faults
+test-faults: $(STACK_SYNCED) ## kill, starve and fill up what runs, and compare the end with an undisturbed one (NUM_KILLS=20)
+	@$(COMPILED) GEOKR_NUM_KILLS=$(NUM_KILLS) pytest -n 0 tests/stack/test_faults.py tests/stack/test_celery.py
 
 .PHONY: lint
 lint: style types ## check format, style, types and who imports whom; changes nothing

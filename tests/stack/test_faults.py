@@ -1,0 +1,417 @@
+"""Kills at random moments, servers lost in the middle of a run, a full disk: the end is that of an undisturbed run, byte for byte.
+
+`make test-faults` runs this file; ``GEOKR_NUM_KILLS`` says how many kills of the command are drawn.
+"""
+
+import contextlib
+import importlib
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from running_stack import started
+from tiny_worlds import tiny_world
+from unreliable_server import unreliable
+
+from geokr_core.chain.params import load_params
+from geokr_core.chain.steps import Folders, steps_of
+from geokr_core.step.digests import data_version
+
+NUM_KILLS = int(os.environ.get("GEOKR_NUM_KILLS", "20"))
+SEED = 18
+LOADED = (
+    "geokr_core.cli",
+    "geokr_core.chain.run",
+    "geokr_core.proportions.count",
+    "geokr_core.levir_kr.freeze",
+    "geokr_core.pretraining.pretrain",
+    "geokr_core.evaluation.evaluate",
+    "geokr_core.report.page",
+    "geokr_core.registry.champion",
+    "mlflow",
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+def versions(params_file: Path) -> dict[str, str]:
+    """The data version of every step but the promotion, which names its registry."""
+    params = load_params(params_file)
+    folders = Folders(params)
+    return {step.name: data_version(folders[step.name]) for step in steps_of(params) if step.name != "champion"}
+
+
+class Command:
+    """`geokr run` in a separate process group, forked from one that has loaded the libraries: a start costs no seconds."""
+
+    def __init__(self, project: Path, **environment: str) -> None:
+        for module in LOADED:
+            importlib.import_module(module)
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                code = self._run(project, environment)
+            finally:
+                os._exit(code)  # nothing of the tests is done twice
+
+    @staticmethod
+    def _run(project: Path, environment: dict[str, str]) -> int:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        log = os.open(project / "run.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        os.chdir(project)
+        os.environ.update({"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}", **environment})
+        sys.argv = ["geokr", "run", "--params", str(project / "params.yaml")]
+        return int(importlib.import_module("geokr_core.cli").main() or 0)
+
+    def wait(self, timeout: float) -> int:
+        """The exit code, or ``subprocess.TimeoutExpired``."""
+        deadline = time.monotonic() + timeout
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("geokr run", timeout)
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def said(project: Path) -> str:
+    return (project / "run.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run to which nothing happened.
+
+    Attributes:
+        versions: the data version of each step.
+        seconds: how long it took.
+        recorded: what its tracking server has of it, as `recorded` counts.
+    """
+
+    versions: dict[str, str]
+    seconds: float
+    recorded: tuple[Counter[str], Counter[str]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The data versions of a run to which nothing happened, and how long it took in seconds."""
+    project = tmp_path_factory.mktemp("undisturbed")
+    params = tiny_world(project)
+    begun = time.monotonic()
+    assert Command(project).wait(timeout=1200) == 0, said(project)
+    seconds = time.monotonic() - begun
+    return Undisturbed(versions(params), seconds, recorded(project / "mlflow.db"))
+
+
+def metrics_that_came_twice(database: Path) -> list[tuple[Any, ...]]:
+    """Metrics of a run that were recorded more than once for the same step."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT run_uuid, key, step, COUNT(*) FROM metrics WHERE key NOT LIKE 'system/%' GROUP BY 1, 2, 3"
+        )
+        return [row for row in rows if row[3] > 1]
+
+
+def last_step(params_file: Path) -> str:
+    """The last step of the chain that has an output, or a beginning of one."""
+    folders = Folders(load_params(params_file))
+    return ([step.name for step in steps_of(load_params(params_file)) if folders[step.name].exists()] or ["nothing"])[
+        -1
+    ]
+
+
+def test_the_command_killed_at_random_moments(
+    tmp_path: Path,
+    empty_database: Path,
+    undisturbed: Undisturbed,
+    record_property: Callable[[str, object], None],
+) -> None:
+    expected, duration = undisturbed.versions, undisturbed.seconds
+    rng = random.Random(SEED)
+    params = tiny_world(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    kills: Counter[str] = Counter()
+    while True:
+        done = kills.total() >= NUM_KILLS
+        process = Command(tmp_path)
+        try:
+            code = process.wait(timeout=1200 if done else rng.uniform(0.02, 0.2) * duration)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills[last_step(params)] += 1
+            continue
+        assert code == 0, said(tmp_path)
+        assert versions(params) == expected
+        assert metrics_that_came_twice(tmp_path / "mlflow.db") == []
+        if done:
+            break
+        for name in ("store", "world"):  # ended between two kills: from the beginning
+            shutil.rmtree(tmp_path / name)
+    assert not list(tmp_path.rglob("*.partial"))
+    record_property("fault", "kill -9 of `geokr run`")
+    record_property("kills", kills.total())
+    record_property("after", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[int]:
+    """A real MLflow server over ``mlflow.db``; its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [
+        str(Path(sys.executable).parent / "mlflow"),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *stores],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _patiently(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status())
+        yield port
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+def recorded(database: Path) -> tuple[Counter[str], Counter[str]]:
+    """Runs by step and name, and figures by run name, key and step: what a tracking server has of a chain."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute(
+            "SELECT t.value || ' ' || r.name FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'geokr/step'"
+        )
+        figures = connection.execute(
+            "SELECT r.name || ' ' || m.key || ' ' || m.step FROM metrics m JOIN runs r USING (run_uuid) "
+            "WHERE m.key NOT LIKE 'system/%'"
+        )
+        return Counter(row[0] for row in runs), Counter(row[0] for row in figures)
+
+
+def test_a_tracking_server_that_spoils_requests(
+    tmp_path: Path,
+    empty_database: Path,
+    undisturbed: Undisturbed,
+    record_property: Callable[[str, object], None],
+) -> None:
+    params = tiny_world(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with mlflow_server(tmp_path) as port, unreliable(port, SEED) as server:
+        # Quick to give up: what is tried is the spool, not the patience of MLflow's client.
+        environment = {
+            "MLFLOW_TRACKING_URI": server.url,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+            "GEOKR_SPOOL": str(tmp_path / "spool"),
+        }
+        server.spoiled_fraction = 0.2
+        first = Command(tmp_path, **environment).wait(timeout=1200)
+        # A promotion that the server spoils is refused by name; everything before it is made.
+        assert first in (0, 2), said(tmp_path)
+        assert "Traceback" not in said(tmp_path), said(tmp_path)
+        server.spoiled_fraction = 0.0
+        assert Command(tmp_path, **environment).wait(timeout=1200) == 0, said(tmp_path)
+    assert versions(params) == undisturbed.versions
+    runs, figures = recorded(tmp_path / "mlflow.db")
+    wanted_runs, wanted_figures = undisturbed.recorded
+    # What is tried again (the promotion, if it was refused) has a run more; nothing else is lost or comes twice.
+    assert {name: count for name, count in (runs - wanted_runs).items() if not name.startswith("champion")} == {}
+    assert wanted_runs - runs == Counter()
+    lost, twice = wanted_figures - figures, figures - wanted_figures
+    assert (list(lost), [name for name in twice if not name.startswith("champion")]) == ([], [])
+    record_property("fault", "MLflow answers with 500, half an answer, or none, to one request in five")
+    record_property("kills", server.spoiled.total())
+    record_property("after", ", ".join(f"{kind} {count}" for kind, count in sorted(server.spoiled.items())))
+
+
+IN_TURN = {
+    "run_world": "guard",
+    "run_chips": "webserver",
+    "run_levir_kr": "mlflow",
+    "run_pretraining": "objects",
+    "run_backbone": "postgres",
+    "run_evaluation": "daemon",
+    "run_report": "code-location",
+}
+"""Which server is killed when which step has begun."""
+
+STEPS = "query($id: ID!){runOrError(runId: $id){... on Run{status stepStats{stepKey}}}}"
+
+
+def _kill(stack: Any, service: str) -> None:
+    """Kill a server and all of its processes, and wait for its successor."""
+    pid = stack.pid(service)
+    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    deadline = time.monotonic() + 60
+    while stack.pid(service) == pid:
+        assert time.monotonic() < deadline, f"{service} was not started again"
+        time.sleep(0.2)
+
+
+def _patiently(question: Callable[[], Any], seconds: float = 240) -> Any:
+    """An answer from servers that may be on their way back."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return question()
+        except (requests.RequestException, AssertionError, TypeError):
+            assert time.monotonic() < deadline
+            time.sleep(1)
+
+
+def test_every_server_killed_in_turn_during_a_run(
+    open_folder: Path, undisturbed: Undisturbed, record_property: Callable[[str, object], None]
+) -> None:
+    expected = undisturbed.versions
+    params = tiny_world(open_folder / "faults_project")
+    folder = open_folder / "faults"
+    folder.mkdir()
+    killed: list[str] = []
+    launches = 0
+    with started(folder, GEOKR_PARAMS=params) as stack:
+        status = ""
+        while status != "SUCCESS":
+            assert launches < 5, status
+            run_id = _patiently(lambda: stack.launch("whole_chain"))
+            launches += 1
+            deadline = time.monotonic() + 900
+            while status := _patiently(lambda run_id=run_id: stack.ask(STEPS, id=run_id)["runOrError"]):
+                begun = {step["stepKey"] for step in status["stepStats"]}
+                due = [server for step, server in IN_TURN.items() if step in begun and server not in killed]
+                for server in due[:1]:
+                    _kill(stack, server)
+                    killed.append(server)
+                if status["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
+                    break
+                assert time.monotonic() < deadline, status
+                time.sleep(0.5)
+            status = status["status"]
+        login = ("reader", stack.secret("mlflow_reader"))
+        api = f"{stack.url('mlflow')}/api/2.0/mlflow"
+        found = _patiently(
+            lambda: requests.get(
+                f"{api}/registered-models/alias",
+                params={"name": "geokr-resnet18", "alias": "champion"},
+                auth=login,
+                timeout=30,
+            ).json()["model_version"]["version"]
+        )
+        assert found == "1"
+        runs = _patiently(lambda: _finished_runs(api, login))
+    assert versions(params) == expected
+    assert set(killed) == set(IN_TURN.values())
+    # A step that was made once is recorded once, whoever was away.
+    assert [name for name, count in runs.items() if count > 1] == []
+    record_property("fault", "kill -9 of each server in turn during a run in Dagster")
+    record_property("kills", len(killed))
+    record_property("launches", launches)
+
+
+def _finished_runs(api: str, login: tuple[str, str]) -> Counter[str]:
+    """Finished runs of MLflow, counted by the step that they tell of."""
+    ids = ["1"]
+    answer = requests.post(
+        f"{api}/runs/search", json={"experiment_ids": ids, "max_results": 500}, auth=login, timeout=30
+    )
+    runs = answer.json().get("runs", [])
+    assert runs
+    return Counter(
+        f"{tag['value']} {run['info']['run_name']}"
+        for run in runs
+        if run["info"]["status"] == "FINISHED"
+        for tag in run["data"]["tags"]
+        if tag["key"] == "geokr/step"
+    )
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """A file system in memory, and a way to change its size in bytes."""
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
+
+    def resize(size: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_at_any_write(
+    tmp_path: Path,
+    empty_database: Path,
+    undisturbed: Undisturbed,
+    record_property: Callable[[str, object], None],
+) -> None:
+    expected = undisturbed.versions
+    rng = random.Random(SEED)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    ends: Counter[str] = Counter()
+    with small_disk(tmp_path / "disk") as resize:
+        params = tiny_world(tmp_path)
+        text = params.read_text(encoding="utf-8").replace(str(tmp_path / "store"), str(tmp_path / "disk" / "store"))
+        params.write_text(text, encoding="utf-8")
+        size, code = 0, 2
+        while code != 0:
+            # The disk grows until the chain fits: each time it is full at another write.
+            size += rng.randrange(100_000, 3_000_000)
+            resize(size)
+            code = Command(tmp_path).wait(timeout=900)
+            ends[str(code)] += 1
+            assert code in (0, 2), said(tmp_path)
+            if code == 2:
+                words = said(tmp_path)
+                assert "No space left on device" in words or "full" in words or "room" in words, words
+                assert "Traceback" not in words, words
+        assert versions(params) == expected
+    record_property("fault", "a full disk below the store")
+    record_property("kills", ends["2"])
