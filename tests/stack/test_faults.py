@@ -80,7 +80,11 @@ class Command:
         os.chdir(project)
         os.environ.update({"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}", **environment})
         sys.argv = ["geokr", "run", "--params", str(project / "params.yaml")]
-        return int(importlib.import_module("geokr_core.cli").main() or 0)
+        try:
+            importlib.import_module("geokr_core.cli").main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
 
     def wait(self, timeout: float) -> int:
         """The exit code, or ``subprocess.TimeoutExpired``."""
