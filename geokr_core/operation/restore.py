@@ -97,6 +97,11 @@ def restore(backup: Path, params: Params, reporter: Reporter = LOG) -> Restored:
         OSError: the file system refused.
     """
     manifest = verify_backup(backup)
+    if manifest["tracking"]["kind"] == "postgres":  # refused before anything is moved
+        from geokr_core.tracking.databases import require_empty
+        from geokr_core.tracking.server import tracking_uri
+
+        require_empty(tracking_uri())
     targets = dict(_targets(manifest, params))
     aside: dict[Path, Path] = {}
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -144,7 +149,10 @@ def _put(restored: Path, target: Path, stamp: str, reporter: Reporter) -> Mappin
     """Move what was restored into place, and what lies there aside."""
     aside = {}
     if target.exists():
-        aside[target] = target.with_name(f"{target.name}.before-restore-{stamp}")
+        place = target.with_name(f"{target.name}.before-restore-{stamp}")
+        while place.exists():
+            place = place.with_name(f"{place.name}~")
+        aside[target] = place
         target.rename(aside[target])
         reporter.info(f"{target}: what lay there is now {aside[target]}")
     restored.rename(target)

@@ -72,6 +72,17 @@ def restore_postgres(dump: Path, uri: str) -> None:
     Raises:
         BackupError: the database holds tables already, or pg_restore is missing or refuses.
     """
+    require_empty(uri)
+    url = make_url(uri)
+    _run(["pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", *_connection(url), str(dump)], url)
+
+
+def require_empty(uri: str) -> None:
+    """Refuse a PostgreSQL database that holds anything.
+
+    Raises:
+        BackupError: it holds tables.
+    """
     url = make_url(uri)
     engine = create_engine(uri)
     try:
@@ -83,7 +94,6 @@ def restore_postgres(dump: Path, uri: str) -> None:
             f"The database {url.database} holds {len(tables)} tables already. Restore into an empty one: "
             "`createdb NAME`, and point MLFLOW_TRACKING_URI at it."
         )
-    _run(["pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", *_connection(url), str(dump)], url)
 
 
 def _connection(url: URL) -> list[str]:
