@@ -28,6 +28,9 @@ TIMM_CONFIG: Final = "config.json"
 class _WithNormalisation(nn.Module):
     """Pixels in, features out."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.network = build(bundle.architecture, len(bundle.bands))

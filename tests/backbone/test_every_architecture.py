@@ -20,6 +20,9 @@ KINDS = {"scene_classification", "segmentation", "cloud_snow", "detection"}
 QUICK = ("squeezenet1_1", "swin_t", "vit_small_patch16_224", "tf_efficientnet_lite0")
 """One for each way through the stages; the others go through the tasks in the slow run."""
 
+LARGE = ("vgg16_bn", "resnet50", "resnet101")
+"""Delivered in the slow run alone: ten to twenty seconds each, most of them for weights that are written and read."""
+
 LIMIT = 1e-5
 """In units of the largest feature: libraries order and fuse the same sums differently."""
 
@@ -29,7 +32,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make_inputs(tmp_path_factory.mktemp("made"))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in ARCHITECTURES]
+)
 def test_every_architecture_is_delivered_and_loads_into_each_library_it_claims(
     architecture: str, made: Made, tmp_path: Path
 ) -> None:

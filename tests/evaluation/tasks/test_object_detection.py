@@ -230,7 +230,9 @@ def test_an_image_without_boxes_can_be_turned() -> None:
 
 # Roundings differ between processors and move AP50 as a seed does, so the steps are those after which six seeds were far above
 # the bound: 1.00 each for Faster R-CNN, 0.50 to 0.63 for RetinaNet. With half of them a processor was found that falls below it.
-@pytest.mark.parametrize(("detector", "steps"), [("faster_rcnn", 120), ("retinanet", 300)])
+@pytest.mark.parametrize(
+    ("detector", "steps"), [("faster_rcnn", 120), pytest.param("retinanet", 300, marks=pytest.mark.slow)]
+)
 def test_a_detector_learns_and_is_the_same_for_the_same_seed(tmp_path: Path, detector: str, steps: int) -> None:
     make_box_set(tmp_path / "set", num_images=14)
     task = opened(tmp_path, steps=steps, learning_rates=[1e-3], detector=detector)

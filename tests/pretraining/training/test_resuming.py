@@ -33,7 +33,7 @@ NUM_CHIPS = 96
 
 RESUMED = [
     # BatchNorm averaged, two views, AdamW in bf16: weights lie channels_last, moments must come back the same way.
-    {"architecture": "resnet18", "batch_size": 4},
+    {"architecture": "resnet18", "batch_size": 4, "precision": "bf16"},
     # A teacher that gathers its own statistics, Adam, released schedule, a point of the curves across the break.
     {"architecture": "resnet18", "batch_size": 4, "preset": "paper", "precision": "fp32", "log_every": 3},
 ]
