@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from geokr_assets.assets import build_assets
 from geokr_assets.checks import build_checks
@@ -54,6 +55,13 @@ def write_params(root: Path, *, world: Path | None = None) -> Path:
     path = root / "params.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_instance_of_an_earlier_test() -> Iterator[None]:
+    """An instance that is entered twice, as a schedule's context does, stays Dagster's current one after it is gone."""
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture(scope="session")
