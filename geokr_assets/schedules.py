@@ -9,6 +9,9 @@ from geokr_core.chain.freshness import fingerprint, is_current
 from geokr_core.chain.steps import STEPS
 from geokr_core.errors import MissingInputError
 
+APPROVAL_TAG = "geokr/approved_by_run"
+"""Of a scheduled training: the run of `approve_pretraining` that stands for a person's word."""
+
 
 @dg.schedule(
     name="reevaluation",
@@ -60,10 +63,6 @@ def monthly_pretraining(
             f"Levir-KR or the section `pretraining` changed, but no one has approved a training since: launch the job `{approve_pretraining.name}`."
         )
     return dg.RunRequest(run_key=f"{approval}-{inputs}", tags={APPROVAL_TAG: approval})
-
-
-APPROVAL_TAG = "geokr/approved_by_run"
-"""Of a scheduled training: the run of `approve_pretraining` that stands for a person's word."""
 
 
 def _approval(instance: dg.DagsterInstance) -> str | None:

@@ -4,19 +4,17 @@ It shows each chip and asks which class covers most of it. What the map says is 
 itself, as GeoParquet.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import jinja2
 import numpy as np
 
 from geokr_core.audit.sample import Sample
 from geokr_core.pictures.images import as_rgb
-from geokr_core.pictures.offline_page import COLUMNS, PER_SHEET, part, sheets
+from geokr_core.pictures.offline_page import COLUMNS, PER_SHEET, sheets, write_offline_page
 from geokr_core.scenes.scene_outputs import CUT_FILE, PIXELS, chip_outputs
-from geokr_core.step.files import read_json, whole_file
+from geokr_core.step.files import read_json
 
 _THUMB_PX: Final = 128
 
@@ -49,23 +47,16 @@ def write_judging_page(sample: Sample, chips: Path, colours: tuple[str, ...], pa
         "columns": COLUMNS,
         "per_sheet": PER_SHEET,
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("geokr_core.audit", "templates"),
-        autoescape=jinja2.select_autoescape(("html", "html.j2")),
-        undefined=jinja2.StrictUndefined,
-    )
-    html = environment.get_template("judging.html.j2").render(
+    write_offline_page(
+        path,
+        "geokr_core.audit",
+        "judging",
+        content,
         sample_id=sample.sample_id,
         num_chips=len(rows),
         generated_world=bool(cut.get("generated_world")),
-        style=part("page.css"),
-        parquet=part("parquet.js"),
-        script=(Path(__file__).parent / "templates" / "judging.js").read_text(encoding="utf-8"),
-        content=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
         sheets=list(sheets(_pictures(sample, chips, tuple(cut["bands"])), len(rows), thumb_px)),
     )
-    with whole_file(path) as partial:
-        partial.write_text(html, encoding="utf-8")
 
 
 def _pictures(sample: Sample, chips: Path, bands: tuple[str, ...]) -> Iterator[np.ndarray]:

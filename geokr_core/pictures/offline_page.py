@@ -5,12 +5,17 @@ A page is one file and loads nothing. What it asks and shows is written where it
 
 import base64
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
+import jinja2
 import numpy as np
 from PIL import Image
+
+from geokr_core.step.files import whole_file
 
 COLUMNS = 40
 """Pictures in a row of a sheet."""
@@ -19,10 +24,38 @@ PER_SHEET = 1000
 _JPEG_QUALITY = 72
 
 
+def write_offline_page(path: Path, package: str, name: str, content: Mapping[str, object], **shown: object) -> None:
+    """Write a page from the templates of the package that makes it; the same inputs give the same bytes.
+
+    Args:
+        path: the file; replaced.
+        package: its folder ``templates`` holds ``<name>.html.j2`` and ``<name>.js``.
+        name: of the page.
+        content: what the script gets: values that JSON can hold.
+        shown: what the template asks for beside ``content`` (as JSON), ``style``, ``parquet`` and ``script``.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "templates"),
+        autoescape=jinja2.select_autoescape(("html", "html.j2")),
+        undefined=jinja2.StrictUndefined,
+    )
+    html = environment.get_template(f"{name}.html.j2").render(
+        style=_part("geokr_core.pictures", "page.css"),
+        parquet=_part("geokr_core.pictures", "parquet.js"),
+        script=_part(package, f"{name}.js"),
+        content=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
+        **shown,
+    )
+    with whole_file(path) as partial:
+        partial.write_text(html, encoding="utf-8")
+
+
 @cache
-def part(name: str) -> str:
-    """A shared part of a page, ``page.css`` or ``parquet.js``, as text."""
-    return (resources.files("geokr_core.pictures") / "templates" / name).read_text(encoding="utf-8")
+def _part(package: str, name: str) -> str:
+    return (resources.files(package) / "templates" / name).read_text(encoding="utf-8")
 
 
 def sheets(pictures: Iterator[np.ndarray], number: int, thumb_px: int) -> Iterator[str]:

@@ -5,23 +5,21 @@ moment. The file with the labels is written by the page itself (``pictures/templ
 """
 
 import base64
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import jinja2
 import numpy as np
 import pandas as pd
 
 from geokr_core.embeddings.read import Embeddings
 from geokr_core.errors import EmbeddingsError
-from geokr_core.pictures.offline_page import COLUMNS, PER_SHEET, part, sheets
+from geokr_core.pictures.offline_page import COLUMNS, PER_SHEET, sheets, write_offline_page
 from geokr_core.scenes.scene_outputs import CUT_FILE
 from geokr_core.search.index import Index
 from geokr_core.search.output import pictures_of
-from geokr_core.step.files import read_json, whole_file
+from geokr_core.step.files import read_json
 from geokr_core.step.selection import even_selection
 
 MAX_CHIPS: Final = 30_000
@@ -109,26 +107,19 @@ def write_page(
         "columns": COLUMNS,
         "per_sheet": PER_SHEET,
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("geokr_core.search", "templates"),
-        autoescape=jinja2.select_autoescape(("html", "html.j2")),
-        undefined=jinja2.StrictUndefined,
-    )
-    html = environment.get_template("page.html.j2").render(
+    write_offline_page(
+        path,
+        "geokr_core.search",
+        "page",
+        content,
         title=title,
         model=found.network["model"],
         model_version=found.network["model_version"],
         generated_world=bool(cut.get("generated_world")),
         num_chips=len(rows),
-        style=part("page.css"),
-        parquet=part("parquet.js"),
-        script=(Path(__file__).parent / "templates" / "page.js").read_text(encoding="utf-8"),
-        chips=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
         sheets=list(sheets(_pictures(chips, rows), len(rows), thumb_px)),
         vectors=base64.b64encode(codes.tobytes()).decode(),
     )
-    with whole_file(path) as partial:
-        partial.write_text(html, encoding="utf-8")
     return len(rows)
 
 

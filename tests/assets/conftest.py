@@ -5,8 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import yaml
 from dagster._core.storage.defs_state.base import set_defs_state_storage
+from tiny_worlds import tiny_world
 
 from geokr_assets.assets import build_assets
 from geokr_assets.checks import build_checks
@@ -18,43 +18,9 @@ from geokr_core.step.reporter import RecordingReporter
 Materialise = Callable[..., dg.ExecuteInProcessResult]
 
 
-def write_params(root: Path, *, world: Path | None = None) -> Path:
+def write_params(root: Path) -> Path:
     """Parameters of the smallest world on which every step has something to do."""
-    world = world or root / "data" / "world"
-    content = {
-        "store": str(root / "data" / "store"),
-        "world": {"folder": str(world), "seed": 3, "scene_size_px": 128, "num_scenes": 2, "task_images_per_class": 4},
-        "scenes": {
-            "folder": str(world / "scenes"),
-            "collections": [
-                {"name": "gaofen", "files": "*.tiff", "bands": ["blue", "green", "red", "nir"], "land_cover": "globe"}
-            ],
-        },
-        "land_cover": {
-            "folder": str(world / "land_cover"),
-            "products": [{"name": "globe", "files": "**/*.tif", "legend": "globeland30", "year": 2020}],
-        },
-        "chips": {"size_px": 32, "stride_px": 32},
-        "levir_kr": {"max_unknown_fraction": 0.9, "min_voting_cells": 0, "place_size_deg": 0.02},
-        "pretraining": {
-            "architecture": "squeezenet1_1",
-            "steps": 2,
-            "batch_size": 4,
-            "log_every": 1,
-            "precision": "fp32",
-        },
-        "evaluation": {
-            "folder": str(world / "tasks"),
-            "tasks": [{"name": "scene_classification"}],
-            "protocols": ["linear_probe"],
-            "labels_per_class": ["all"],
-            "seeds": [0],
-        },
-        "champion": {"primary": [{"task": "scene_classification"}]},
-    }
-    path = root / "params.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
+    return tiny_world(root, world=root / "data" / "world", store=root / "data" / "store")
 
 
 @pytest.fixture(autouse=True)

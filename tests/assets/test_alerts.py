@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import dagster as dg
 import pytest
+from failed_runs import context_of_a_failed_run
 
 from geokr_assets.alerts import UI_VARIABLE, WEBHOOK_VARIABLE, _tell_of_failure, build_alerts, message_of
 
@@ -44,26 +45,12 @@ def test_a_failed_run_is_told_with_its_reason(
     monkeypatch.setenv(WEBHOOK_VARIABLE, address)
     monkeypatch.setenv(UI_VARIABLE, "http://dagster.example/")
 
-    @dg.op
-    def refuses() -> None:
-        raise dg.Failure(description="data/nowhere: no such folder")
-
-    @dg.job
-    def whole_chain() -> None:
-        refuses()
-
     with dg.DagsterInstance.ephemeral() as instance:
-        done = whole_chain.execute_in_process(instance=instance, raise_on_error=False)
-        context = dg.build_run_status_sensor_context(
-            sensor_name="failed_runs",
-            dagster_instance=instance,
-            dagster_run=done.dagster_run,
-            dagster_event=done.get_run_failure_event(),
-        ).for_run_failure()
+        context = context_of_a_failed_run(instance, "data/nowhere: no such folder")
         _tell_of_failure(context)
     (message,) = messages
     assert message["text"] == (
-        f"GeoKR: whole_chain failed: data/nowhere: no such folder http://dagster.example/runs/{done.run_id}"
+        f"GeoKR: whole_chain failed: data/nowhere: no such folder http://dagster.example/runs/{context.dagster_run.run_id}"
     )
 
 

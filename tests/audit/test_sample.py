@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from opened_pages import needs_chromium, opened_page
 from typer.testing import CliRunner
 
 from geokr_core.audit import estimate
@@ -22,8 +23,6 @@ from geokr_core.step.files import write_json
 
 CLASSES = ("forest", "water", "bare")
 NUM = 300
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
@@ -172,24 +171,13 @@ def test_the_commands_lead_from_a_sample_to_an_estimate(store: Path, tmp_path: P
 
 @pytest.fixture
 def page(store: Path, tmp_path: Path) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
     sample = draw_sample(store / "map_audit", 12)
     write_judging_page(sample, store / "chips", ("#008000", "#0000ff", "#c0a080"), tmp_path / "judge.html")
     text = (tmp_path / "judge.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text)
     assert "map_class" not in text
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        opened = browser.new_page(viewport={"width": 1400, "height": 900}, accept_downloads=True)
-        problems: list[str] = []
-        opened.on("pageerror", lambda error: problems.append(str(error)))
-        opened.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
-        opened.goto((tmp_path / "judge.html").as_uri())
-        opened.wait_for_selector(".chip")
+    with opened_page(tmp_path / "judge.html") as opened:
         yield opened, sample
-        assert problems == []
-        browser.close()
 
 
 @pytest.mark.browser

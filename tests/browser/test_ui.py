@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from tiny_worlds import tiny_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -14,33 +14,10 @@ pytestmark = [
 ]
 
 
-def _write_params(root: Path) -> Path:
-    world = root / "world"
-    content = {
-        "store": str(root / "store"),
-        "world": {"folder": str(world), "seed": 3, "scene_size_px": 128, "num_scenes": 2, "task_images_per_class": 4},
-        "scenes": {
-            "folder": str(world / "scenes"),
-            "collections": [
-                {"name": "gaofen", "files": "*.tiff", "bands": ["blue", "green", "red", "nir"], "land_cover": "globe"}
-            ],
-        },
-        "land_cover": {
-            "folder": str(world / "land_cover"),
-            "products": [{"name": "globe", "files": "**/*.tif", "legend": "globeland30", "year": 2020}],
-        },
-        "evaluation": {"folder": str(world / "tasks"), "tasks": [{"name": "scene_classification"}]},
-        "champion": {"primary": [{"task": "scene_classification"}]},
-    }
-    path = root / "params.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def dagster_url(tmp_path: Path, start_dagster: Callable[..., Any]) -> str:
     """The address of a Dagster with a separate world."""
-    return str(start_dagster(_write_params(tmp_path)).url)
+    return str(start_dagster(tiny_world(tmp_path)).url)
 
 
 def test_a_newcomer_materialises_an_asset_and_sees_what_came_of_it(dagster_url: str, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """The page: one file that loads nothing, ranks anew after a click, and writes labels that geopandas reads."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from opened_pages import needs_chromium, opened_page
 
 from geokr_core.embeddings.read import Embeddings, open_embeddings
 from geokr_core.errors import EmbeddingsError
@@ -15,9 +15,6 @@ from geokr_core.search.find import Archive
 from geokr_core.search.index import build_index
 from geokr_core.search.labels import learn, read_labels
 from geokr_core.search.page import MAX_CHIPS, Opening, components, spread_out, write_page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +34,8 @@ def page_file(archive: Archive, found: Embeddings, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(page_file: Path) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        opened = browser.new_page(viewport={"width": 1400, "height": 900}, accept_downloads=True)
-        problems: list[str] = []
-        opened.on("pageerror", lambda error: problems.append(str(error)))
-        opened.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
-        opened.goto(page_file.as_uri())
-        opened.wait_for_selector(".chip")
+    with opened_page(page_file) as opened:
         yield opened
-        assert problems == []
-        browser.close()
 
 
 def test_the_page_is_one_file_and_the_same_bytes(page_file: Path, archive: Archive, found: Embeddings) -> None:

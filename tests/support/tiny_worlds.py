@@ -6,16 +6,17 @@ from typing import Any
 import yaml
 
 
-def tiny_world(root: Path, **sections: dict[str, Any]) -> Path:
-    """Write the parameter file; all its paths are absolute and lie below ``root``.
+def tiny_world(root: Path, *, world: Path | None = None, store: Path | None = None) -> Path:
+    """Write the parameter file; all its paths are absolute.
 
     Args:
-        root: gets ``params.yaml``, ``store`` and ``world``.
-        sections: keys laid over those of a section.
+        root: gets ``params.yaml``.
+        world: the generated world; None: ``world`` in ``root``.
+        store: None: ``store`` in ``root``.
     """
-    world = root / "world"
+    world = world or root / "world"
     content: dict[str, Any] = {
-        "store": str(root / "store"),
+        "store": str(store or root / "store"),
         "world": {"folder": str(world), "seed": 3, "scene_size_px": 128, "num_scenes": 2, "task_images_per_class": 4},
         "scenes": {
             "folder": str(world / "scenes"),
@@ -45,8 +46,6 @@ def tiny_world(root: Path, **sections: dict[str, Any]) -> Path:
         },
         "champion": {"primary": [{"task": "scene_classification"}]},
     }
-    for name, values in sections.items():
-        content[name] = {**content[name], **values}
     path = root / "params.yaml"
     root.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -319,6 +319,29 @@ def fit_logistic_regression(
         tolerance_change=1e-9,
         line_search_fn="strong_wolfe",
     )
+    minimise(solver, inputs, targets, weight, bias, penalty)
+    solution = weight.detach().numpy(), bias.detach().numpy()
+    if not (np.isfinite(solution[0]).all() and np.isfinite(solution[1]).all()):
+        raise EvaluationError(
+            f"Logistic regression on {features.shape[0]} items of {features.shape[1]} features gave weights that are "
+            "not finite; expected finite ones. Look for features that are not finite or enormous."
+        )
+    return solution
+
+
+def minimise(
+    solver: torch.optim.LBFGS, inputs: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, penalty: float
+) -> None:
+    """Let a solver bring ``weight`` and ``bias`` to the least mean cross-entropy + ``penalty`` |W|², on one thread.
+
+    Args:
+        solver: of ``weight`` and ``bias``, which it changes.
+        inputs: float32 (N, D).
+        targets: int64 (N,).
+        weight: (K, D).
+        bias: (K,).
+        penalty: of the squared weights; 0.5 / (C N) is scikit-learn's C.
+    """
 
     def loss() -> Tensor:
         solver.zero_grad()
@@ -328,10 +351,3 @@ def fit_logistic_regression(
 
     with one_thread(), computing():
         solver.step(loss)  # type: ignore[no-untyped-call]
-    solution = weight.detach().numpy(), bias.detach().numpy()
-    if not (np.isfinite(solution[0]).all() and np.isfinite(solution[1]).all()):
-        raise EvaluationError(
-            f"Logistic regression on {features.shape[0]} items of {features.shape[1]} features gave weights that are "
-            "not finite; expected finite ones. Look for features that are not finite or enormous."
-        )
-    return solution

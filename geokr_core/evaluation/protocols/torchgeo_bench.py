@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
-from torch.nn import functional as F
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.protocols.probe import stratified_holdout
-from geokr_core.networks.runtime import one_thread
+from geokr_core.evaluation.protocols.probe import minimise, stratified_holdout
 from geokr_core.networks.stopwatch import computing
 
 KNN5: Final = "torchgeo_bench_knn5"
@@ -129,16 +127,7 @@ def _fitted(features: np.ndarray, labels: np.ndarray, num_classes: int, c: float
         tolerance_change=_TOLERANCE,
         line_search_fn="strong_wolfe",
     )
-    penalty = 0.5 / (c * len(inputs))
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value = F.cross_entropy(F.linear(inputs, weight, bias), targets) + penalty * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    with one_thread(), computing():
-        solver.step(loss)  # type: ignore[no-untyped-call]
+    minimise(solver, inputs, targets, weight, bias, 0.5 / (c * len(inputs)))
     return weight.detach(), bias.detach()
 
 

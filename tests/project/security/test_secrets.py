@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from failed_runs import context_of_a_failed_run
 from typer.testing import CliRunner
 
 from geokr_assets.alerts import WEBHOOK_VARIABLE, _tell_of_failure
@@ -90,22 +91,8 @@ def test_rows_of_the_database_hold_no_secret(
 
 
 def test_the_address_of_a_web_hook_is_not_in_what_its_failure_says(project: Path) -> None:
-    @dg.op
-    def refuses() -> None:
-        raise dg.Failure(description="no such folder")
-
-    @dg.job
-    def whole_chain() -> None:
-        refuses()
-
     with dg.DagsterInstance.ephemeral() as instance:
-        done = whole_chain.execute_in_process(instance=instance, raise_on_error=False)
-        context = dg.build_run_status_sensor_context(
-            sensor_name="failed_runs",
-            dagster_instance=instance,
-            dagster_run=done.dagster_run,
-            dagster_event=done.get_run_failure_event(),
-        ).for_run_failure()
+        context = context_of_a_failed_run(instance, "no such folder")
         with pytest.raises(dg.Failure) as failure:
             _tell_of_failure(context)
     assert WEBHOOK_VARIABLE in str(failure.value.description)
