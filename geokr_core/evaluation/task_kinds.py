@@ -157,9 +157,14 @@ class DetectionConfig(FineTunedConfig):
 
 
 class LandCoverMappingConfig(TaskConfig):
-    """Ground of a frozen Levir-KR that no network was trained on, to be mapped cell by cell."""
+    """Ground that no network was trained on, to be mapped cell by cell: of a frozen Levir-KR, or images with masks."""
 
-    levir_kr: Path = Field(description="folder of a frozen Levir-KR with `cells.npy`; its validation split is mapped")
+    levir_kr: Path | None = Field(
+        None,
+        description="folder of a frozen Levir-KR with `cells.npy`; its validation split is mapped. null: images with masks in the folder of that name, laid out as for segmentation",
+    )
+    chip_size_px: int = Field(64, ge=8, le=1024, description="chips that images with masks are cut into")
+    cells_per_side: int = Field(8, ge=1, le=64, description="cells along a chip's side, of images with masks")
     label_chips: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(
         (4, 16, 64, "all"), min_length=1, description="labelled chips of the training split"
     )
@@ -174,6 +179,15 @@ class LandCoverMappingConfig(TaskConfig):
         0.01, ge=0, lt=0.5, description="classes with a smaller share of the cells of either split take no part"
     )
     max_chips: int = Field(1000, ge=1, description="chips of each split that take part, evenly spread")
+
+    @model_validator(mode="after")
+    def _cells_are_whole_pixels(self) -> Self:
+        if self.chip_size_px % self.cells_per_side:
+            raise ValueError(
+                f"`chip_size_px`: {self.chip_size_px} px have no {self.cells_per_side} cells of whole pixels; take a multiple of "
+                "`cells_per_side`"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Land-cover mapping: the class of every cell of chips on ground that was never trained on, from a few labelled chips.
 
-The labels are a land-cover product's, frozen as a second Levir-KR: its training split is labelled from, its validation split,
-which lies at other places, is mapped. A linear classifier judges the frozen features of cells; nothing is fine-tuned.
+The labels are a land-cover product's, frozen as a second Levir-KR whose validation split is mapped, or masks that people drew.
+A linear classifier judges the frozen features of cells; nothing is fine-tuned.
 
-Not here: how a network gives features of cells (``networks.network``), the classifier (``protocols.probe``).
+Not here: where the ground comes from (``sets.ground``), how a network gives features of cells (``networks.network``), the
+classifier (``protocols.probe``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,19 +28,24 @@ from geokr_core.evaluation.protocols.probe import (
     colour_histogram,
     fit_probe,
 )
+from geokr_core.evaluation.sets.ground import read_ground
 from geokr_core.evaluation.starts import EXTRACTION_BATCH, running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
 from geokr_core.evaluation.task_kinds import LandCoverMappingConfig
-from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.network import cell_features
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
 from geokr_core.networks.runtime import Runtime, precision_of
 from geokr_core.networks.stopwatch import computing
-from geokr_core.step.selection import even_selection
 
 _NONE: Final = -1
 """Class of a cell that takes no part: mixed, unknown, or of a class that is too rare."""
+
+_WITHOUT_EFFECT: Final = {"name", "seeds", "levir_kr", "label_chips", "features"}
+"""What a score does not depend on, or is told otherwise."""
+
+_OF_MASKS: Final = {"chip_size_px", "cells_per_side"}
+"""What says how masks are cut; a Levir-KR is cut already."""
 
 _STANDARDISED_BY: Final = 10_000
 """Cells that mean and deviation of features are taken from, evenly spread: more change them by less than a hundredth."""
@@ -87,41 +93,29 @@ class LandCoverMapping:
 
         Raises:
             MissingInputError: there is no Levir-KR.
-            EvaluationError: it knows no cells, has no validation split, or too few classes.
+            EvaluationError: the ground cannot be used, see ``read_ground``, or has too few classes.
             DatasetError: it is damaged.
         """
-        data = open_levir_kr(task.levir_kr)
-        if not data.cells_per_side:
-            raise EvaluationError(
-                f"{task.name}: {task.levir_kr} holds no land cover within chips; expected `cells.npy`. Freeze it with "
-                "`proportions.cells_per_side: 8`."
-            )
-        self._task, self._evaluation = task, evaluation
-        self._bands, self._data_version = data.bands, data.data_version
-        rows = {split: even_selection(data.rows_of(split), task.max_chips) for split in ("train", "validation")}
-        if not all(map(len, rows.values())):
-            counts = ", ".join(f"{len(found)} of {split}" for split, found in rows.items())
-            raise EvaluationError(
-                f"{task.name}: {task.levir_kr} has {counts}; expected chips of both. Raise `levir_kr.validation_fraction` or "
-                "lower `levir_kr.place_size_deg` where it is frozen."
-            )
-        cells = {split: data.cells(found) for split, found in rows.items()}
-        dominant = {
-            split: _dominant(found, task.dominant_fraction) for split, found in cells.items() if found is not None
-        }
-        kept = _common_enough(list(dominant.values()), len(data.classes), task.min_class_fraction)
+        ground = read_ground(task, evaluation)
+        self._task, self._evaluation, self._notes = task, evaluation, ground.notes
+        self._bands, self._data_version = ground.bands, ground.data_version
+        splits = (ground.train, ground.test)
+        dominant = [_dominant(chips.cells, task.dominant_fraction) for chips in splits]
+        kept = _common_enough(dominant, len(ground.classes), task.min_class_fraction)
         if len(kept) < 2:
-            names = ", ".join(data.classes[k] for k in kept) or "none"
+            names = ", ".join(ground.classes[k] for k in kept) or "none"
             raise EvaluationError(
                 f"{task.name}: classes that cover {task.min_class_fraction:.0%} of the cells of both splits: {names}; expected two "
                 "or more. Choose other ground, or lower `min_class_fraction` or `dominant_fraction`."
             )
-        self.classes = tuple(data.classes[k] for k in kept)
-        place = np.full(len(data.classes) + 1, _NONE)  # the last entry is that of `_NONE` itself
+        self.classes = tuple(ground.classes[k] for k in kept)
+        place = np.full(len(ground.classes) + 1, _NONE)  # the last entry is that of `_NONE` itself
         place[kept] = np.arange(len(kept))
-        self.train, self.test = (_Split(data.images(rows[split]), place[dominant[split]]) for split in rows)
+        self.train, self.test = (
+            _Split(chips.images, place[cells]) for chips, cells in zip(splits, dominant, strict=True)
+        )
         self._statistics = channel_statistics(self.train.images)
-        self._cells_per_side = data.cells_per_side
+        self._cells_per_side = ground.train.cells.shape[1]
         self._extracted: _Extracted | None = None
 
     @property
@@ -131,20 +125,23 @@ class LandCoverMapping:
 
     @property
     def data_version(self) -> str:
-        """DVC's hash of the Levir-KR."""
+        """Hash of all that the ground was read from."""
         return self._data_version
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Those of the Levir-KR."""
+        """Those of the chips."""
         return self._bands
 
     @property
     def notes(self) -> Sequence[str]:
         """How much ground is labelled and mapped."""
         return [
-            f"{len(split.images)} chips {use}, {len(split.labels)} of their {split.classes.size} cells of one class"
-            for split, use in ((self.train, "to label from"), (self.test, "to map"))
+            *self._notes,
+            *(
+                f"{len(split.images)} chips {use}, {len(split.labels)} of their {split.classes.size} cells of one class"
+                for split, use in ((self.train, "to label from"), (self.test, "to map"))
+            ),
         ]
 
     @property
@@ -162,7 +159,9 @@ class LandCoverMapping:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         config = self._evaluation
         settings: dict[str, object] = {
-            **self._task.model_dump(mode="json", exclude={"name", "seeds", "levir_kr", "label_chips", "features"}),
+            **self._task.model_dump(
+                mode="json", exclude=_WITHOUT_EFFECT | (set() if self._task.levir_kr is None else _OF_MASKS)
+            ),
             "strengths": STRENGTHS,
             "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
             "single_label_strength": SINGLE_LABEL_STRENGTH,

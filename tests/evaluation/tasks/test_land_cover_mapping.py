@@ -11,10 +11,12 @@ from geokr_core.evaluation.cells import Cell, Start, labels_name
 from geokr_core.evaluation.config import Criterion, EvaluationConfig, TaskConfig
 from geokr_core.evaluation.evaluate import _plan
 from geokr_core.evaluation.opening import open_task
+from geokr_core.evaluation.sets.ground import cut_in_cells
+from geokr_core.evaluation.sets.masks.layout import IGNORED
 from geokr_core.evaluation.statistics import labels_order
 from geokr_core.evaluation.tasks.land_cover_mapping import LandCoverMapping
 from geokr_core.networks.network import build, cell_features, pooled
-from geokr_core.testing import make_levir_kr
+from geokr_core.testing import make_levir_kr, make_mask_set
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,43 @@ def test_the_score_is_that_of_each_cell_by_hand(ground: Path) -> None:
     assert task._scored(wrong[None], 1.0).scores[0].value == 0.0
     both = task._scored(np.stack([right, wrong]), 1.0)
     assert (both.scores[0].value, both.scores[1].value) == (0.5, 0.5)
+
+
+def test_masks_that_people_drew_are_mapped_as_products_are(tmp_path: Path) -> None:
+    make_mask_set(tmp_path / "ground", num_images=6, num_test=2, image_size_px=(70, 140))
+    task = opened(tmp_path, levir_kr=None, chip_size_px=32, cells_per_side=4, label_chips=[2])
+    # Of 70 x 140 px, 64 x 128 are whole chips.
+    assert (task.train.images.shape, task.test.images.shape) == ((32, 32, 32, 3), (16, 32, 32, 3))
+    found = task.measure(
+        cell(initialisation="colour_histogram", features="histogram"), start(initialisation="colour_histogram")
+    )
+    assert found.scores[0].value > 0.8, "the classes differ in brightness"
+    assert task.notes[0].startswith("layout ")
+    before = task.data_version
+    (tmp_path / "ground/masks").joinpath("more.txt").write_text("changed")
+    assert opened(tmp_path, levir_kr=None, chip_size_px=32, cells_per_side=4).data_version != before
+
+
+def test_a_cell_holds_the_shares_of_its_pixels_and_nothing_of_what_is_not_labelled() -> None:
+    mask = np.zeros((10, 9), dtype=np.uint8)
+    mask[:4, 4:8] = 1  # the upper right cell
+    mask[4:8, :2] = IGNORED  # half of the lower left one
+    image = np.arange(90, dtype=np.uint8).reshape(10, 9, 1)
+    chips = cut_in_cells(image, mask, 2, chip_size_px=8, cells_per_side=2)
+    assert np.array_equal(chips.images[0], image[:8, :8])
+    assert chips.cells.tolist() == [[[[255, 0], [0, 255]], [[128, 0], [255, 0]]]]
+
+
+def test_masks_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
+    make_mask_set(tmp_path / "ground")
+    with pytest.raises(EvaluationError, match=r"smaller than a chip of 64 px.*Lower `chip_size_px`"):
+        opened(tmp_path, levir_kr=None)
+    with pytest.raises(ValueError, match="20 px have no 8 cells of whole pixels"):
+        opened(tmp_path, levir_kr=None, chip_size_px=20)
+
+
+def test_how_masks_are_cut_says_nothing_of_a_levir_kr(ground: Path) -> None:
+    assert opened(ground).settings(cell()) == opened(ground, chip_size_px=32).settings(cell())
 
 
 def test_a_network_gives_features_of_cells_whose_mean_is_the_pooled_one() -> None:
