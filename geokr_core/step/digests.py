@@ -92,6 +92,17 @@ def data_version(path: Path) -> str:
     return folder_version({p.relative_to(path).as_posix(): file_md5(p) for p in path.rglob("*") if p.is_file()})
 
 
+def found_version(folder: Path) -> str:
+    """The data version of a folder that people fill: `data_version` without what systems and editors leave there.
+
+    A viewer of images that leaves ``Thumbs.db``, or a copy with ``~``, changes nothing that is read from the folder.
+
+    Raises:
+        OSError: the folder or a file cannot be read.
+    """
+    return folder_version({name: file_md5(folder / name) for name in find_files(folder, "**/*").files})
+
+
 def folder_version(files: Mapping[str, str]) -> str:
     """The data version of a folder, see `data_version`, from the md5 of each file by its relative path."""
     names = sorted(files, key=lambda name: name.split("/"))

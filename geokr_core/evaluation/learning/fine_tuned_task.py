@@ -20,7 +20,7 @@ from geokr_core.evaluation.starts import running
 from geokr_core.evaluation.task_kinds import FineTunedConfig
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime, precision_of
-from geokr_core.step.digests import data_version
+from geokr_core.step.digests import found_version
 
 
 class FineTunedTask(ABC):
@@ -49,7 +49,7 @@ class FineTunedTask(ABC):
         """
         self._task, self._evaluation = task, evaluation
         self.plan: Budget = budget_of(task, evaluation, frozen_by_default=frozen_by_default)
-        self._data_version = data_version(evaluation.folder / task.name)
+        self._data_version = found_version(evaluation.folder / task.name)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from geokr_core.evaluation.sets.masks.layout import IGNORED
 from geokr_core.evaluation.sets.masks.read import MaskSet, read_mask_set
 from geokr_core.evaluation.task_kinds import LandCoverMappingConfig, MaskConfig
 from geokr_core.levir_kr.dataset import open_levir_kr
-from geokr_core.step.digests import data_version
+from geokr_core.step.digests import found_version
 from geokr_core.step.selection import even_selection
 
 
@@ -106,7 +106,7 @@ def _of_masks(task: LandCoverMappingConfig, evaluation: EvaluationConfig) -> Gro
             for k in found.rows[split]
         ]
         splits.append(_evenly(chips, task.max_chips, f"{folder}: its {split} images", task.chip_size_px))
-    return Ground(found.classes, found.bands, data_version(folder), *splits, notes=_told(found))
+    return Ground(found.classes, found.bands, found_version(folder), *splits, notes=_told(found))
 
 
 def cut_in_cells(

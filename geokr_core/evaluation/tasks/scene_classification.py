@@ -45,7 +45,7 @@ from geokr_core.evaluation.task_kinds import SceneClassificationConfig
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
 from geokr_core.networks.runtime import Runtime, precision_of
-from geokr_core.step.digests import data_version
+from geokr_core.step.digests import found_version
 
 BANDS = RGB
 DEFAULT_SIZE_PX = 64
@@ -73,7 +73,7 @@ class SceneClassification:
         folder = evaluation.folder / task.name
         self.size_px = task.image_size_px or DEFAULT_SIZE_PX
         self.set = read_image_set(folder, self.size_px, evaluation.threads, task.bad_items)
-        self._data_version = data_version(folder)
+        self._data_version = found_version(folder)
         self._task = task
         self._evaluation = evaluation
         self._task_statistics = channel_statistics(self.set.images[self.set.train_rows])
