@@ -1,5 +1,6 @@
 """What can be known to be refused later is refused before anything runs."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from geokr_core.chain.calls import need
@@ -10,7 +11,7 @@ from geokr_core.chain.steps import Folders, Step, source_folder, steps_of
 from geokr_core.errors import MissingInputError
 
 
-def refuse_early(params: Params) -> None:
+def refuse_early(params: Params, wanted: Collection[str]) -> None:
     """Refuse a chain that would be refused later on, after other steps had run.
 
     Looks at every step that is not up to date: folders of raw data that are missing or empty, legends and labelled sets
@@ -18,13 +19,14 @@ def refuse_early(params: Params) -> None:
 
     Args:
         params: the parameter file.
+        wanted: names of the steps that are to run.
 
     Raises:
         MissingInputError: a folder or a file is missing.
         GeoKRError: whatever a step itself would refuse.
     """
     contents = Contents(params.store)
-    for step in steps_of(params):
+    for step in (step for step in steps_of(params) if step.name in wanted):
         own = [name for name in step.sources if not _is_made(params, source_folder(params, name))]
         for name in own:
             require(source_folder(params, name), f"point `{name}.folder` at your data")

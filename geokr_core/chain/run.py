@@ -50,7 +50,12 @@ class Outcome:
 
 
 def run(
-    params: Params, reporter: Reporter = LOG, *, steps: Sequence[str] | None = None, force: bool = False
+    params: Params,
+    reporter: Reporter = LOG,
+    *,
+    steps: Sequence[str] | None = None,
+    until: str | None = None,
+    force: bool = False,
 ) -> list[Outcome]:
     """Run the chain: every step in order, those that are up to date passed over, each recorded in DVC where DVC versions it.
 
@@ -58,21 +63,26 @@ def run(
         params: the parameter file.
         reporter: who listens.
         steps: run these only, in this order; None: all that the parameter file asks for.
+        until: of those, the last one to run; None: all.
         force: run steps even if their output is current.
 
     Returns:
         What was done, step by step.
 
     Raises:
-        ConfigError: there is no step of that name.
+        ConfigError: there is no step of that name, or ``until`` names one that would not be run.
         MissingInputError: an input or a source folder is missing.
         GeoKRError: whatever a step itself refuses.
     """
     wanted = [step.name for step in steps_of(params)] if steps is None else list(steps)
     if unknown := [name for name in wanted if name not in STEPS]:
         raise ConfigError(f"{unknown[0]!r} is no step of the chain; the steps are {', '.join(STEPS)}.")
+    if until is not None:
+        if until not in wanted:
+            raise ConfigError(f"until {until!r}: no such step would be run; choose one of {', '.join(wanted)}.")
+        wanted = wanted[: wanted.index(until) + 1]
     if steps is None:
-        refuse_early(params)
+        refuse_early(params, wanted)
     in_dvc = _recorded_in_dvc(params, reporter)
     outcomes: list[Outcome] = []
     for number, name in enumerate(wanted, 1):

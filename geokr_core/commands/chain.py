@@ -39,12 +39,14 @@ def register(app: typer.Typer) -> None:
 def run(
     params: ParamsFile = None,
     overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this step, e.g. levir-kr.")] = None,
     force: Force = False,
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole chain: raw scenes to a registered, evaluated backbone. Steps that are up to date are skipped."""
-    _run(None, params, overrides, force=force, verbose=verbose, as_json=as_json)
+    last = None if until is None else until.replace("-", "_")
+    _run(None, params, overrides, until=last, force=force, verbose=verbose, as_json=as_json)
 
 
 def status(
@@ -148,6 +150,7 @@ def _run(
     params_file: Path | None,
     overrides: list[str] | None,
     *,
+    until: str | None = None,
     force: bool,
     verbose: bool,
     as_json: bool,
@@ -162,14 +165,14 @@ def _run(
     if names is None and not wants_json():
         typer.echo(f"Details go to {log}.", err=True)
     is_first = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
-    outcomes = run(params, listener(log, verbose=verbose) if is_first else Reporter(), steps=names, force=force)
+    reporter = listener(log, verbose=verbose) if is_first else Reporter()
+    outcomes = run(params, reporter, steps=names, until=until, force=force)
     if as_json:
         show_json([_as_plain(outcome) for outcome in outcomes])
-    elif names is None:
+    elif names is None and until is None:
         _farewell(params)
     else:
-        for outcome in outcomes:
-            show_numbers(outcome.summary.numbers)
+        show_numbers(outcomes[-1].summary.numbers)
 
 
 def _as_plain(outcome: Any) -> dict[str, Any]:

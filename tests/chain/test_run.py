@@ -192,6 +192,13 @@ def test_who_wants_the_data_set_alone_needs_no_evaluation(params: Params) -> Non
         run(alone, "evaluation")
 
 
+def test_a_run_stops_after_the_step_that_is_named(params: Params) -> None:
+    outcomes = run_chain(params, until="land_cover")  # there are no labelled sets, and none are asked for
+    assert [outcome.step for outcome in outcomes] == ["scenes", "land_cover"]
+    with pytest.raises(ConfigError, match=r"until 'chip': no such step would be run; choose one of scenes"):
+        run_chain(params, until="chip")
+
+
 def test_a_step_that_does_not_exist_is_named(params: Params) -> None:
     with pytest.raises(ConfigError, match="'chip' is no step of the chain; the steps are world, scenes"):
         run_chain(params, steps=["chip"])

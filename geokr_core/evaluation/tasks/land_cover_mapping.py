@@ -3,7 +3,7 @@
 The labels are a land-cover product's, frozen as a second Levir-KR whose validation split is mapped, or masks that people drew.
 A linear classifier judges the frozen features of cells; nothing is fine-tuned.
 
-Not here: where the ground comes from (``sets.ground``), how a network gives features of cells (``networks.network``), the
+Not here: where the ground comes from (``learning.ground``), how a network gives features of cells (``networks.network``), the
 classifier (``protocols.probe``).
 """
 
@@ -18,6 +18,7 @@ from torch import nn
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, Features, Labels, Measurement, Score, Start, chips_of_labels
 from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.learning.ground import read_ground
 from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou, pixel_accuracy
 from geokr_core.evaluation.protocols.probe import (
     HOLDOUT_FRACTION,
@@ -28,7 +29,6 @@ from geokr_core.evaluation.protocols.probe import (
     colour_histogram,
     fit_probe,
 )
-from geokr_core.evaluation.sets.ground import read_ground
 from geokr_core.evaluation.starts import EXTRACTION_BATCH, running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
 from geokr_core.evaluation.task_kinds import LandCoverMappingConfig

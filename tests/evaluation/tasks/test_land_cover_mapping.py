@@ -10,8 +10,8 @@ from geokr_core.errors import EvaluationError, MissingInputError
 from geokr_core.evaluation.cells import Cell, Start, labels_name
 from geokr_core.evaluation.config import Criterion, EvaluationConfig, TaskConfig
 from geokr_core.evaluation.evaluate import _plan
+from geokr_core.evaluation.learning.ground import cut_in_cells
 from geokr_core.evaluation.opening import open_task
-from geokr_core.evaluation.sets.ground import cut_in_cells
 from geokr_core.evaluation.sets.masks.layout import IGNORED
 from geokr_core.evaluation.statistics import labels_order
 from geokr_core.evaluation.tasks.land_cover_mapping import LandCoverMapping

@@ -78,7 +78,7 @@ def _of_levir_kr(task: LandCoverMappingConfig, folder: Path) -> Ground:
             f"{task.name}: {folder} has {counts}; expected chips of both. Raise `levir_kr.validation_fraction` or "
             "lower `levir_kr.place_size_deg` where it is frozen."
         )
-    splits = []
+    splits: list[Chips] = []
     for found in rows.values():
         cells = data.cells(found)
         if cells is None:
@@ -87,7 +87,8 @@ def _of_levir_kr(task: LandCoverMappingConfig, folder: Path) -> Ground:
                 "`proportions.cells_per_side: 8`."
             )
         splits.append(Chips(data.images(found), cells))
-    return Ground(data.classes, data.bands, data.data_version, *splits)
+    train, test = splits
+    return Ground(data.classes, data.bands, data.data_version, train, test)
 
 
 def _of_masks(task: LandCoverMappingConfig, evaluation: EvaluationConfig) -> Ground:
@@ -106,7 +107,8 @@ def _of_masks(task: LandCoverMappingConfig, evaluation: EvaluationConfig) -> Gro
             for k in found.rows[split]
         ]
         splits.append(_evenly(chips, task.max_chips, f"{folder}: its {split} images", task.chip_size_px))
-    return Ground(found.classes, found.bands, found_version(folder), *splits, notes=_told(found))
+    train, test = splits
+    return Ground(found.classes, found.bands, found_version(folder), train, test, _told(found))
 
 
 def cut_in_cells(
