@@ -61,7 +61,7 @@ ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
 	@echo "Dagster: http://127.0.0.1:$(PORT)  (ready within a minute; Ctrl-C stops it)"
 	@echo "First time: launch the job whole_chain, http://127.0.0.1:$(PORT)/locations/geokr/jobs/whole_chain"
 	@mkdir -p .dagster_home
-	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
+	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec python -m geokr_assets.lost_runs dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
 
 .PHONY: stack
 stack: $(STACK_SYNCED) ## start the production stack as processes, behind its guard (docker/README.md; SETTINGS=file for others)

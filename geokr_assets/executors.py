@@ -35,6 +35,9 @@ SCENES_PER_RUN_VARIABLE = "GEOKR_SCENES_PER_RUN"
 SCENES_PER_RUN = 50
 """Without that variable. Starting a run costs some 5 s, so 50 small scenes a run keep that to a tenth of a second each."""
 
+TRAINING_PROCESSES_VARIABLE = "GEOKR_TRAINING_PROCESSES"
+"""Environment variable: processes of one machine that a training is shared among, by ``torchrun``. One without it."""
+
 # name: module, attribute, package that brings it
 _ELSEWHERE: Mapping[str, tuple[str, str, str]] = {
     "k8s": ("dagster_k8s", "k8s_job_executor", "dagster-k8s"),
@@ -88,9 +91,7 @@ def celery_settings() -> dict[str, Any]:
         raise ConfigError(
             f"${BROKER_VARIABLE} is not set; expected the broker's address, e.g. redis://127.0.0.1:6379/0."
         )
-    silence = os.environ.get(SILENCE_VARIABLE) or str(SILENCE_SECONDS)
-    if not silence.isdecimal() or int(silence) < 1:
-        raise ConfigError(f"${SILENCE_VARIABLE}: {silence!r} found, expected seconds, at least 1.")
+    silence = _positive(SILENCE_VARIABLE, SILENCE_SECONDS, "seconds, at least 1")
     return {
         "broker": broker,
         "backend": os.environ.get(RESULTS_VARIABLE) or broker,
@@ -99,8 +100,8 @@ def celery_settings() -> dict[str, Any]:
             "task_reject_on_worker_lost": True,
             # One step at a time: what a worker holds back cannot be taken by an idle one.
             "worker_prefetch_multiplier": 1,
-            "broker_transport_options": {"visibility_timeout": int(silence)},
-            "result_backend_transport_options": {"visibility_timeout": int(silence)},
+            "broker_transport_options": {"visibility_timeout": silence},
+            "result_backend_transport_options": {"visibility_timeout": silence},
             "broker_connection_retry_on_startup": True,
         },
     }
@@ -123,7 +124,20 @@ def scenes_per_run() -> int:
     Raises:
         ConfigError: the environment names something that is no positive number.
     """
-    text = os.environ.get(SCENES_PER_RUN_VARIABLE) or str(SCENES_PER_RUN)
+    return _positive(SCENES_PER_RUN_VARIABLE, SCENES_PER_RUN, "a number of scenes, at least 1")
+
+
+def training_processes() -> int:
+    """Processes that a training is shared among.
+
+    Raises:
+        ConfigError: the environment names something that is no positive number.
+    """
+    return _positive(TRAINING_PROCESSES_VARIABLE, 1, "a number of processes, at least 1")
+
+
+def _positive(variable: str, default: int, expected: str) -> int:
+    text = os.environ.get(variable) or str(default)
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"${SCENES_PER_RUN_VARIABLE}: {text!r} found, expected a number of scenes, at least 1.")
+        raise ConfigError(f"${variable}: {text!r} found, expected {expected}.")
     return int(text)

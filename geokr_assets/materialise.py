@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # Dagster exports no name for it
 
 from geokr_assets import metadata
+from geokr_assets.executors import training_processes
 from geokr_assets.partitions import INVENTORY, PARTITIONED, SCENES_NAME
 from geokr_assets.reporter import LogReporter, in_run
 from geokr_assets.resources import ParamsFile
@@ -24,7 +25,7 @@ from geokr_core.chain import scene_by_scene, versioning
 from geokr_core.chain.params import Params
 from geokr_core.chain.run import Outcome, run_step
 from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene
-from geokr_core.chain.steps import Folders
+from geokr_core.chain.steps import STEPS, Folders
 from geokr_core.errors import GeoKRError, VersioningError
 from geokr_core.step.tables import table_of
 from geokr_core.step.transient import is_transient
@@ -137,6 +138,8 @@ def _in_own_process(job: Job) -> Materialised:
     context, file = job.context, job.params_file.file
     command = [sys.executable, "-m", "geokr_assets.step_process", "--params", str(file), "--step", job.step]
     command += [f"--set={override}" for override in job.params_file.overrides]
+    with teaching():
+        command += [f"--processes={training_processes() if STEPS[job.step].distributed else 1}"]
     try:
         invocation = job.pipes.run(
             context=context,

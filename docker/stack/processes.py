@@ -1,13 +1,17 @@
 """Starting, watching and stopping the services, each by its process id."""
 
 import ctypes
+import itertools
 import json
 import logging
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -26,6 +30,7 @@ STATE = "state.json"
 
 _KEEP_LOG_BYTES = 10 * 2**20
 _CALM_SECONDS = 60.0
+_LOOK_SECONDS = 3.0
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("stack")
@@ -40,6 +45,7 @@ class Running:
         process: the process of the last start.
         restarts: how often it was started again.
         not_before: monotonic time of the next start, if it is down.
+        silent_since: monotonic time at which it was first found unhealthy, if it is.
     """
 
     service: Service
@@ -47,6 +53,7 @@ class Running:
     started: float
     restarts: int = 0
     not_before: float = 0.0
+    silent_since: float = 0.0
 
 
 @dataclass
@@ -97,12 +104,35 @@ class Stack:
             raise StackError(f"{name} is not healthy after {START_SECONDS:.0f} s:\n{_last_lines(self._log(name))}")
 
     def watch(self) -> None:
-        """Start again what has ended; return when the stack is told to stop."""
+        """Start again what has ended or answers no more; return when the stack is told to stop."""
+        looked = time.monotonic()
         while not self.stopping:
             for entry in self.running.values():
                 if entry.process.poll() is not None:
                     self._revive(entry)
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                self._look_at(next(self._rounds))
             time.sleep(0.5)
+
+    @cached_property
+    def _rounds(self) -> Iterator[str]:
+        """The names of all services, over and over: one is asked at a time."""
+        return itertools.cycle(list(self.running))
+
+    def _look_at(self, name: str) -> None:
+        """Stop a service that has been unhealthy for too long; `_revive` starts it again."""
+        entry, now = self.running[name], time.monotonic()
+        if entry.process.poll() is not None or entry.service.healthy():
+            entry.silent_since = 0.0
+        elif not entry.silent_since:
+            entry.silent_since = now
+        elif now - entry.silent_since > entry.service.silence_seconds + entry.service.stop_seconds:
+            log.warning("%s does not stop: killed", name)
+            entry.process.kill()
+        elif now - entry.silent_since > entry.service.silence_seconds:
+            log.warning("%s has not answered for %.0f s: stopped", name, now - entry.silent_since)
+            entry.process.send_signal(_stop_signal(entry.service))
 
     def _revive(self, entry: Running) -> None:
         now, name = time.monotonic(), entry.service.name
@@ -110,6 +140,7 @@ class Stack:
             entry.restarts = 0 if now - entry.started > _CALM_SECONDS else entry.restarts
             wait = min(2.0**entry.restarts, 30.0)
             entry.not_before = now + wait
+            _end_orphans(entry.process.pid)
             log.warning("%s ended with code %s; started again in %.0f s", name, entry.process.returncode, wait)
         elif now >= entry.not_before:
             restarts = entry.restarts + 1
@@ -123,8 +154,7 @@ class Stack:
         for entry in reversed(self.running.values()):
             family = _family(entry.process.pid)
             if entry.process.poll() is None:
-                # PostgreSQL takes SIGTERM as "when all clients have gone", and SIGINT as "now, in good order".
-                entry.process.send_signal(signal.SIGINT if entry.service.name == "postgres" else signal.SIGTERM)
+                entry.process.send_signal(_stop_signal(entry.service))
                 try:
                     entry.process.wait(timeout=entry.service.stop_seconds)
                 except subprocess.TimeoutExpired:
@@ -176,6 +206,11 @@ def stack_of(settings: Settings) -> Stack:
     return Stack(settings, free_ports(settings))
 
 
+def _stop_signal(service: Service) -> signal.Signals:
+    # PostgreSQL takes SIGTERM as "when all clients have gone", and SIGINT as "now, in good order".
+    return signal.SIGINT if service.name == "postgres" else signal.SIGTERM
+
+
 def _in_the_child() -> None:
     # Started from a script in the background, a process inherits an ignored SIGINT, and Dagster then ignores SIGTERM as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -197,6 +232,12 @@ def _family(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _end_orphans(session: int) -> None:
+    """End what a service that died left behind, as a container does: its successor would share runs and ports with it."""
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGTERM)
 
 
 def _last_lines(path: Path) -> str:

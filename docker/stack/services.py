@@ -45,6 +45,7 @@ class Service:
         needs: services that must be healthy before.
         stop_seconds: that it has to end after SIGTERM.
         user: account that it runs under where root starts the stack, because the program refuses root.
+        silence_seconds: that it may be unhealthy for before it is stopped and started again.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Service:
     needs: tuple[str, ...] = ()
     stop_seconds: float = 30.0
     user: str | None = None
+    silence_seconds: float = 300.0
 
 
 def free_ports(settings: Settings) -> Ports:
@@ -106,6 +108,8 @@ def _postgres(settings: Settings, ports: Ports) -> Service:
             == 0
         ),
         user="postgres",
+        # Told to end by SIGTERM, it refuses all who come and waits for those who are there: for ever, where a server keeps its connection.
+        silence_seconds=30.0,
     )
 
 
@@ -165,6 +169,8 @@ def _dagster_environment(settings: Settings, ports: Ports, user: str) -> dict[st
         "SECRET_FILE_DAGSTER_PG_PASSWORD": str(settings.secrets / f"db_{user}"),
         "CODE_LOCATION_HOST": LOOPBACK,
         "CODE_LOCATION_PORT": str(ports.code_location),
+        # Without it a run fails that the code location, on a busy machine, does not start within a minute.
+        "DAGSTER_GRPC_TIMEOUT_SECONDS": "300",
     }
 
 
@@ -177,6 +183,7 @@ def _run_environment(settings: Settings, ports: Ports) -> dict[str, str]:
         "GEOKR_PARAMS": str(settings.params),
         "GEOKR_EXECUTOR": settings.executor,
         "GEOKR_SCENES_PER_RUN": str(settings.scenes_per_run),
+        "GEOKR_TRAINING_PROCESSES": str(settings.training_processes),
         "GEOKR_MLFLOW_UI_URL": f"http://{settings.guard_names[0]}:{ports.mlflow}",
         "MLFLOW_TRACKING_URI": f"http://{LOOPBACK}:{ports.inner_mlflow}",
         "MLFLOW_TRACKING_USERNAME": "pipeline",
@@ -195,6 +202,7 @@ def _code_location(settings: Settings, ports: Ports) -> Service:
     return Service(
         "code-location",
         (
+            *(str(BIN / "python"), "-m", "geokr_assets.lost_runs"),
             *(str(BIN / "dagster"), "code-server", "start", "--host", LOOPBACK, "--port", str(ports.code_location)),
             *("--module-name", "geokr_assets.definitions", "--location-name", "geokr"),
         ),

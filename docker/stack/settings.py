@@ -53,6 +53,7 @@ class Settings:
         params: parameter file of the chain.
         executor: ``$GEOKR_EXECUTOR``.
         scenes_per_run: ``$GEOKR_SCENES_PER_RUN``.
+        training_processes: ``$GEOKR_TRAINING_PROCESSES``.
         celery_workers: worker processes, with the executor ``celery`` only.
         secrets: folder of secret files.
         folder: databases, objects and logs.
@@ -66,6 +67,7 @@ class Settings:
     params: Path
     executor: str
     scenes_per_run: int
+    training_processes: int
     celery_workers: int
     secrets: Path
     folder: Path
@@ -90,6 +92,7 @@ def read_settings(path: Path = SETTINGS) -> Settings:
             params=PROJECT / values["GEOKR_PARAMS"],
             executor=values["GEOKR_EXECUTOR"],
             scenes_per_run=int(values["GEOKR_SCENES_PER_RUN"]),
+            training_processes=int(values["GEOKR_TRAINING_PROCESSES"]),
             celery_workers=int(values["CELERY_WORKERS"]),
             secrets=(path.parent / values["GEOKR_SECRETS"]).resolve(),
             folder=(path.parent / values["GEOKR_STACK"]).resolve(),

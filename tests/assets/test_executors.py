@@ -88,6 +88,11 @@ def test_the_instance_on_kubernetes_is_that_of_compose_but_for_where_runs_go() -
     assert launcher["config"]["volumes"] == of_chart["volumes"] == deployment["volumes"]
     assert launcher["config"]["volume_mounts"] == of_chart["volumeMounts"] == deployment["volumeMounts"]
     assert launcher["config"]["env_config_maps"] == [entry["name"] for entry in of_chart["envConfigMaps"]]
+    assert values["additionalInstanceConfig"]["concurrency"] == kubernetes["concurrency"]
+    assert kubernetes["retention"] == compose["retention"]
+    for kind in ("schedule", "sensor"):
+        days = compose["retention"][kind]["purge_after_days"]
+        assert values["retention"][kind]["purgeAfterDays"] == {**days, "started": 90}
     assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "geokr_assets.definitions", "--location-name", "geokr"]
 
 
@@ -97,6 +102,7 @@ def test_pods_are_told_of_executors_that_exist() -> None:
     assert environment["GEOKR_EXECUTOR"] in NAMES
     assert all(isinstance(value, str) for value in environment.values())
     assert int(environment["GEOKR_SCENES_PER_RUN"]) > 0
+    assert int(environment["GEOKR_TRAINING_PROCESSES"]) > 0
     launcher = _yaml("celery/values.yaml")["runLauncher"]
     assert launcher["type"] == "CeleryK8sRunLauncher"
 

@@ -172,3 +172,10 @@ def test_the_daemon_fires_the_week_with_the_clock_moved(tmp_path: Path, monkeypa
         state, _ = monday(2)
         assert state == "SUCCESS"
         assert len(instance.get_runs(dg.RunsFilter(job_name="reevaluate"))) == 2
+        # A clock that is set back, and forth again, fires no tick a second time; the next week does.
+        for number in (0, 2, 1, 2):
+            monday(number)
+        assert len(instance.get_runs(dg.RunsFilter(job_name="reevaluate"))) == 2
+        state, _ = monday(3)
+        assert state == "SUCCESS"
+        assert len(instance.get_runs(dg.RunsFilter(job_name="reevaluate"))) == 3

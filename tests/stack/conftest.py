@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from forked_runs import Undisturbed, command, recorded, said, versions
+from tiny_worlds import tiny_world
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,17 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="geokr-stack-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """A run of the tiny world to which nothing happened."""
+    project = tmp_path_factory.mktemp("undisturbed")
+    params = tiny_world(project)
+    begun = time.monotonic()
+    assert command(project).wait(timeout=1200) == 0, said(project)
+    seconds = time.monotonic() - begun
+    return Undisturbed(versions(params), seconds, recorded(project / "mlflow.db"))
 
 
 class _Noting(BaseHTTPRequestHandler):

@@ -4,149 +4,30 @@
 """
 
 import contextlib
-import importlib
 import os
 import random
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import requests
+from forked_runs import Undisturbed, command, last_step, metrics_that_came_twice, recorded, said, versions
 from running_stack import started
 from tiny_worlds import tiny_world
 from unreliable_server import unreliable
 
-from geokr_core.chain.params import load_params
-from geokr_core.chain.steps import Folders, steps_of
-from geokr_core.step.digests import data_version
-
 NUM_KILLS = int(os.environ.get("GEOKR_NUM_KILLS", "20"))
 SEED = 18
-LOADED = (
-    "geokr_core.cli",
-    "geokr_core.chain.run",
-    "geokr_core.proportions.count",
-    "geokr_core.levir_kr.freeze",
-    "geokr_core.pretraining.pretrain",
-    "geokr_core.evaluation.evaluate",
-    "geokr_core.report.page",
-    "geokr_core.registry.champion",
-    "mlflow",
-)
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-
-
-def versions(params_file: Path) -> dict[str, str]:
-    """The data version of every step but the promotion, which names its registry."""
-    params = load_params(params_file)
-    folders = Folders(params)
-    return {step.name: data_version(folders[step.name]) for step in steps_of(params) if step.name != "champion"}
-
-
-class Command:
-    """`geokr run` in a separate process group, forked from one that has loaded the libraries: a start costs no seconds."""
-
-    def __init__(self, project: Path, **environment: str) -> None:
-        for module in LOADED:
-            importlib.import_module(module)
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 70
-            try:
-                code = self._run(project, environment)
-            finally:
-                os._exit(code)  # nothing of the tests is done twice
-
-    @staticmethod
-    def _run(project: Path, environment: dict[str, str]) -> int:
-        os.setsid()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        log = os.open(project / "run.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-        os.chdir(project)
-        os.environ.update({"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}", **environment})
-        sys.argv = ["geokr", "run", "--params", str(project / "params.yaml")]
-        try:
-            importlib.import_module("geokr_core.cli").main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    def wait(self, timeout: float) -> int:
-        """The exit code, or ``subprocess.TimeoutExpired``."""
-        deadline = time.monotonic() + timeout
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("geokr run", timeout)
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        os.killpg(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-
-
-def said(project: Path) -> str:
-    return (project / "run.log").read_text(encoding="utf-8", errors="replace")[-3000:]
-
-
-@dataclass(frozen=True)
-class Undisturbed:
-    """A run to which nothing happened.
-
-    Attributes:
-        versions: the data version of each step.
-        seconds: how long it took.
-        recorded: what its tracking server has of it, as `recorded` counts.
-    """
-
-    versions: dict[str, str]
-    seconds: float
-    recorded: tuple[Counter[str], Counter[str]]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The data versions of a run to which nothing happened, and how long it took in seconds."""
-    project = tmp_path_factory.mktemp("undisturbed")
-    params = tiny_world(project)
-    begun = time.monotonic()
-    assert Command(project).wait(timeout=1200) == 0, said(project)
-    seconds = time.monotonic() - begun
-    return Undisturbed(versions(params), seconds, recorded(project / "mlflow.db"))
-
-
-def metrics_that_came_twice(database: Path) -> list[tuple[Any, ...]]:
-    """Metrics of a run that were recorded more than once for the same step."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute(
-            "SELECT run_uuid, key, step, COUNT(*) FROM metrics WHERE key NOT LIKE 'system/%' GROUP BY 1, 2, 3"
-        )
-        return [row for row in rows if row[3] > 1]
-
-
-def last_step(params_file: Path) -> str:
-    """The last step of the chain that has an output, or a beginning of one."""
-    folders = Folders(load_params(params_file))
-    return ([step.name for step in steps_of(load_params(params_file)) if folders[step.name].exists()] or ["nothing"])[
-        -1
-    ]
 
 
 def test_the_command_killed_at_random_moments(
@@ -162,7 +43,7 @@ def test_the_command_killed_at_random_moments(
     kills: Counter[str] = Counter()
     while True:
         done = kills.total() >= NUM_KILLS
-        process = Command(tmp_path)
+        process = command(tmp_path)
         try:
             code = process.wait(timeout=1200 if done else rng.uniform(0.02, 0.2) * duration)
         except subprocess.TimeoutExpired:
@@ -220,19 +101,6 @@ def mlflow_server(folder: Path) -> Iterator[int]:
         server.wait(timeout=60)
 
 
-def recorded(database: Path) -> tuple[Counter[str], Counter[str]]:
-    """Runs by step and name, and figures by run name, key and step: what a tracking server has of a chain."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        runs = connection.execute(
-            "SELECT t.value || ' ' || r.name FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'geokr/step'"
-        )
-        figures = connection.execute(
-            "SELECT r.name || ' ' || m.key || ' ' || m.step FROM metrics m JOIN runs r USING (run_uuid) "
-            "WHERE m.key NOT LIKE 'system/%'"
-        )
-        return Counter(row[0] for row in runs), Counter(row[0] for row in figures)
-
-
 def test_a_tracking_server_that_spoils_requests(
     tmp_path: Path,
     empty_database: Path,
@@ -250,12 +118,12 @@ def test_a_tracking_server_that_spoils_requests(
             "GEOKR_SPOOL": str(tmp_path / "spool"),
         }
         server.spoiled_fraction = 0.2
-        first = Command(tmp_path, **environment).wait(timeout=1200)
+        first = command(tmp_path, **environment).wait(timeout=1200)
         # A promotion that the server spoils is refused by name; everything before it is made.
         assert first in (0, 2), said(tmp_path)
         assert "Traceback" not in said(tmp_path), said(tmp_path)
         server.spoiled_fraction = 0.0
-        assert Command(tmp_path, **environment).wait(timeout=1200) == 0, said(tmp_path)
+        assert command(tmp_path, **environment).wait(timeout=1200) == 0, said(tmp_path)
     assert versions(params) == undisturbed.versions
     runs, figures = recorded(tmp_path / "mlflow.db")
     wanted_runs, wanted_figures = undisturbed.recorded
@@ -409,7 +277,7 @@ def test_a_disk_that_is_full_at_any_write(
             # The disk grows until the chain fits: each time it is full at another write.
             size += rng.randrange(100_000, 3_000_000)
             resize(size)
-            code = Command(tmp_path).wait(timeout=900)
+            code = command(tmp_path).wait(timeout=900)
             ends[str(code)] += 1
             assert code in (0, 2), said(tmp_path)
             if code == 2:

@@ -1,0 +1,137 @@
+"""Kills at random moments of what carries out the steps of a run in Dagster: the run's own process, and Celery workers."""
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from forked_runs import Undisturbed, last_step, metrics_that_came_twice, run_worker, said, versions
+from running_stack import Started, started
+from tiny_worlds import tiny_world
+
+NUM_KILLS = int(os.environ.get("GEOKR_NUM_KILLS", "20"))
+SEED = 46
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+def test_a_run_worker_killed_at_random_moments(
+    tmp_path: Path,
+    empty_database: Path,
+    undisturbed: Undisturbed,
+    record_property: Callable[[str, object], None],
+) -> None:
+    rng = random.Random(SEED)
+    params = tiny_world(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    kills: Counter[str] = Counter()
+    while True:
+        done = kills.total() >= NUM_KILLS
+        process = run_worker(tmp_path)
+        try:
+            code = process.wait(timeout=1200 if done else rng.uniform(0.05, 0.3) * undisturbed.seconds)
+        except subprocess.TimeoutExpired:
+            # Every second time the training's own process is left behind, which has to notice that its run is gone.
+            process.kill(alone=kills.total() % 2 == 1)
+            kills[last_step(params)] += 1
+            continue
+        assert code == 0, said(tmp_path)
+        assert versions(params) == undisturbed.versions
+        assert metrics_that_came_twice(tmp_path / "mlflow.db") == []
+        if done:
+            break
+        for name in ("store", "world"):  # ended between two kills: from the beginning
+            shutil.rmtree(tmp_path / name)
+    assert not list(tmp_path.rglob("*.partial"))
+    record_property("fault", "kill -9 of a run's process in Dagster")
+    record_property("kills", kills.total())
+    record_property("after", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
+
+
+SILENCE_SECONDS = 90
+"""Longer than any step of the tiny world takes, and short enough to wait for."""
+
+
+def _working(stack: Started) -> psutil.Process | None:
+    """A Celery worker that carries out a step now: the one whose processes have computed most within a moment."""
+    workers = [psutil.Process(stack.pid(f"worker-{number}")) for number in (1, 2)]
+
+    def computed(worker: psutil.Process) -> float:
+        total = 0.0
+        for process in worker.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    before = [computed(worker) for worker in workers]
+    time.sleep(0.5)
+    gained, worker = max(
+        zip((computed(worker) - b for worker, b in zip(workers, before, strict=True)), workers, strict=True),
+        key=lambda pair: pair[0],
+    )
+    return worker if gained > 0.02 else None
+
+
+def _kill_children(worker: psutil.Process) -> None:
+    for process in worker.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def test_celery_workers_killed_at_random_moments(
+    open_folder: Path,
+    undisturbed: Undisturbed,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    monkeypatch.setenv("GEOKR_CELERY_SILENCE_SECONDS", str(SILENCE_SECONDS))
+    rng = random.Random(SEED)
+    project, folder = open_folder / "killed_project", open_folder / "killed"
+    params = tiny_world(project)
+    folder.mkdir()
+    kills: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    with started(folder, GEOKR_PARAMS=params, GEOKR_EXECUTOR="celery") as stack:
+        while True:
+            run = stack.launch("whole_chain")
+            pause, status = time.monotonic() + rng.uniform(2, 15), ""
+            while status not in ("SUCCESS", "FAILURE", "CANCELED"):
+                time.sleep(0.5)
+                status = stack.ask("query($id: ID!){runOrError(runId: $id){... on Run{status}}}", id=run)["runOrError"][
+                    "status"
+                ]
+                if status != "STARTED" or time.monotonic() < pause or kills.total() >= NUM_KILLS // 2:
+                    continue
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if (worker := _working(stack)) is None:
+                        continue
+                    # The process that carries out the step; every fourth time its worker as well, as a power cut would.
+                    if whole := kills.total() % 4 == 3:
+                        worker.suspend()  # starts no successor for its child in between
+                    _kill_children(worker)
+                    if whole:
+                        worker.kill()
+                    kills[last_step(params)] += 1
+                pause = time.monotonic() + rng.uniform(2, 15)
+            ends[status] += 1
+            assert ends["FAILURE"] + ends["CANCELED"] <= 5, ends
+            if status != "SUCCESS":
+                continue
+            assert versions(params) == undisturbed.versions
+            if kills.total() >= NUM_KILLS // 2:
+                break
+            for name in ("store", "world"):
+                shutil.rmtree(project / name, ignore_errors=True)
+    assert not list(project.rglob("*.partial"))
+    record_property("fault", "kill -9 of a Celery worker, or of its process that carries out a step")
+    record_property("kills", kills.total())
+    record_property("after", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
+    record_property("launches", ends.total())
