@@ -3,8 +3,9 @@
 Both are running from the start, because neither begins anything that a person has not begun before:
 
 ``scene_folder``
-    Waits until someone has materialised ``scenes``. From then on it takes new files into the inventory, has their scenes
-    cut and counted, and retires the partitions of scenes that are gone. It never trains.
+    Before the first inventory it makes a partition of each scene that is to be expected, so that *Materialize all* works on
+    a fresh clone, and starts nothing. Once someone has materialised ``scenes``, it takes new files into the inventory, has
+    their scenes cut and counted, and retires the partitions of scenes that are gone. It never trains.
 ``store``
     Starts no run at all. After ``geokr run``, ``dvc repro`` or ``dvc checkout`` it reports to Dagster what is there now, and
     what the checks found of it.
@@ -30,8 +31,9 @@ from geokr_core.chain.contents import Contents
 from geokr_core.chain.params import Params
 from geokr_core.chain.record import read_record
 from geokr_core.chain.run import Outcome
-from geokr_core.chain.scene_by_scene import is_made, scene_ids, scene_outcome
+from geokr_core.chain.scene_by_scene import foreseen_scene_ids, is_made, scene_ids, scene_outcome
 from geokr_core.chain.steps import STEPS, Folders, steps_of, upstream_of
+from geokr_core.errors import GeoKRError
 from geokr_core.step.digests import listing_digest
 from geokr_core.step.found_files import find_files
 from geokr_core.step.summary import Summary, read_summary
@@ -53,19 +55,18 @@ UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagst
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="New files in the scene folder are taken into the inventory by a run of scenes, and then their scenes are cut "
-    "and counted, many a run. Waits until someone has materialised scenes for the first time. Partitions of scenes that are "
-    "gone or unusable are retired; Dagster keeps their history.",
+    "and counted, many a run. Until someone has materialised scenes for the first time it starts nothing, but each scene that "
+    "is to be expected has its partition, so that Materialize all works. Partitions of scenes that are gone or unusable are "
+    "retired; Dagster keeps their history.",
 )
 def scene_folder(context: dg.SensorEvaluationContext, params_file: ParamsFile) -> dg.SensorResult | dg.SkipReason:
     """Watch the scene folder. A tick reads no file: it looks at names, sizes and times, and asks for runs."""
     params = params_file.load()
     folder, inventory = params.scenes.folder, Folders(params)[INVENTORY] / "inventory.parquet"
-    if not folder.is_dir():
-        return dg.SkipReason(f"{folder} does not exist yet.")
     if not inventory.exists():
-        return dg.SkipReason(
-            "There is no inventory yet: launch the job `whole_chain`, or materialise `scenes`; then new files are noticed."
-        )
+        return _foresee(context, params)
+    if not folder.is_dir():
+        return dg.SkipReason(f"{folder} does not exist any more.")
     seen = _Seen(**json.loads(context.cursor)) if context.cursor else None
     if seen is not None and seen.awaited:
         return _welcome_scenes(context, params, seen)
@@ -81,6 +82,23 @@ def scene_folder(context: dg.SensorEvaluationContext, params_file: ParamsFile) -
     request = dg.RunRequest(run_key=f"scenes@{listing}", job_name=take_inventory_again.name)
     known = context.instance.get_dynamic_partitions(SCENES_NAME)
     return dg.SensorResult(run_requests=[request], cursor=_Seen(listing, request.run_key or "", len(known)).cursor)
+
+
+def _foresee(context: dg.SensorEvaluationContext, params: Params) -> dg.SensorResult | dg.SkipReason:
+    """Before the first inventory: a partition for every scene that it will find, as far as names tell."""
+    try:
+        foreseen = foreseen_scene_ids(params)
+    except GeoKRError as error:
+        return dg.SkipReason(f"There is no inventory yet, and nothing to take one of: {error}")
+    known = set(context.instance.get_dynamic_partitions(SCENES_NAME))
+    new = [scene_id for scene_id in foreseen if scene_id not in known]
+    return dg.SensorResult(
+        skip_reason=dg.SkipReason(
+            f"There is no inventory yet; {len(foreseen)} scene(s) are expected. Choose Materialize all in the asset graph, or "
+            "materialise scenes; then new files are noticed."
+        ),
+        dynamic_partitions_requests=[SCENES.build_add_request(new)] if new else [],
+    )
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ def build(params: Params) -> list[dg.AssetsDefinition]:
 def _chips_and_proportions(params: Params) -> dg.AssetsDefinition:
     """``chips`` and ``proportions``: two assets, made by one op, scene after scene."""
     first = (
-        "\n\n**No partitions yet?** The inventory finds the scenes: launch the job `whole_chain`, which makes everything, or "
-        "materialise `scenes` and what it needs, then come back and choose *All*."
+        "\n\n**No partitions yet?** Each scene becomes one within a minute of the start, by the sensor `scene_folder`, which must be "
+        "running. Then *Materialize all*, *All* makes everything; the job `whole_chain` does so in one run."
     )
     specs = [
         scene_spec(

@@ -49,6 +49,7 @@ class Bundle:
         legend_hash: digest of the legend whose proportions it learned.
         data_version: data version of the Levir-KR it was trained on.
         feature_dim: length of its feature vectors.
+        generated_world: whether all that it saw was generated.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Bundle:
     legend_hash: str
     data_version: str
     feature_dim: int
+    generated_world: bool = False
 
     @property
     def bundle_data_version(self) -> str:
@@ -97,6 +99,7 @@ def open_bundle(folder: Path) -> Bundle:
             legend_hash=str(content["legend_hash"]),
             data_version=str(content["data_version"]),
             feature_dim=int(content["feature_dim"]),
+            generated_world=bool(content.get("generated_world", False)),
         )
     except geokr_backbone.BundleError as error:
         raise BackboneError(f"The bundle is refused: {error} Or build it anew: `geokr backbone --force`.") from error

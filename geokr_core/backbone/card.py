@@ -95,6 +95,7 @@ class Score:
         ci_high: upper bound.
         num_seeds: independent repetitions.
         comparisons: the other starts.
+        task_words: the task as it is read; empty: by its name.
     """
 
     task: str
@@ -108,6 +109,12 @@ class Score:
     ci_high: float | None
     num_seeds: int
     comparisons: tuple[Comparison, ...] = ()
+    task_words: str = ""
+
+    @property
+    def title(self) -> str:
+        """The task, for people."""
+        return self.task_words or self.task
 
     @property
     def text(self) -> str:

@@ -265,10 +265,11 @@ def _tracked(step: Step, params: Params, reporter: Reporter, mark: str, tags: Ma
     if lack or not step.tracked:
         yield _Untracked(reporter)
         return
-    from geokr_core.tracking.runs import FINGERPRINT_TAG
+    from geokr_core.tracking.runs import FINGERPRINT_TAG, NOTE_TAG
     from geokr_core.tracking.tracked_run import track_step
 
     parameters = {name: as_plain(getattr(params, name)) for name in step.sections}
     name = step.name if step.subject is None else f"{step.name} · {step.subject(params)}"
-    with track_step(step.name, parameters, {FINGERPRINT_TAG: mark, **tags}, reporter, name) as run:
+    about = f"{step.purpose}\n\nIt writes {step.writes}. Command: `geokr {step.command}`."
+    with track_step(step.name, parameters, {FINGERPRINT_TAG: mark, NOTE_TAG: about, **tags}, reporter, name) as run:
         yield run

@@ -23,6 +23,24 @@ def scene_ids(params: Params) -> list[str]:
     return list(usable_scenes(Folders(params)["scenes"]))
 
 
+def foreseen_scene_ids(params: Params) -> list[str]:
+    """Scenes that the first inventory will find, by the plan of the generated world or by the names of files.
+
+    No file is read, so some may be refused later.
+
+    Raises:
+        MissingInputError: there is no scene folder, or a collection matches nothing in it.
+        ConfigError: one file belongs to two collections.
+    """
+    from geokr_core.scenes.discovery import discover, scene_id_of
+
+    if params.world is not None and params.scenes.folder.is_relative_to(params.world.folder):
+        from geokr_core.world.generate import scene_names
+
+        return sorted(scene_id_of(name) for name in scene_names(params.world))
+    return list(dict.fromkeys(candidate.scene_id for candidate in discover(params.scenes).candidates))
+
+
 def run_scene(
     name: str,
     scene_id: str,

@@ -30,6 +30,7 @@ from geokr_core.evaluation.config import EvaluationConfig, Initialisation
 from geokr_core.evaluation.measuring import Measured, kept_or_measured
 from geokr_core.evaluation.opening import open_task, require_measurable
 from geokr_core.evaluation.results import results_of, write_results
+from geokr_core.evaluation.score_lines import score_lines
 from geokr_core.evaluation.starts import Starts
 from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summarise
 from geokr_core.evaluation.task_kinds import TaskConfig, TaskKind, kind_of
@@ -78,9 +79,11 @@ def evaluate(
     """
     bundle = open_bundle(backbone)
     starts = Starts(bundle, pretraining, config)
-    warnings = starts.shared_pretrainings(config)
-    for warning in warnings:
-        reporter.warning(warning)
+    shared = starts.shared_pretrainings(config)
+    # Of a generated world no one concludes anything: there the report's remark is enough.
+    warnings = [] if bundle.generated_world else shared
+    for line in shared:
+        (reporter.info if bundle.generated_world else reporter.warning)(line)
     measured: list[Measured] = []
     tasks: dict[str, dict[str, Any]] = {}
     num_kept = 0
@@ -171,7 +174,7 @@ def _summary(
 ) -> Summary:
     styles = initialisation_styles(config.initialisations)
     first = headline_rows(summary, config.metrics)
-    numbers: dict[str, Number] = {**counts, **flat_metrics(first)}
+    numbers: dict[str, Number] = {**score_lines(summary, config.metrics, styles), **counts, **flat_metrics(first)}
     table: list[dict[str, Number]] = [
         {key: (_shown(row[key]) if isinstance(row[key], float) else row[key]) for key in _TABLE_COLUMNS}
         for row in first.head(_TABLE_ROWS).to_dict("records")

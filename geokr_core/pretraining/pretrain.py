@@ -111,7 +111,21 @@ def _part(run: Run, *, is_kept: bool) -> Part:
     config = run.config
     name = f"{run.variant} · {config.architecture} · {config.steps} steps · seed {run.seed}"
     parameters = {"variant": run.variant, "method": run.method, "seed": run.seed, "pretraining": as_plain(config)}
-    return Part(name, run.name, run.fingerprint, parameters, is_kept)
+    return Part(name, run.name, run.fingerprint, parameters, _about(run), is_kept)
+
+
+def _about(run: Run) -> str:
+    """What a training is, for someone who finds its run among others."""
+    config = run.config
+    of = f"Variant `{run.variant}`" + ("" if run.method == run.variant else f" (method `{run.method}`)")
+    control = ""
+    if run.recipe.labels == "shuffled":
+        control = " It is a **control**: each chip was given the land cover of another one."
+    return (
+        f"{of}, seed {run.seed}: {config.architecture}, {config.steps} steps of {config.batch_size} chips.{control}\n\n"
+        "`final/validation_kl` below `final/validation_constant_kl`: it predicts land cover on ground that it has not seen "
+        "better than one and the same prediction for every chip would. To compare trainings, select their runs and choose *Compare*."
+    )
 
 
 def _tell_figures(run: Run, reporter: Reporter) -> None:

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from geokr_core.backbone.card import Comparison, Score
 from geokr_core.evaluation.cells import labels_name
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, task_words
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import CELL_KEYS, headline_rows
 from geokr_core.pictures.charts import INITIALISATION_NAMES
@@ -68,6 +68,7 @@ def _score(judged: Judged, row: dict[Any, Any]) -> Score:
         ci_high=_bound(row["ci_high"]),
         num_seeds=int(row["n_seeds"]),
         comparisons=tuple(_comparisons(judged, row, metric.sign)),
+        task_words=task_words(task),
     )
 
 

@@ -91,7 +91,7 @@ def _nothing_matches(folder: Path, collection: SceneCollection) -> str:
 
 def _unreachable(collection: SceneCollection, unreachable: Mapping[str, str]) -> list[Candidate]:
     return [
-        Candidate(_scene_id(path), collection, (path,), (path,), fault=f"{path}: {reason}")
+        Candidate(scene_id_of(path), collection, (path,), (path,), fault=f"{path}: {reason}")
         for path, reason in unreachable.items()
     ]
 
@@ -103,7 +103,7 @@ def _candidates(folder: Path, collection: SceneCollection, found: FoundFiles) ->
     paths += [path for path in found.folders if path.upper().endswith(".SAFE")]
     return [
         Candidate(
-            _scene_id(root) or _scene_id(folder.resolve().name), collection, (path,), (_root_of(path, name),), name
+            scene_id_of(root) or scene_id_of(folder.resolve().name), collection, (path,), (_root_of(path, name),), name
         )
         for path, (name, root) in scene_heads(paths, collection.product).items()
     ]
@@ -127,7 +127,7 @@ def _by_band(collection: SceneCollection, band_files: tuple[str, ...], found: Fo
             name = "generic"
         roots = tuple(_root_of(file, name) for file in files)
         fault = f"band file(s) for {', '.join(missing)} missing beside {files[0]}" if missing else ""
-        result.append(Candidate(_scene_id(key), collection, files, roots, name, fault))
+        result.append(Candidate(scene_id_of(key), collection, files, roots, name, fault))
     return result
 
 
@@ -141,5 +141,6 @@ def _glob_regex(glob: str) -> str:
     return "(?:.*/)?".join(parts)
 
 
-def _scene_id(path: str) -> str:
+def scene_id_of(path: str) -> str:
+    """The id of a scene by the path of its file, or of what its files have in common, below the scene folder."""
     return readable_id(re.sub(r"\.(tiff?|jp2|img|safe)$", "", path, flags=re.IGNORECASE))

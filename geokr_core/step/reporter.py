@@ -42,6 +42,7 @@ class Part:
         key: what its curves are prefixed with where all parts speak to one listener.
         fingerprint: digest of everything that its result depends on.
         parameters: what it was made with, scalars or mappings of these.
+        about: what it is and how its figures are read, in Markdown.
         is_kept: whether its result was made before and is taken as it is.
     """
 
@@ -49,6 +50,7 @@ class Part:
     key: str
     fingerprint: str
     parameters: Mapping[str, Any]
+    about: str = ""
     is_kept: bool = False
 
 

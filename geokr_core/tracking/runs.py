@@ -136,9 +136,8 @@ def _relate(connection: Connection, run_id: str, tags: Mapping[str, str]) -> Non
     for run in found:
         link = f"#/experiments/{connection.experiment_id}/runs/{run.info.run_id}"
         client.set_tag(run_id, TRAINED_IN_TAG, run.info.run_id)
-        client.set_tag(
-            run_id, NOTE_TAG, f"Finished before and kept: the curves are in [the run that trained it]({link})."
-        )
+        note = f"Finished before and kept: the curves are in [the run that trained it]({link})."
+        client.set_tag(run_id, NOTE_TAG, "\n\n".join(filter(None, [note, tags.get(NOTE_TAG)])))
 
 
 def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: int, error: str | None) -> None:

@@ -26,6 +26,7 @@ from geokr_core.tracking.delivery import Delivery, Link, deliver_all_kept, spool
 from geokr_core.tracking.runs import (
     FINGERPRINT_TAG,
     MAX_PARAM_CHARS,
+    NOTE_TAG,
     PARENT_KEY_TAG,
     TRAINED_TAG,
     Opening,
@@ -112,7 +113,7 @@ class _MlflowReporter(Reporter):
     def part(self, part: Part) -> Iterator[Reporter]:
         """A run below this one, whose curves bear plain names; of a part that is kept, a link to the run that made it."""
         known = {TRAINED_TAG: part.fingerprint} if part.is_kept else {FINGERPRINT_TAG: part.fingerprint}
-        tags = {PARENT_KEY_TAG: self.delivery.opening.key, **known}
+        tags = {PARENT_KEY_TAG: self.delivery.opening.key, **known, **({NOTE_TAG: part.about} if part.about else {})}
         step, is_away = f"{self.delivery.opening.step}/part", self.delivery.link is None
         child = _open_run(step, part.parameters, tags, Reporter(), part.name, is_away=is_away)
         child._curves.prefix = f"{part.key}/"

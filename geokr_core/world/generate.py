@@ -50,7 +50,7 @@ def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> 
     Raises:
         OSError: the file system refused.
     """
-    scenes = [plan_scene(config.seed, index, config.scene_size_px) for index in range(config.num_scenes)]
+    scenes = _planned(config)
     tiles = plan_tiles(scenes)
     thumbnails: list[np.ndarray] = []
     with shared_folder(out) as folder, _write_errors_named(out), reporter.progress("world", 3) as part_done:
@@ -78,6 +78,15 @@ def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> 
         "megabytes": round(size_bytes / 1e6, 1),
     }
     return Summary(numbers, [_row(scene) for scene in scenes], _contact_sheet(thumbnails))
+
+
+def scene_names(config: WorldConfig) -> list[str]:
+    """File names of the scenes, known before any is written."""
+    return [scene.name for scene in _planned(config)]
+
+
+def _planned(config: WorldConfig) -> list[PlannedScene]:
+    return [plan_scene(config.seed, index, config.scene_size_px) for index in range(config.num_scenes)]
 
 
 @contextmanager

@@ -80,13 +80,30 @@ def _take_inventory(
     instance.add_run_tags(done.run_id, {"dagster/run_key": str(request.run_key)})
 
 
-def test_nothing_happens_before_someone_took_the_inventory(
+def test_scenes_have_their_partitions_before_the_world_is_made(
     instance: dg.DagsterInstance, params: Params, params_file: ParamsFile
 ) -> None:
+    found = scene_ids(params)
     shutil.rmtree(Folders(params)["scenes"])
-    assert "materialise `scenes`" in _said(_watch(instance, params_file))
     shutil.rmtree(params.scenes.folder)
-    assert "does not exist" in _said(_watch(instance, params_file))
+    result = _watch(instance, params_file)
+    assert _added(result) == found  # what the inventory finds later, to the letter
+    assert not result.run_requests
+    assert "Materialize all" in _said(result)
+    instance.add_dynamic_partitions("scenes", found)
+    assert _added(_watch(instance, params_file)) == []
+
+
+def test_scenes_of_an_archive_have_their_partitions_before_its_inventory_by_their_names(
+    instance: dg.DagsterInstance, params: Params, params_file: ParamsFile, tmp_path: Path
+) -> None:
+    found = scene_ids(params)
+    shutil.move(params.scenes.folder, tmp_path / "archive")
+    shutil.rmtree(Folders(params)["scenes"])
+    given = ParamsFile(path=params_file.path, overrides=[f"scenes.folder={tmp_path / 'archive'}"])
+    assert _added(_watch(instance, given)) == found
+    shutil.rmtree(tmp_path / "archive")
+    assert "no such scene folder" in _said(_watch(instance, given))
 
 
 def test_new_scenes_are_inventoried_by_a_run_and_then_cut_many_a_run(

@@ -131,6 +131,22 @@ def test_a_run_over_the_generated_world_leaves_the_checkout_as_it_was(
     assert "up to date" in sh("dvc", "status", "world", "scenes", cwd=tmp_path)
 
 
+@pytest.mark.slow
+def test_a_tagged_version_of_levir_kr_is_fetched_by_its_name(project: Path, tmp_path: Path) -> None:
+    sh("dvc", "push", "-q", cwd=project)
+    sh("git", "add", "-A", cwd=project)
+    sh("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "frozen", cwd=project)
+    sh("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "tag", "-a", "levir-kr@v1.0.0", "-m", "first", cwd=project)
+    sh("dvc", "artifacts", "get", str(project), "levir-kr", "--rev", "v1.0.0", "-o", "got", cwd=tmp_path)
+    assert data_version(tmp_path / "got") == versioning.recorded_versions(project / "dvc.lock")["levir_kr"]
+
+
+@pytest.mark.parametrize(("name", "step"), [("backbone", "backbone"), ("levir-kr", "levir_kr")])
+def test_each_named_artifact_is_the_output_of_its_step(name: str, step: str) -> None:
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert declared["artifacts"][name]["path"] in declared["stages"][step]["outs"]
+
+
 def test_dagster_and_dvc_parsers_live_together(tmp_path: Path) -> None:
     """Both need an ANTLR runtime of another version; the bounds in pyproject.toml reconcile them."""
     import dagster as dg

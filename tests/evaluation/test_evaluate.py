@@ -257,11 +257,16 @@ def test_measured_again_the_evaluation_is_the_same_bytes(store: Store) -> None:
 
 
 def test_seeds_go_to_their_pretraining_and_sharing_is_said(store: Store) -> None:
-    reporter = store.run(config_of(store, initialisations=["geokr"], seeds=[0, 1, 2], labels_per_class=[2]))
+    three = config_of(store, initialisations=["geokr"], seeds=[0, 1, 2], labels_per_class=[2])
+    generated = store.run(three)
     files = [read_json(path) for path in store.cells.iterdir()]
 
     assert len(files) == 3
-    assert any("3 evaluation seeds share 2 pretraining(s)" in warning for warning in reporter.warnings)
+    said = "3 evaluation seeds share 2 pretraining(s)"
+    assert any(said in line for line in generated.infos)
+    assert not generated.warnings, "of a generated world no one concludes anything"
+    redescribe(store.backbone, generated_world=False)
+    assert any(said in warning for warning in store.run(three).warnings)
     starts = Starts(open_bundle(store.backbone), store.pretraining, config_of(store))
     weights = [starts.of("geokr", seed).weights for seed in (0, 1, 2)]
     assert [path.parent.name for path in weights if path] == ["geokr-seed0", "geokr-seed1", "geokr-seed0"]
@@ -405,3 +410,17 @@ def test_score_of_a_bundle_is_what_the_evaluation_finds_for_the_same_weights(
         criteria = (Criterion(**wrong, labels_per_class=4),)
         with pytest.raises(EvaluationError, match=complaint):
             score_backbone(store.backbone, config_of(store), criteria, tmp_path / "cells", RecordingReporter())
+
+
+def test_a_line_a_task_says_what_every_start_reaches_with_the_most_labels(store: Store) -> None:
+    config = config_of(
+        store, initialisations=["random", "geokr"], protocols=["linear_probe"], labels_per_class=[2, "all"]
+    )
+    shown = evaluate(config, store.backbone, store.pretraining, store.out, store.cells)
+    table = pd.read_csv(store.out / "summary_table.csv")
+    of_all = table[(table["labels_per_class"] == "all") & (table["metric"] == "accuracy")].set_index("initialisation")
+    ours, theirs = of_all.loc["geokr", "mean"], of_all.loc["random", "mean"]
+    line = str(shown.numbers["fields: accuracy"])
+    assert line.startswith(f"GeoKR {ours:.3f}")
+    assert f"random weights {theirs:.3f}" in line
+    assert line.endswith("(linear probe, all labels)")

@@ -16,7 +16,14 @@ LEVIR_KR = Source("levir_kr", "0" * 32 + ".dir", "data/store/levir_kr", "trainin
 
 def part(seed: int, *, is_kept: bool = False, mark: str = "") -> Part:
     name = f"geokr · resnet18 · 200 steps · seed {seed}"
-    return Part(name, f"geokr-seed{seed}", f"{mark}print{seed}", {"seed": seed, "pretraining": {"steps": 200}}, is_kept)
+    return Part(
+        name,
+        f"geokr-seed{seed}",
+        f"{mark}print{seed}",
+        {"seed": seed, "pretraining": {"steps": 200}},
+        f"Seed {seed}.",
+        is_kept,
+    )
 
 
 def train(reporter: Reporter, one: Part) -> None:
@@ -48,6 +55,7 @@ def test_each_part_is_a_run_below_the_steps_with_plain_curves_and_its_data(serve
     assert [one.info.run_name for one in found] == [part(0).name, part(1).name]
     for seed, one in enumerate(found):
         assert one.info.status == "FINISHED"
+        assert one.data.tags["mlflow.note.content"] == f"Seed {seed}."
         assert one.data.params["seed"] == str(seed)
         shown = {name: value for name, value in one.data.metrics.items() if not name.startswith("system/")}
         assert shown == {"loss": 0.5, "bias/forest": 0.1, "final/validation_kl": 0.5}
@@ -66,7 +74,9 @@ def test_a_part_that_is_kept_links_to_the_run_that_trained_it(server: MlflowClie
         train(second.reporter, part(0, mark="kept", is_kept=True))
     (trained,), (kept,) = below(server, first.run_id), below(server, second.run_id)
     assert kept.data.tags["geokr/trained_in"] == trained.info.run_id
-    assert f"/runs/{trained.info.run_id})" in kept.data.tags["mlflow.note.content"]
+    note = kept.data.tags["mlflow.note.content"]
+    assert f"/runs/{trained.info.run_id})" in note
+    assert note.endswith("\n\nSeed 0.")
     assert kept.data.metrics["final/validation_kl"] == trained.data.metrics["final/validation_kl"]
 
 
