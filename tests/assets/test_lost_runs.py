@@ -39,13 +39,35 @@ def test_runs_that_outlive_the_code_location_are_left_alone() -> None:
         assert found.status == dg.DagsterRunStatus.STARTED
 
 
+def _command(home: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {"DAGSTER_HOME": str(home), "PATH": "/bin:/usr/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "geokr_assets.lost_runs", *words]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
 @pytest.mark.slow
-def test_the_command_becomes_the_program_that_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "geokr_assets.lost_runs", "sh", "-c", "echo reached"],
-        env={"DAGSTER_HOME": str(tmp_path), "PATH": "/bin:/usr/bin", "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "reached\n"
+def test_the_command_becomes_the_program_that_is_named_and_leaves_the_runs_of_a_living_one_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
+    living = _command(tmp_path, "sh", "-c", "echo reached; exec sleep 1000")
+    try:
+        assert living.stdout is not None
+        assert living.stdout.readline() == "reached\n"
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            run = create_run_for_test(instance, "whole_chain", status=dg.DagsterRunStatus.STARTED).run_id
+
+            def status() -> dg.DagsterRunStatus:
+                found = instance.get_run_by_id(run)
+                assert found is not None
+                return found.status
+
+            assert _command(tmp_path, "true").wait() == 0
+            assert status() == dg.DagsterRunStatus.STARTED
+            living.kill()
+            living.wait()
+            assert _command(tmp_path, "true").wait() == 0
+            assert status() == dg.DagsterRunStatus.FAILURE
+    finally:
+        living.kill()
+        living.wait()
