@@ -21,7 +21,7 @@ from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import make_small_archive
 
 NUM_SCENES = 200
-SILENCE_SECONDS = 150
+SILENCE_SECONDS = 600  # longer than ten scenes take on a machine with much else to do
 START = "mutation($p: LaunchBackfillParams!){launchPartitionBackfill(backfillParams: $p){__typename ... on LaunchBackfillSuccess{backfillId}}}"
 BACKFILL = """query($id: String!){partitionBackfillOrError(backfillId: $id){
   ... on PartitionBackfill{status runs(limit: 100){status}}}}"""

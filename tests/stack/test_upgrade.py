@@ -109,9 +109,9 @@ def test_todays_code_goes_on_from_what_an_earlier_commit_left(
 
     # The champion of the earlier code holds until a better one comes, can be fetched, and was compared with.
     client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
-    assert client.get_model_version_by_alias("geokr-resnet18", "champion").version in ("1", "2")
-    assert {found.version for found in client.search_model_versions("name = 'geokr-resnet18'")} == {"1", "2"}
-    fetched = ("download", "geokr-resnet18@1", "--to", str(tmp_path / "fetched"))
+    assert int(client.get_model_version_by_alias("geokr-resnet18", "champion").version) in (1, 2)
+    assert {int(found.version) for found in client.search_model_versions("name = 'geokr-resnet18'")} == {1, 2}
+    fetched = ("download", "geokr-resnet18/1", "--to", str(tmp_path / "fetched"))
     told = _python(REPOSITORY, project, "-m", "geokr_core.cli", *fetched)
     assert told.returncode == 0, told.stderr
     refused = [line for line in said(project).splitlines() if "cannot be read" in line]

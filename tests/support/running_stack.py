@@ -152,7 +152,7 @@ def started(folder: Path, seconds: float = 400.0, **changes: object) -> Iterator
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=200)
+            process.wait(timeout=400)
         finally:
             if process.poll() is None:
                 process.kill()
