@@ -4,7 +4,7 @@ python -m geokr_core.bench.few_labels ../shared/data docs/studies/few-labels.md
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -208,10 +208,10 @@ def study(labelled: Labelled, advance: Callable[[int], None], seeds: Sequence[in
 
 
 def _percent(found: Estimate) -> str:
-    return f"{100 * found.mean:.1f} ± {100 * (found.high - found.mean):.1f}"
+    return f"{100 * found.mean:.1f} ± {100 * (found.ci_high - found.mean):.1f}"
 
 
-def table(found: dict[str, pd.DataFrame], bits: dict[str, tuple[float, float]], num_test: int) -> str:
+def table(found: Mapping[Features, pd.DataFrame], bits: Mapping[Features, tuple[float, float]], num_test: int) -> str:
     """Both tables as Markdown.
 
     Args:
@@ -233,7 +233,7 @@ def table(found: dict[str, pd.DataFrame], bits: dict[str, tuple[float, float]], 
         needed, plain = (t_interval(frame[name].tolist()) for name in ("needed", "plain_needed"))
         cells = [_percent(t_interval(frame[f"random_{MOST_LABELS}"].tolist()))]
         cells += [_percent(t_interval(frame[f"uncertain_{n}"].tolist())) for n in shown]
-        cells += [f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in (needed, plain)]
+        cells += [f"{one.mean:.1f} [{one.ci_low:.1f}, {one.ci_high:.1f}]" for one in (needed, plain)]
         lines.append(f"| `{features}` | {' | '.join(cells)} |")
     lines += ["", "| features | k-NN, float32 | k-NN, int8 | difference, points |", "|---|---|---|---|"]
     for features, (exact, restored) in bits.items():
@@ -256,7 +256,9 @@ def write_page(data: Path, page: Path, reporter: Reporter) -> None:
     """
     text = page.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    found, bits, num_test = {}, {}, 0
+    found: dict[Features, pd.DataFrame] = {}
+    bits: dict[Features, tuple[float, float]] = {}
+    num_test = 0
     for features in FEATURES:
         labelled = read_eurosat(data, features)
         with reporter.progress(f"seeds, {features}", len(SEEDS)) as advance:

@@ -172,6 +172,24 @@ def levir_kr(params: "Params", folders: Folders, out: Path, reporter: Reporter) 
     return freeze(params.levir_kr, folders["chips"], folders["proportions"], out, reporter)
 
 
+def refuse_audit(params: "Params") -> None:
+    """Refuse an audit that is missing, is another one than was meant, or is made by this very chain."""
+    audit = params.levir_kr.audit
+    if audit is None:
+        return
+    from geokr_core.levir_kr.audited import require_pinned
+
+    own = (params.store / "map_audit").resolve()
+    if audit.table.file.resolve().is_relative_to(own):
+        raise ConfigError(
+            f"levir_kr.audit.table.file: {audit.table.file} is what this chain itself makes after `levir_kr`: every run would change what "
+            "the next one learns from. Copy it elsewhere (such as audits/first.parquet), and give the copy."
+        )
+    require_pinned(audit.table, "levir_kr.audit.table")
+    if audit.judgements is not None:
+        require_pinned(audit.judgements, "levir_kr.audit.judgements")
+
+
 def pretraining(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Pretrain each variant with each seed."""
     from geokr_core.pretraining.pretrain import pretrain

@@ -213,6 +213,7 @@ _TABLE = (
         example="--set levir_kr.validation_fraction=0.2",
         resumes="nothing: it is short",
         tracked=True,
+        refuse=calls.refuse_audit,
     ),
     Step(
         name="pretraining",

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from geokr_core.errors import MissingInputError
+from geokr_core.errors import DatasetError, MissingInputError
+from geokr_core.levir_kr.audited import WEIGHT_COLUMN, Verdicts
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.scenes.scene_outputs import TABLE, chip_outputs, proportion_outputs, scenes_in
 from geokr_core.step.digests import text_digest
@@ -40,15 +41,21 @@ class Tally:
         num_kept: chips that entered.
         best_known_fraction: the largest share of known ground among the candidates.
         most_cells: the most land-cover cells of known class under a candidate.
+        num_audited: of those that could enter, chips that the audit knows.
+        num_flagged: training chips that the audit left out, or let weigh less.
     """
 
-    num_candidates: int
-    num_kept: int
-    best_known_fraction: float
-    most_cells: float
+    num_candidates: int = 0
+    num_kept: int = 0
+    best_known_fraction: float = 0.0
+    most_cells: float = 0.0
+    num_audited: int = 0
+    num_flagged: int = 0
 
 
-def write_catalogue(config: LevirKRConfig, chips: Path, proportions: Path, path: Path) -> Tally:
+def write_catalogue(
+    config: LevirKRConfig, chips: Path, proportions: Path, path: Path, verdicts: Verdicts | None = None
+) -> Tally:
     """Join, filter and split the rows of all scenes, and write them as one GeoParquet file in the order of the scenes.
 
     Args:
@@ -56,6 +63,7 @@ def write_catalogue(config: LevirKRConfig, chips: Path, proportions: Path, path:
         chips: folder of shards.
         proportions: folder of proportions.
         path: the file; only written if at least one chip enters.
+        verdicts: of an earlier audit, by which training chips are left out or get a weight (column ``audit_weight``).
 
     Returns:
         How many chips entered, and how near the others came.
@@ -63,26 +71,51 @@ def write_catalogue(config: LevirKRConfig, chips: Path, proportions: Path, path:
     Raises:
         MissingInputError: a scene has a shard but no proportions, or no scene has both.
         DamagedOutputError: a table is not what was written.
+        DatasetError: the audit knows none of the chips.
     """
-    tally = Tally(0, 0, 0.0, 0.0)
+    tally = Tally()
     places = _Places(config)
     with whole_file(path) as partial:
         writer = _Writer(partial)
         for joined in joined_scenes(chips, proportions):
             known, cells = joined["known_fraction"], joined["num_cells"]
             kept = joined[(1.0 - known <= config.max_unknown_fraction) & (cells >= config.min_voting_cells)]
+            kept = kept.assign(split=places.split_of(kept)) if len(kept) else kept
+            num_audited = num_flagged = 0
+            if verdicts is not None and len(kept):
+                kept, num_audited, num_flagged = _after_audit(kept, verdicts)
             if len(kept):
-                writer.add(kept.assign(split=places.split_of(kept)))
+                writer.add(kept)
             tally = Tally(
                 tally.num_candidates + len(joined),
                 tally.num_kept + len(kept),
                 max(tally.best_known_fraction, float(known.max())),
                 max(tally.most_cells, float(cells.max())),
+                tally.num_audited + num_audited,
+                tally.num_flagged + num_flagged,
             )
         writer.close()
+    if verdicts is not None and not tally.num_audited:
+        raise DatasetError(
+            f"{verdicts.config.table.file}: knows none of the {tally.num_kept} chips as they are now: their ids or their land cover are "
+            "others. Give an audit of this archive and this map (`levir_kr.audit.table`), or audit it again."
+        )
     if not tally.num_kept:
         path.unlink()
     return tally
+
+
+def _after_audit(rows: pd.DataFrame, verdicts: Verdicts) -> tuple[pd.DataFrame, int, int]:
+    """Rows of a scene as an audit leaves them, how many of them it knows, and how many training chips it flags.
+
+    Chips of held-out places stay as they are: what they are judged by must not depend on whether a network agrees with the map.
+    """
+    found, is_training = verdicts.of(rows), (rows["split"] == "train").to_numpy()
+    flagged = found.is_flagged & is_training
+    counts = int(found.is_known.sum()), int(flagged.sum())
+    if verdicts.config.use == "exclude":
+        return rows[~flagged], *counts
+    return rows.assign(**{WEIGHT_COLUMN: np.where(flagged, found.weight, np.float32(1.0))}), *counts
 
 
 def joined_scenes(chips: Path, proportions: Path) -> Iterator[pd.DataFrame]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from geokr_core.errors import DamagedOutputError, DatasetError
 from geokr_core.land_cover.legend import FRACTION
-from geokr_core.levir_kr.catalogue import read_catalogue, write_catalogue
+from geokr_core.levir_kr.audited import Verdicts, described, read_verdicts
+from geokr_core.levir_kr.catalogue import Tally, read_catalogue, write_catalogue
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.levir_kr.dataset import CATALOGUE_FILE, CELLS_FILE, LevirKR, open_levir_kr, write_manifest
 from geokr_core.scenes.scene_outputs import (
@@ -45,12 +46,15 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
 
     Raises:
         MissingInputError: a scene has a shard but no proportions.
-        DatasetError: no chip survived the filters, or no training chip is left after the split.
+        DatasetError: no chip survived the filters, no training chip is left after the split, or an audit that is to be used is not
+            one of these chips.
+        ConfigError: a file of the audit is another one than was meant.
         DamagedOutputError: a file of a scene is not what was written.
         OSError: the file system refused; an earlier data set is left as it was.
     """
+    verdicts = _verdicts(config, proportions)
     with whole_folder(out) as folder:
-        tally = write_catalogue(config, chips, proportions, folder / CATALOGUE_FILE)
+        tally = write_catalogue(config, chips, proportions, folder / CATALOGUE_FILE, verdicts)
         if not tally.num_kept:
             raise DatasetError(
                 f"{proportions}: none of {tally.num_candidates} chips may enter Levir-KR: the least fraction without a class "
@@ -59,15 +63,35 @@ def freeze(config: LevirKRConfig, chips: Path, proportions: Path, out: Path, rep
                 "Check that scenes and land cover show the same ground, or relax `levir_kr`."
             )
         reporter.info(f"levir_kr: {tally.num_kept} of {tally.num_candidates} chips enter")
+        audit = _audit_counts(verdicts, tally, reporter)
         catalogue = read_catalogue(folder / CATALOGUE_FILE)
         _check_split(config, catalogue, reporter)
         for outputs in (chip_outputs(chips), proportion_outputs(proportions)):
             _require_whole(outputs, catalogue["scene_id"].unique())
         _write_cells(catalogue, proportions, folder / CELLS_FILE)
-        manifest = _manifest(config, catalogue, chips, proportions, out)
+        manifest = _manifest(config, catalogue, chips, proportions, out) | audit
         mean, std = _channel_statistics(LevirKR(out, manifest, catalogue))
         write_manifest(folder, {**manifest, "channel_mean": mean, "channel_std": std})
     return _summary(catalogue, tally.num_candidates, open_levir_kr(out))
+
+
+def _verdicts(config: LevirKRConfig, proportions: Path) -> Verdicts | None:
+    if config.audit is None:
+        return None
+    return read_verdicts(config.audit, tuple(read_json(proportions / LEGEND_FILE)["classes"]))
+
+
+def _audit_counts(verdicts: Verdicts | None, tally: Tally, reporter: Reporter) -> dict[str, Any]:
+    """What the audit did, for the manifest; empty where none is used."""
+    if verdicts is None:
+        return {}
+    num_usable = tally.num_kept + (tally.num_flagged if verdicts.config.use == "exclude" else 0)
+    done = "are left out" if verdicts.config.use == "exclude" else "weigh less"
+    reporter.info(
+        f"levir_kr: {tally.num_flagged} training chips that an audit flagged {done}; it knows {tally.num_audited} of {num_usable} chips"
+    )
+    counts = {"num_audited": tally.num_audited, "num_flagged": tally.num_flagged}
+    return {"audit": described(verdicts.config, counts)}
 
 
 def _check_split(config: LevirKRConfig, catalogue: pd.DataFrame, reporter: Reporter) -> None:
@@ -151,7 +175,12 @@ def _manifest(
         "gsd_m_max": round(float(catalogue["gsd_m"].max()), 3),
         "chips_folder": Path("..", chips.name).as_posix() if chips.parent == out.parent else chips.resolve().as_posix(),
         "shards": _shard_md5s(catalogue, chips),
-        "config": {"levir_kr": as_plain(config), "chips": cut["config"], "proportions": legend["config"]},
+        # What an audit changed stands under "audit": its content counts, and not where it lies.
+        "config": {
+            "levir_kr": as_plain(config.model_copy(update={"audit": None})),
+            "chips": cut["config"],
+            "proportions": legend["config"],
+        },
     }
 
 

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from geokr_core.levir_kr.audited import WEIGHT_COLUMN
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.pretraining.recipe import Recipe
 
@@ -80,7 +81,7 @@ class RunLabels:
 
 
 def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> RunLabels:
-    """Labels of one run.
+    """Labels of one run. Where the data set weighs chips by an audit, these weights count beside those of the recipe.
 
     ``shuffled`` permutes the labels of the training chips, with their weights and the land cover within them, among these
     chips; everything else of the run is as it is for ``geokr``. Validation chips keep their own.
@@ -89,6 +90,18 @@ def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: 
     if recipe.labels == "shuffled":
         rows[train_rows] = np.random.default_rng([seed, 1]).permutation(train_rows)
     weights = np.ones(len(rows), dtype=np.float32)
-    weights[train_rows] = label_weights(data.catalogue.iloc[train_rows])
+    training = data.catalogue.iloc[train_rows]
+    by_audit = WEIGHT_COLUMN in training  # asked for in `levir_kr.audit`, whatever the recipe weighs by
+    if recipe.label_weighting:
+        weights[train_rows] = label_weights(training)
+    if by_audit:
+        weights[train_rows] = _mean_one(weights[train_rows] * training[WEIGHT_COLUMN].to_numpy(np.float32))
     num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
-    return RunLabels(data.proportions[rows], weights[rows] if recipe.label_weighting else None, num_cells[rows], rows)
+    weigh = recipe.label_weighting or by_audit
+    return RunLabels(data.proportions[rows], weights[rows] if weigh else None, num_cells[rows], rows)
+
+
+def _mean_one(weights: np.ndarray) -> np.ndarray:
+    mean = weights.mean(dtype=np.float64)
+    # Every label was judged wrong: weigh them alike rather than divide by zero.
+    return (weights / mean).astype(np.float32) if mean > 0 else np.ones_like(weights)

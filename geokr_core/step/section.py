@@ -43,10 +43,13 @@ class Section(BaseModel):
             for the same inputs; every output made by the earlier code is then made again.
         without_effect: fields on which no result depends (threads, how often something is kept or shown). A changed one
             makes nothing again.
+        silent_unless_given: fields that were added later and are null by default. At null they appear nowhere, so that what was
+            made before they existed is still known.
     """
 
     code_version: ClassVar[int] = 1
     without_effect: ClassVar[frozenset[str]] = frozenset()
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,9 +64,13 @@ class Section(BaseModel):
 
 def effective(section: BaseModel) -> dict[str, Any]:
     """A section as JSON-able values, without the fields on which no result depends, also not in sections within it."""
-    return {
-        str(name): _effective(value) for name, value in section if name not in getattr(section, "without_effect", ())
-    }
+    left_out = {*getattr(section, "without_effect", ()), *_silent(section)}
+    return {str(name): _effective(value) for name, value in section if name not in left_out}
+
+
+def _silent(section: BaseModel) -> set[str]:
+    """Fields that say nothing: null, and added after outputs without them were made."""
+    return {name for name in getattr(section, "silent_unless_given", ()) if getattr(section, name) is None}
 
 
 def _effective(value: Any) -> Any:
@@ -78,4 +85,6 @@ def _effective(value: Any) -> Any:
 
 def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     """A section as JSON-able values, for manifests, tags and fingerprints."""
-    return section.model_dump(mode="json") if isinstance(section, BaseModel) else dict(section)
+    return (
+        section.model_dump(mode="json", exclude=_silent(section)) if isinstance(section, BaseModel) else dict(section)
+    )

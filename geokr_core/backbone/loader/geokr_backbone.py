@@ -285,17 +285,33 @@ def into_smp(folder: str | Path = HERE, decoder: str = "Unet", classes: int = 1,
     _require_plain(row, of_timm or row["name"] in smp.encoders.get_encoder_names())
     build = getattr(smp, decoder, None)
     if not isinstance(build, type):
-        raise BundleError(
-            f"segmentation-models-pytorch has no model {decoder!r}; Unet, FPN and DeepLabV3Plus are some."
-        )
-    network: nn.Module = build(
-        encoder_name=row["name"],
-        encoder_weights=None,
-        in_channels=len(description["bands"]),
-        classes=classes,
-        **{**row["options"], **options},
-    )
-    return _filled(network, row, folder)
+        raise BundleError(f"segmentation-models-pytorch has no model {decoder!r}; Unet, FPN, DeepLabV3Plus are some.")
+    asked = {"encoder_name": row["name"], "encoder_weights": None, "in_channels": len(description["bands"])}
+    return _filled(build(**asked, classes=classes, **{**row["options"], **options}), row, folder)
+
+
+def torchgeo_weights(folder: str | Path = HERE) -> Any:
+    """The weights as a member of a ``WeightsEnum``, as TorchGeo's models and tasks take it: ``resnet18(weights=...)``.
+
+    Its ``meta`` names ``model``, ``in_chans`` and ``bands``; its ``transforms`` normalise pixels of 0 to 255. A task of TorchGeo that is
+    asked for other ``in_channels`` leaves the first layer out and only warns: give it ``weights.meta["in_chans"]``.
+
+    Errors are those of `into_timm`, whose networks TorchGeo takes.
+    """
+    description, row = _row(folder, "timm")
+    from torchvision.models._api import Weights, WeightsEnum
+    from torchvision.transforms.v2 import Normalize
+
+    meta = {"model": row["name"], "in_chans": len(description["bands"]), "bands": description["bands"]}
+    pixels = nn.Sequential(Normalize([0.0], [255.0]), Normalize(description["mean"], description["std"]))
+
+    class GeoKRWeights(WeightsEnum):
+        BACKBONE = Weights((Path(folder).resolve() / "backbone.safetensors").as_uri(), pixels, meta)
+
+        def get_state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
+            return into_timm(folder).state_dict()
+
+    return GeoKRWeights.BACKBONE
 
 
 def check_files(folder: str | Path = HERE) -> None:
@@ -376,23 +392,13 @@ def _renamed(key: str, beginnings: dict[str, str]) -> str:
     return beginnings[found] + key.removeprefix(found) if found else key
 
 
-_NEVER = frozenset(
-    (
-        "weights",
-        "weights_backbone",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "checkpoint_path",
-        "cache_dir",
-    )
-)
-"""Arguments that would make a library read other files or ask the network."""
+_NEVER = ("weights", "pretrained", "checkpoint_path", "cache_dir")
+"""Beginnings of arguments that would make a library read other files or ask the network."""
 
 
 def _require_plain(row: dict[str, Any], known: bool) -> None:
     """Refuse a description that asks a library for anything but one of its networks, untrained."""
-    bad = [name for name in row["options"] if name in _NEVER]
+    bad = [name for name in row["options"] if name.startswith(_NEVER)]
     if bad or not known:
         asked = f"the option {bad[0]!r}" if bad else f"{row['name']!r}"
         raise BundleError(
@@ -425,14 +431,8 @@ def _for_bands(first: nn.Module | Tensor, num_bands: int) -> nn.Conv2d:
         raise BundleError(f"Expected the network to begin with a convolution, found {type(first).__name__}.")
     if first.in_channels == num_bands:
         return first
-    return nn.Conv2d(
-        num_bands,
-        first.out_channels,
-        kernel_size=(first.kernel_size[0], first.kernel_size[1]),
-        stride=(first.stride[0], first.stride[1]),
-        padding=first.padding if isinstance(first.padding, str) else (first.padding[0], first.padding[1]),
-        bias=first.bias is not None,
-    )
+    same: dict[str, Any] = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding")}
+    return nn.Conv2d(num_bands, first.out_channels, bias=first.bias is not None, **same)
 
 
 def _check_digest(folder: Path, name: str, expected: str) -> None:
