@@ -12,6 +12,9 @@ import numpy as np
 from geokr_core.embeddings.regression import Predictor, place_folds
 from geokr_core.errors import AuditError
 
+LEAST_EXPLAINED: Final = 0.1
+"""Share of the map's spread below which image and map have next to nothing to do with each other."""
+
 _LEAST_RESIDUAL: Final = 0.02
 """Floor of an expected residual: less than what counting and stretching move anyway."""
 
@@ -41,12 +44,15 @@ class Disagreement:
         residual: float64 (N,), sum of absolute differences to the map's shares, 0 to 2.
         expected: float64 (N,), residual of chips with such a prediction, out of fold.
         score: float64 (N,), residual over expected residual.
+        explained: share of the map's spread that the images explain, at most 1: 1 less the mean residual over that of giving every chip
+            the mean of the other places. Around 0 where image and map have nothing to do with each other.
     """
 
     predicted: np.ndarray
     residual: np.ndarray
     expected: np.ndarray
     score: np.ndarray
+    explained: float
 
     @property
     def order(self) -> np.ndarray:
@@ -65,7 +71,17 @@ def disagreement(predictor: Predictor, shares: np.ndarray, folds: np.ndarray) ->
     predicted = predictor.shares(shares)
     residual = np.abs(predicted - shares).sum(axis=1)
     expected = np.maximum(_expected(predicted, residual, folds), _LEAST_RESIDUAL)
-    return Disagreement(predicted, residual, expected, residual / expected)
+    by_mean = np.abs(_means_of_others(shares, folds) - shares).sum(axis=1).mean()
+    explained = 1.0 - float(residual.mean()) / max(float(by_mean), 1e-12)
+    return Disagreement(predicted, residual, expected, residual / expected, explained)
+
+
+def _means_of_others(shares: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """For each chip the mean shares of the chips of all other folds, float64 (N, K)."""
+    means = np.empty_like(shares)
+    for fold in np.unique(folds):
+        means[folds == fold] = shares[folds != fold].mean(axis=0)
+    return means
 
 
 def _expected(predicted: np.ndarray, residual: np.ndarray, folds: np.ndarray) -> np.ndarray:

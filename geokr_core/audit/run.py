@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import pandas as pd
 import shapely
 
 from geokr_core.audit.config import MapAuditConfig
-from geokr_core.audit.disagreement import Disagreement, disagreement, folds_by_place, largest_move
+from geokr_core.audit.disagreement import LEAST_EXPLAINED, Disagreement, disagreement, folds_by_place, largest_move
 from geokr_core.audit.gallery import gallery
 from geokr_core.audit.kinds import Causes, kinds_of
 from geokr_core.audit.output import GALLERY_FILE, RESULT_FILE, TABLE_FILE
@@ -70,6 +71,9 @@ def audit_map(
     folds = folds_by_place(pairs.chips["lon"].to_numpy(), pairs.chips["lat"].to_numpy(), size, config.num_folds)
     predictor = Predictor(pairs.features, folds)
     found = disagreement(predictor, pairs.shares, folds)
+    strange = _strange(found.explained)
+    for line in strange:
+        reporter.warning(line)
     tests = _tests(config, pairs, predictor, folds, reporter)
     shifted = [] if ground is None or not config.registration else _shifted(pairs, chips, ground, size, reporter)
     causes = _causes(config, pairs, found, shifted)
@@ -80,7 +84,20 @@ def audit_map(
         table.to_parquet(folder / TABLE_FILE, index=False, compression="zstd", write_covering_bbox=True)
         write_json(folder / RESULT_FILE, result)
         (folder / GALLERY_FILE).write_bytes(picture)
-    return _summary(result, table, picture)
+    summary = _summary(result, table, picture)
+    numbers = {**summary.numbers, "explained_fraction": round(found.explained, 4)}
+    return replace(summary, numbers=numbers, warnings=[*strange, *summary.warnings])
+
+
+def _strange(explained: float) -> list[str]:
+    """What is wrong with the map as a whole, before single chips are looked at."""
+    if explained >= LEAST_EXPLAINED:
+        return []
+    return [
+        f"The images explain {max(explained, 0.0):.0%} of the map's spread: image and map have next to nothing to do with each other, and the ranking "
+        "below says little. Does the map show this ground (rows and columns of its files swapped, latitude and longitude, another CRS)? "
+        "`geokr alignment` looks at each scene. Or the network tells these classes not at all: embed with another one."
+    ]
 
 
 def _tests(

@@ -258,14 +258,14 @@ def write_page(data: Path, page: Path, reporter: Reporter) -> None:
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     found: dict[Features, pd.DataFrame] = {}
     bits: dict[Features, tuple[float, float]] = {}
-    num_test = 0
     for features in FEATURES:
         labelled = read_eurosat(data, features)
         with reporter.progress(f"seeds, {features}", len(SEEDS)) as advance:
             found[features] = study(labelled, advance)
-        bits[features], num_test = eight_bits(labelled), int((~labelled.in_training).sum())
-    with whole_file(page) as partial:
-        partial.write_text(f"{before}\n\n{table(found, bits, num_test)}\n\n{after}", encoding="utf-8")
+        bits[features] = eight_bits(labelled)
+        shown = table(found, bits, int((~labelled.in_training).sum()))
+        with whole_file(page) as partial:  # after each: what is done is kept
+            partial.write_text(f"{before}\n\n{shown}\n\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Commands that look at what the chain has made: ``verify``, ``quarantine``, ``alignment``."""
 
+import csv
 import sys
+from collections.abc import Mapping
 
 import typer
 
 from geokr_core.chain.steps import STEPS
 from geokr_core.commands.options import LOOK, AsJson, Deep, Overrides, ParamsFile, add
 from geokr_core.commands.output import show_json, show_rows
+from geokr_core.step.summary import Number
 
 
 def register(app: typer.Typer) -> None:
@@ -64,16 +67,18 @@ def quarantine(params: ParamsFile = None, overrides: Overrides = None, as_json: 
 
 
 def alignment(params: ParamsFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Measure how far each scene is shifted against its land cover, as CSV. Needs `geokr scenes` and `geokr land-cover`."""
-    import csv
+    """Measure how far each scene is shifted against its land cover, as CSV. Needs `geokr scenes` and `geokr land-cover`.
 
+    Warns where most scenes do not lie on their land cover at all: then the map is of other ground.
+    """
     from geokr_core.chain.params import load_params
     from geokr_core.chain.steps import Folders
+    from geokr_core.proportions.agreement import complaint
     from geokr_core.proportions.alignment import alignments
     from geokr_core.step.reporter import ConsoleReporter
 
     checked = load_params(params, overrides or ())
-    folders = Folders(checked)
+    folders, reporter = Folders(checked), ConsoleReporter()
     found = alignments(
         checked.alignment,
         checked.chips.bands,
@@ -81,15 +86,21 @@ def alignment(params: ParamsFile = None, overrides: Overrides = None, as_json: A
         folders["scenes"],
         checked.land_cover.folder,
         folders["land_cover"],
-        ConsoleReporter(),
+        reporter,
     )
-    rows = (one.row(checked.alignment.tolerance_px) for one in found)
+    rows, writer = list[Mapping[str, Number]](), None
+    for one in found:
+        rows.append(one.row(checked.alignment.tolerance_px))
+        if not as_json:  # each as soon as it is known: an archive takes long
+            writer = writer or _csv_writer(list(rows[0]))
+            writer.writerow(rows[-1])
     if as_json:
-        show_json(list(rows))
-        return
-    writer = None
-    for row in rows:  # each as soon as it is known: an archive takes long
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+        show_json(rows)
+    if wrong := complaint([str(row["verdict"]) for row in rows]):
+        reporter.warning(wrong)
+
+
+def _csv_writer(columns: list[str]) -> "csv.DictWriter[str]":
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    return writer

@@ -99,6 +99,24 @@ def test_planted_errors_stand_at_the_head_of_the_list(tmp_path: Path) -> None:
     assert table.crs == "OGC:CRS84"
 
 
+def test_a_map_of_other_ground_is_called_so(tmp_path: Path) -> None:
+    features, shares, lon, lat = toy()
+    elsewhere = shares[np.random.default_rng(1).permutation(NUM)]
+    for name, shown in (("own", shares), ("other", elsewhere)):
+        write_store(tmp_path / name, features, shown, lon, lat)
+        inputs, reporter = (
+            [tmp_path / name / part for part in ("embeddings", "chips", "proportions")],
+            RecordingReporter(),
+        )
+        summary = audit_map(
+            MapAuditConfig(place_size_deg=0.1, plantings=1), 2.0, *inputs, tmp_path / name / "out", reporter
+        )
+        told = [line for line in summary.warnings if "have next to nothing to do with each other" in line]
+        assert bool(told) is (name == "other")
+        assert told == [line for line in reporter.warnings if "next to nothing" in line]
+        assert (float(summary.numbers["explained_fraction"]) > 0.5) is (name == "own")
+
+
 def test_each_run_tells_what_it_found_of_errors_of_its_own(tmp_path: Path) -> None:
     write_store(tmp_path, *toy(noise=0.5))
     reporter = RecordingReporter()

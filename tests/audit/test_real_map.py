@@ -1,29 +1,58 @@
-"""The audit on real ground: errors planted into WorldCover over Delhi."""
+"""The audit on real ground: errors planted into WorldCover over Delhi, and the whole map in the wrong order."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
 
-from geokr_core.audit.disagreement import disagreement, folds_by_place
+from geokr_core.audit.disagreement import LEAST_EXPLAINED, disagreement, folds_by_place
 from geokr_core.audit.planting import Kind, measure
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import open_encoder
 from geokr_core.embeddings.regression import Predictor
+from geokr_core.land_cover.slots import UNKNOWN
+from geokr_core.proportions.agreement import complaint
+from geokr_core.proportions.alignment import alignment_of
+from geokr_core.proportions.quicklook import QuickLook
+from geokr_core.rasters.grid import Grid
 
 CODES = (10, 20, 30, 40, 50, 60, 80, 90)
 SIZE_PX = 64
+WINDOWS = 96
+"""Windows along each side of the published map."""
+
 BARS: dict[Kind, tuple[float, float]] = {"gross": (0.85, 0.95), "gentle": (0.55, 0.8)}
 """Average precision, and precision in the first hundred, that must be reached; a blind audit reaches 0.05 in both."""
 
 
-def _chips(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _map_of(folder: Path) -> tuple[np.ndarray, Affine]:
+    """Codes of the map, and from column and row to longitude and latitude."""
+    with rasterio.open(folder / "worldcover_2021_delhi_rebuilt.tif") as product:
+        return product.read(1), product.transform
+
+
+def _swapped(codes: np.ndarray) -> np.ndarray:
+    """The map as a published data set had it: cut into 96 x 96 windows whose file names give column and row the wrong way round."""
+    side = min(codes.shape) // WINDOWS
+    covered = WINDOWS * side
+    windows = codes[:covered, :covered].reshape(WINDOWS, side, WINDOWS, side)
+    wrong = codes.copy()
+    wrong[:covered, :covered] = windows.transpose(2, 1, 0, 3).reshape(covered, covered)
+    return wrong
+
+
+def _patches(folder: Path, step: int = 1) -> list[Path]:
+    return sorted((folder / "s2_rgb").glob("*.tif"))[::step]
+
+
+def _chips(paths: list[Path], codes: np.ndarray, to_place: Affine) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Chips, the map's shares below each (cells whose centre lies in it), and centres; 90 % of the ground known."""
     images, shares, centres = [], [], []
-    with rasterio.open(folder / "worldcover_2021_delhi_rebuilt.tif") as product:
-        codes, to_cell = product.read(1), ~product.transform
-    for path in sorted((folder / "s2_rgb").glob("*.tif")):
+    to_cell = ~to_place
+    for path in paths:
         with rasterio.open(path) as scene:
             pixels, transform = np.moveaxis(scene.read(), 0, -1), scene.transform
         for top in range(0, pixels.shape[0] - SIZE_PX + 1, SIZE_PX):
@@ -39,10 +68,8 @@ def _chips(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.stack(images), np.stack(shares), np.stack(centres)
 
 
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_errors_planted_into_a_real_map_are_found(real_data: Path) -> None:
-    images, shares, centres = _chips(real_data / "scenes" / "delhi_s2_worldcover")
+def _features(real_data: Path, images: np.ndarray) -> np.ndarray:
+    """Vectors of all stages of an EfficientNet-Lite0 with ImageNet weights."""
     folder = real_data / "weights" / "imagenet_efficientnet_lite0"
     config = EmbeddingsConfig(
         architecture="tf_efficientnet_lite0",
@@ -51,7 +78,15 @@ def test_errors_planted_into_a_real_map_are_found(real_data: Path) -> None:
         device="cpu",
     )
     encoder = open_encoder(config, None, ["red", "green", "blue"])
-    features = np.concatenate(list(encoder.batches(images, 2)))
+    return np.concatenate(list(encoder.batches(images, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_errors_planted_into_a_real_map_are_found(real_data: Path) -> None:
+    ground = real_data / "scenes" / "delhi_s2_worldcover"
+    images, shares, centres = _chips(_patches(ground), *_map_of(ground))
+    features = _features(real_data, images)
     folds = folds_by_place(centres[:, 0], centres[:, 1], 0.05, 5)
     predictor = Predictor(features, folds)
     for kind, (least_precision, least_at_100) in BARS.items():
@@ -65,3 +100,36 @@ def test_errors_planted_into_a_real_map_are_found(real_data: Path) -> None:
         heads = [one.precision_at_100 for one in found if one is not None]
         assert np.mean(precisions) >= least_precision, (kind, precisions)
         assert np.mean(heads) >= least_at_100, (kind, heads)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_map_whose_rows_and_columns_are_swapped_is_seen_at_once(real_data: Path) -> None:
+    ground = real_data / "scenes" / "delhi_s2_worldcover"
+    codes, to_place = _map_of(ground)
+    explained, complaints = {}, {}
+    paths = _patches(ground, 3)
+    for name, shown in (("as published", codes), ("swapped", _swapped(codes))):
+        images, shares, centres = _chips(paths, shown, to_place)
+        folds = folds_by_place(centres[:, 0], centres[:, 1], 0.05, 5)
+        explained[name] = disagreement(Predictor(_features(real_data, images), folds), shares, folds).explained
+        complaints[name] = complaint([_verdict(path, shown, to_place) for path in paths[::20]])
+    assert explained["as published"] >= 0.3, explained
+    assert explained["swapped"] < LEAST_EXPLAINED, explained
+    assert complaints["as published"] is None
+    assert "different ground" in str(complaints["swapped"])
+
+
+def _verdict(path: Path, codes: np.ndarray, to_place: Affine) -> str:
+    """What `geokr alignment` says of a patch."""
+    with rasterio.open(path) as scene:
+        pixels, transform = scene.read(), scene.transform
+    lon = transform.c + transform.a * (np.arange(pixels.shape[2]) + 0.5)
+    lat = transform.f + transform.e * (np.arange(pixels.shape[1]) + 0.5)
+    columns, rows = ((lon - to_place.c) / to_place.a).astype(int), ((lat - to_place.f) / to_place.e).astype(int)
+    rows, columns = np.clip(rows, 0, codes.shape[0] - 1), np.clip(columns, 0, codes.shape[1] - 1)
+    slots = np.full(256, UNKNOWN, dtype=np.uint8)
+    slots[list(CODES)] = np.arange(len(CODES))
+    grid = Grid(CRS.from_epsg(4326), transform, *pixels.shape[1:])
+    shown = QuickLook(pixels, np.ones(pixels.shape[1:], dtype=bool), slots[codes[np.ix_(rows, columns)]], grid)
+    return alignment_of(path.stem, "worldcover", [shown], len(CODES), tuple(range(-3, 4))).verdict(1.0)

@@ -14,6 +14,7 @@ from geokr_core.chain.run import run_step
 from geokr_core.chain.steps import Folders
 from geokr_core.land_cover.product import open_land_cover
 from geokr_core.land_cover.slots import UNKNOWN
+from geokr_core.proportions.agreement import complaint
 from geokr_core.proportions.alignment import align_scene, mutual_information_shifts
 from geokr_core.proportions.config import AlignmentConfig
 from geokr_core.proportions.quicklook import QuickLook, land_cover_on, picture_of
@@ -253,3 +254,20 @@ def test_a_real_exact_pair_is_aligned_and_moving_it_is_noticed(real_data: Path, 
     moved = align_scene(config, folder, replace(scene, grid=grid), params.chips.bands, folder, product, num_classes)
     assert moved.verdict(1.0) == "shifted"
     assert moved.peak_px[0] == pytest.approx(found.peak_px[0] + 3, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("aligned", "shifted", "unclear", "words"),
+    [
+        (151, 1, 29, None),  # a right map of the whole globe, as it was measured
+        (1, 1, 30, "different ground"),
+        (2, 14, 0, "common shift"),
+        (4, 0, 4, None),
+        (0, 0, 7, None),  # too few scenes to say
+    ],
+)
+def test_an_archive_whose_map_is_of_other_ground_is_called_so(
+    aligned: int, shifted: int, unclear: int, words: str | None
+) -> None:
+    found = complaint(["aligned"] * aligned + ["shifted"] * shifted + ["unclear"] * unclear)
+    assert found is None if words is None else words in str(found)
