@@ -219,7 +219,7 @@ def table(found: Mapping[Features, pd.DataFrame], bits: Mapping[Features, tuple[
         bits: by features, what `eight_bits` gives.
         num_test: test images.
     """
-    shown = (25, 50, 65, 80, MOST_LABELS)
+    shown = (50, 65, 80, MOST_LABELS)
     lines = [
         f"Balanced accuracy in percent, mean of ten classes and {len(next(iter(found.values())))} seeds ± half of the 95 % t-interval "
         f"over seeds; {num_test} test images.",

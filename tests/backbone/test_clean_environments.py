@@ -31,7 +31,7 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], str]] = {
         "network = lambda images: encoder(images)[-1].mean(dim=(2, 3))",
     ),
     "torchgeo": (
-        (TORCH, "torchgeo", "safetensors"),
+        (TORCH, "torchgeo", "safetensors", "requests"),  # TorchGeo 0.8.1 imports requests and does not ask for it
         "from torchgeo.models import resnet18\n"
         'weights = geokr_backbone.torchgeo_weights(f"{folder}/bundle")\n'
         'assert weights.meta["in_chans"] == 3 and weights.meta["model"] == "resnet18"\n'

@@ -11,7 +11,8 @@ from geokr_core.search.index import build_index
     ("level", "needed"),
     [
         (0.5, 10),
-        (0.7, 20),
+        (0.7, 15),
+        (0.75, 25),  # had at 15, lost at 20
         (0.85, 30),  # reached at 15, lost again: what stays counts
         (0.95, 35),
     ],
