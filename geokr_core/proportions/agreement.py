@@ -10,7 +10,7 @@ FEWEST_SCENES: Final = 8
 """With fewer scenes that could be judged nothing is said of the archive."""
 
 LEAST_ALIGNED_FRACTION: Final = 0.5
-"""Share of scenes on which the map must lie; see decision 0049 for what right and wrong maps reach."""
+"""Share of scenes on which the map must lie; right maps reached 0.83 (the globe) and 0.92 (Delhi), one in the wrong order 0.18."""
 
 
 def complaint(verdicts: Sequence[str]) -> str | None:
