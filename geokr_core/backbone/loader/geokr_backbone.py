@@ -305,7 +305,7 @@ def torchgeo_weights(folder: str | Path = HERE) -> Any:
     meta = {"model": row["name"], "in_chans": len(description["bands"]), "bands": description["bands"]}
     pixels = nn.Sequential(Normalize([0.0], [255.0]), Normalize(description["mean"], description["std"]))
 
-    class GeoKRWeights(WeightsEnum):
+    class GeoKRWeights(WeightsEnum):  # type: ignore[misc]  # torchvision ships no types
         BACKBONE = Weights((Path(folder).resolve() / "backbone.safetensors").as_uri(), pixels, meta)
 
         def get_state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
