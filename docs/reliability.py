@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree  # our own reports
@@ -51,8 +51,14 @@ def cases_of(report: Path) -> dict[str, Case]:
     return found
 
 
-def rows(cases: Sequence[Case], listed: Iterable[dict[str, object]]) -> str:
-    """The table of promises with how many test cases of each held."""
+def rows(cases: Sequence[Case], listed: Iterable[dict[str, object]], earlier: Mapping[str, str] | None = None) -> str:
+    """The table of promises with how many test cases of each held.
+
+    Args:
+        cases: of the reports.
+        listed: the rows, with their tests.
+        earlier: what the page says so far of rows by what is done, see `earlier_figures`; kept of a row without a case.
+    """
     lines = ["| what is done | how it is noticed | what becomes of it | tests | held |", "|---|---|---|---|---|"]
     for row in listed:
         tests = [str(test) for test in row["tests"]]  # type: ignore[attr-defined]
@@ -68,12 +74,27 @@ def rows(cases: Sequence[Case], listed: Iterable[dict[str, object]]) -> str:
         held = sum(case.outcome == "passed" for case in ran)
         told = f"{held} of {len(ran)}" if ran else "not run for this page"
         skipped = f", {len(mine) - len(ran)} skipped" if len(mine) > len(ran) else ""
+        before = (earlier or {}).get(str(row["done"]), "")
+        if not ran and before and not before.startswith("not run"):
+            told, skipped = before if before.endswith(_EARLIER) else f"{before}{_EARLIER}", ""
         files = ", ".join(
             f"[`{Path(test.partition('::')[0]).name}`](../{test.partition('::')[0]})"
             for test in dict.fromkeys(t.partition("::")[0] for t in tests)
         )
         lines.append(f"| {row['done']} | {row['noticed']} | {row['then']} | {files} | {told}{skipped} |")
     return "\n".join(lines)
+
+
+_COLUMNS = 5
+
+_EARLIER = ", earlier"
+"""Marks a figure that is not of the reports that the page was written from last."""
+
+
+def earlier_figures(text: str) -> dict[str, str]:
+    """What a page says of each row in its last column, by what is done."""
+    cells = (line.strip().strip("|").split(" | ") for line in text.splitlines() if line.startswith("| "))
+    return {row[0].strip(): row[-1].strip() for row in cells if len(row) == _COLUMNS}
 
 
 def damages(cases: Sequence[Case]) -> str:
@@ -110,7 +131,9 @@ def conditions() -> str:
 
 def page(text: str, cases: Sequence[Case], listed: Iterable[dict[str, object]]) -> str:
     """The page with its generated parts written anew."""
-    parts = {"conditions": conditions(), "rows": rows(cases, listed), "damages": damages(cases)}
+    parts = {"conditions": conditions(), "rows": rows(cases, listed, earlier_figures(text))}
+    if any("damage" in case.properties for case in cases):
+        parts["damages"] = damages(cases)
     for name, part in parts.items():
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",

@@ -51,3 +51,22 @@ def test_figures_are_those_of_the_reports(script: ModuleType, tmp_path: Path) ->
     assert "| flip | 2 | 1 | 0 | 1 |" in table
     assert "| a file of `chips` | 1 | 1 | 0 | 0 |" in table
     assert "| **all** | 2 | 1 | 0 | 1 |" in table
+
+
+def test_a_row_without_a_case_keeps_its_figure_and_says_that_it_is_an_earlier_one(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "report.xml").write_text(REPORT)
+    cases = list(script.cases_of(tmp_path / "report.xml").values())
+    listed = [
+        {"done": name, "noticed": "e", "then": "f", "tests": [test]}
+        for name, test in (("ran", "tests/b"), ("did", "tests/c"), ("never", "tests/d"))
+    ]
+    page = "| ran | e | f | x | 3 of 9 |\n| did | e | f | x | 7 of 8 |\n| never | e | f | x | not run for this page |\n"
+    for _ in range(2):  # and says it once
+        table = script.rows(cases, listed, script.earlier_figures(page))
+        held = [line.rsplit(" | ", 1)[1] for line in table.splitlines()[2:]]
+        assert held == ["1 of 1 |", "7 of 8, earlier |", "not run for this page |"]
+        page = table
+    assert "<!-- damages -->" in script.page("<!-- damages -->\nkept\n<!-- end -->", cases[-1:], listed)
+    assert "kept" in script.page("<!-- damages -->\nkept\n<!-- end -->", cases[-1:], listed)
