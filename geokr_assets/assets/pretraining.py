@@ -16,8 +16,9 @@ def build(params: Params) -> list[dg.AssetsDefinition]:
             "pretraining",
             group=GROUP,
             kinds={"pytorch", "mlflow"},
-            description="A **student** network predicts the land-cover proportions of each chip; its running average, the "
-            "**teacher**, keeps it from believing every error of the product.\n\nRuns in a separate process, so that its "
+            description="A network learns from chips without human labels: to predict the land cover of each **cell** from all "
+            "of its stages, and to tell crops of one chip from those of all others. Other methods are a line in "
+            "`pretraining.variants`.\n\nRuns in a separate process, so that its "
             "memory and its libraries end with it. Terminate the run to stop it: it saves a checkpoint, and the next run "
             "resumes from there. Curves and system load are in MLflow.",
         ),

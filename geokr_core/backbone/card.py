@@ -196,9 +196,39 @@ def _render(template: str, description: Mapping[str, Any], scores: Sequence[Scor
             (score, one) for score in scores for one in score.comparisons if one.verdict == "no difference shown"
         ],
         recipe=_recipe(description["pretraining"]["config"]),
+        taught=taught(description["pretraining"]["config"], len(description["classes"])),
         loaders=dict(_LOADERS[row["library"]] for row in description["network"]["loads_into"]),
         geokr_version=__version__,
     )
+
+
+def taught(config: Mapping[str, Any], num_classes: int) -> str:
+    """What the weights learned from, in a sentence that follows "It was trained, without human annotation,".
+
+    Args:
+        config: settings of the pretraining, its recipe resolved. A setting that earlier versions did not know counts as off.
+        num_classes: of the land cover.
+    """
+    contrast = "to tell two crops of one chip from crops of all other chips"
+    objective = config.get("objective", "land_cover")
+    if objective in ("simclr", "moco"):
+        return f"{contrast}. No land cover was used."
+    if objective != "land_cover":
+        return f"by the objective `{objective}`."
+    shares = (
+        f"to predict which shares of the ground below {{}} a land-cover product gives to each of {num_classes} classes"
+    )
+    parts = []
+    if config.get("land_cover_weight", 1.0) > 0:
+        teacher = ", beside a teacher that is the running average of the student"
+        parts.append(shares.format("an image chip") + (teacher if config.get("consistency") != "none" else ""))
+    if config.get("dense_weight", 0.0) > 0:
+        parts.append(shares.format("each cell of an image chip") + ", read from all stages of the network")
+    if config.get("contrast_weight", 0.0) > 0:
+        parts.append(contrast)
+    words = ", and ".join(parts) or "to stay near the weights that it started from"
+    control = " This is a control: the land cover is that of other chips." if config.get("labels") == "shuffled" else ""
+    return f"{words}.{control}"
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, str]:

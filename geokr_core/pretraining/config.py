@@ -47,10 +47,11 @@ class RunSettings(Section):
     # Not `threads` and `device`: sums over several threads are added up in another order, and weights differ in their last
     # digits (measured). Finished runs are named by both.
     without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoints", "examples_every"})
+    code_version: ClassVar[int] = 2  # 2: `preset: geokr` is land cover of cells and contrast
 
-    preset: Literal["geokr", "continued", "enlarged", "paper"] = Field(
+    preset: Literal["geokr", "averaged_teacher", "continued", "enlarged", "paper"] = Field(
         "geokr",
-        description="recipe that every method but `paper` starts from; `continued` and `enlarged` train given weights further, see docs/pretraining.md",
+        description="recipe that every method but `paper` starts from; `averaged_teacher`: the chip's proportions and an averaged teacher; `continued` and `enlarged` train given weights further, see docs/pretraining.md",
     )
     architecture: Architecture = Field(
         "resnet18",
@@ -157,6 +158,11 @@ class PretrainingConfig(RecipeOverrides, RunSettings):
             if complaint := _impossible(own, own.recipe(variant.method)):
                 raise ValueError(f"variant {variant.name}: {complaint}")
         return self
+
+    @classmethod
+    def code_mark(cls) -> list[int]:
+        """See `Section.code_mark`. Up to version 2 none: a run is named by its whole recipe, whatever its preset is called."""
+        return [] if cls.code_version <= 2 else [cls.code_version]
 
     @property
     def named_variants(self) -> tuple[VariantConfig, ...]:

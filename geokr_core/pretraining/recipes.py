@@ -50,43 +50,52 @@ _CONTRASTIVE: Final = {
 }
 """Chen and others 2020 as far as whole bands allow it: strong crops, colour jitter, every fifth chip grey. No blur."""
 
-_CELLS: Final = {"land_cover_weight": 0.0, "consistency": "none", "transfer": "student"}
+_GENTLE: Final = {"crop_area_fraction": (0.35, 1.0), "jitter": 0.3, "grey_fraction": 0.0}
+"""For land cover without contrast: its classes differ in colour, so no chip loses it."""
+
+_NO_TEACHER: Final = {"consistency": "none", "transfer": "student"}
+
+_CELLS: Final = {"land_cover_weight": 0.0}
 """Of land cover, the cells alone: what a chip's proportions say is their mean."""
 
-_NO_LAND_COVER: Final = {
-    "consistency": "none",
+_PROPORTIONS: Final = {"land_cover_weight": 1.0, "dense_weight": 0.0}
+"""Of land cover, the proportions of the chip alone."""
+
+_NO_LAND_COVER: Final = _NO_TEACHER | {
     "label_follows_crop": False,
     "dense_weight": 0.0,
     "correction": False,
     "contrast_weight": 0.0,
-    "transfer": "student",
 }
 
 METHODS: Final[Mapping[str, Method]] = {
-    "geokr": Method("Land-cover proportions and an averaged teacher; the recipe of `pretraining.preset`."),
+    "geokr": Method("The recipe of `pretraining.preset` as it is: by default land cover of every cell, and contrast."),
     "paper": Method("The method as it was first published, whatever the preset.", preset="paper"),
     "shuffled": Method(
         "Control: land cover is permuted among the training chips, so that it tells nothing about them.",
         required={"labels": "shuffled"},
         predicts=False,
     ),
+    "dense": Method(
+        "Land cover of every cell of a chip, read from all stages of the network; no contrast, no teacher.",
+        _GENTLE | _CELLS | _NO_TEACHER | {"dense_weight": 1.0, "contrast_weight": 0.0},
+    ),
+    "proportions": Method(
+        "Land-cover proportions of the chip, one vector of the last stage; no contrast, no teacher.",
+        _GENTLE | _PROPORTIONS | _NO_TEACHER | {"contrast_weight": 0.0},
+    ),
     "majority": Method(
         "Baseline: only the class that covers most of the ground, as in usual classification.",
-        required={"labels": "majority"},
+        _PROPORTIONS,
+        {"labels": "majority"},
         predicts=False,
     ),
-    "dense": Method(
-        "Land cover of every cell of a chip, read from all stages of the network; no teacher.",
-        _CELLS | {"dense_weight": 1.0},
+    "corrected": Method(
+        "A learned matrix takes up the classes that the product confuses.", _PROPORTIONS | {"correction": True}
     ),
-    "corrected": Method("A learned matrix takes up the classes that the product confuses.", {"correction": True}),
     "joint": Method(
-        "Land cover and contrast: two crops of a chip, each with its own land cover, against all other chips.",
-        _CONTRASTIVE | {"contrast_weight": 1.0, "consistency": "none", "transfer": "student"},
-    ),
-    "joint_dense": Method(
-        "Land cover of every cell, read from all stages, and contrast: what `dense` and `simclr` learn, at once.",
-        _CONTRASTIVE | _CELLS | {"dense_weight": 5.0, "contrast_weight": 1.0},
+        "Land-cover proportions and contrast: two crops of a chip, each with its own land cover, against all other chips.",
+        _CONTRASTIVE | _PROPORTIONS | _NO_TEACHER | {"contrast_weight": 1.0},
     ),
     "distilled": Method(
         "Control: only the preset's distance from the start, and no land cover; needs an `anchor`.",
@@ -170,8 +179,8 @@ _HORIZON_FRACTION: Final = 1.0 / 6.0
 _MOMENTUM_RANGE: Final = (0.97, 0.99)
 
 
-def _geokr(num_steps: int) -> Recipe:
-    """The recommended recipe; what depends on the length of the run follows from ``num_steps``.
+def _averaged_teacher(num_steps: int) -> Recipe:
+    """The chip's proportions and an averaged teacher; what depends on the length of the run follows from ``num_steps``.
 
     The teacher's horizon ``1 / (1 - momentum)`` is a sixth of the run, within 0.97-0.99: 33 steps of 200, 100 steps
     of 600 and more.
@@ -198,11 +207,25 @@ def _geokr(num_steps: int) -> Recipe:
     )
 
 
+_DENSE_WEIGHT: Final = 5.0
+"""Of the cells beside contrast: at 1 most of what they add is lost (docs/studies/dense.md, a first look at other seeds)."""
+
+
+def _geokr(num_steps: int) -> Recipe:
+    """The recommended recipe: land cover of every cell, read from all stages, beside contrast; no teacher."""
+    base = _averaged_teacher(num_steps)
+    area, jitter, grey = _CONTRASTIVE["crop_area_fraction"], _CONTRASTIVE["jitter"], _CONTRASTIVE["grey_fraction"]
+    colours = {"brightness": jitter, "contrast": jitter, "saturation": jitter, "grey_fraction": grey}
+    augmentation = replace(base.augmentation, crop_area_fraction=area, **colours)
+    changes = _CELLS | _NO_TEACHER | {"dense_weight": _DENSE_WEIGHT, "contrast_weight": 1.0}
+    return base.model_copy(update={**changes, "augmentation": augmentation})
+
+
 _HEAD_WARMUP_FRACTION: Final = 0.15
 
 
 def _continued(num_steps: int) -> Recipe:
-    """``geokr`` from good weights: the head first, the backbone slowly, all pooled stages kept close to the start.
+    """``averaged_teacher`` from good weights: the head first, the backbone slowly, all pooled stages kept close to the start.
 
     Without the first, a fresh head wrecks the features within some tens of steps; without the last, what the chips do
     not show is forgotten.
@@ -215,14 +238,14 @@ def _continued(num_steps: int) -> Recipe:
         "anchor": "stages",
         "anchor_weight": 1.0,
     }
-    return _geokr(num_steps).model_copy(update=changes)
+    return _averaged_teacher(num_steps).model_copy(update=changes)
 
 
 _ENLARGED_HEAD_WARMUP_FRACTION: Final = 0.05
 
 
 def _enlarged(num_steps: int) -> Recipe:
-    """``geokr`` from weights that were trained on larger images: small chips come to be seen as the start sees enlarged ones.
+    """``averaged_teacher`` from weights that were trained on larger images: small chips come to be seen as the start sees enlarged ones.
 
     The delivered weights lie half-way back to the start: what the chips taught stays, and what they took is returned.
     """
@@ -237,11 +260,12 @@ def _enlarged(num_steps: int) -> Recipe:
         "anchor_zoom": 2.0,
         "interpolation": 0.5,
     }
-    return _geokr(num_steps).model_copy(update=changes)
+    return _averaged_teacher(num_steps).model_copy(update=changes)
 
 
 PRESETS: Final[Mapping[str, Callable[[int], Recipe]]] = {
     "geokr": _geokr,
+    "averaged_teacher": _averaged_teacher,
     "continued": _continued,
     "enlarged": _enlarged,
     "paper": lambda num_steps: PAPER,

@@ -119,6 +119,10 @@ _STOOD_FOR: Final = frozenset({"seeds", "variants", "initial_weights"})
 """Fields of which a run's fingerprint holds something else: its own seed, its variant and the md5 of the weights."""
 
 
+_FIRST_NAMES: Final = {"averaged_teacher": "geokr"}
+"""Presets by the name under which runs were first kept; the recipe tells apart what is called so today."""
+
+
 def result_inputs(config: PretrainingConfig, recipe: Recipe, device: str, data_version: str) -> dict[str, Any]:
     """Everything that the result of a run depends on, its variant's name, its seed and the number of processes excepted.
 
@@ -137,6 +141,7 @@ def result_inputs(config: PretrainingConfig, recipe: Recipe, device: str, data_v
     ignored = PretrainingConfig.without_effect | _STOOD_FOR
     settings = {key: value for key, value in as_plain(config).items() if value is not None and key not in ignored}
     settings["precision"] = precision_of(config.precision, device)
+    settings["preset"] = _FIRST_NAMES.get(config.preset, config.preset)
     settings |= objective_class(recipe.objective).code(recipe) | regularisation.code(recipe)
     if config.shuffle_window_chips is not None:
         settings |= batch_order.CODE

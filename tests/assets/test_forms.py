@@ -30,7 +30,7 @@ def test_defaults_bounds_and_choices_are_told() -> None:
     told = {name: str(field.description) for name, field in form_of("pretraining").model_fields.items()}
     assert "at least 1" in told["steps"]
     assert "default 200" in told["steps"]
-    assert "one of geokr, continued, enlarged, paper" in told["preset"]
+    assert "one of geokr, averaged_teacher, continued, enlarged, paper" in told["preset"]
 
 
 def test_an_empty_form_changes_nothing() -> None:

@@ -14,8 +14,9 @@ import torch
 import yaml
 from affine import Affine
 
-from geokr_core.backbone.card import PAGE_ROWS, Comparison, Score, model_card, registry_page
+from geokr_core.backbone.card import PAGE_ROWS, Comparison, Score, model_card, registry_page, taught
 from geokr_core.backbone.loader import geokr_backbone
+from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.step.files import read_json
 from geokr_core.testing import redescribe, write_raster
 
@@ -146,6 +147,25 @@ def test_cards_of_bundles_of_earlier_versions_can_be_written(bundle: Path) -> No
     card = model_card(old)
     assert "choose limits yourself" in card
     assert "Products:" not in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "does_not"),
+    [
+        ({"preset": "geokr"}, ["each cell of an image chip", "all stages", "two crops of one chip"], ["teacher"]),
+        ({"preset": "averaged_teacher"}, ["below an image chip", "running average"], ["cell", "crops"]),
+        ({"method": "dense"}, ["each cell"], ["teacher", "crops"]),
+        ({"method": "simclr"}, ["two crops", "No land cover was used"], ["shares", "teacher"]),
+        ({"method": "shuffled"}, ["control: the land cover is that of other chips"], ["teacher"]),
+    ],
+)
+def test_the_card_says_what_its_weights_learned_from(
+    settings: dict[str, str], says: list[str], does_not: list[str]
+) -> None:
+    config = PretrainingConfig.model_validate({key: value for key, value in settings.items() if key != "method"})
+    words = taught(config.recipe(settings.get("method", "geokr")).model_dump(), 10)
+    assert all(part in words for part in says), words
+    assert not any(part in words for part in does_not), words
 
 
 def test_of_initial_weights_only_the_name_of_the_file_is_told(bundle: Path) -> None:

@@ -16,7 +16,7 @@ def test_presets_are_what_they_are_named_for() -> None:
     )
 
 
-@pytest.mark.parametrize("preset", ["paper", "geokr"])
+@pytest.mark.parametrize("preset", ["paper", "averaged_teacher", "geokr"])
 def test_a_given_field_overrules_the_preset_even_if_it_is_zero(preset: str) -> None:
     given = {
         "learning_rate": 0.5,

@@ -15,8 +15,15 @@ from geokr_core.step.reporter import RecordingReporter
 
 
 def short_config(**changes: Any) -> PretrainingConfig:
-    """Six steps of eight chips, all of them logged."""
-    small = {"architecture": "squeezenet1_1", "steps": 6, "batch_size": 8, "threads": 1, "log_every": 1}
+    """Six steps of eight chips, all of them logged, with a teacher, which has the most to go wrong."""
+    small = {
+        "preset": "averaged_teacher",
+        "architecture": "squeezenet1_1",
+        "steps": 6,
+        "batch_size": 8,
+        "threads": 1,
+        "log_every": 1,
+    }
     return PretrainingConfig(**({**small, "device": "cpu", "examples_every": 0} | changes))
 
 
@@ -33,8 +40,15 @@ def inputs_at(run: Run, step: int = 1) -> Inputs:
 
 
 def checkpointed_config(**changes: Any) -> PretrainingConfig:
-    """Twelve steps of eight chips, with a checkpoint every three."""
-    small = {"architecture": "squeezenet1_1", "steps": 12, "batch_size": 8, "threads": 1, "log_every": 4}
+    """Twelve steps of eight chips with a teacher, with a checkpoint every three."""
+    small = {
+        "preset": "averaged_teacher",
+        "architecture": "squeezenet1_1",
+        "steps": 12,
+        "batch_size": 8,
+        "threads": 1,
+        "log_every": 4,
+    }
     return PretrainingConfig(**({**small, "checkpoint_every": 3, "device": "cpu"} | changes))
 
 

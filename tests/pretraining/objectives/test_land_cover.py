@@ -98,7 +98,7 @@ def test_the_land_cover_of_cells_reaches_every_stage_and_their_chip_is_judged(da
 
 
 def test_dense_beside_contrast_asks_both_crops_of_a_chip(data: LevirKR) -> None:
-    run = short_run(data, "joint_dense", precision="fp32", batch_size=8)
+    run = short_run(data, preset="geokr", precision="fp32", batch_size=8)
     state, seen = begin(run), inputs_at(run)
     assert len(seen.student) == 16
     losses = dict(zip(state.terms, losses_of(run, state, seen, 1).tolist(), strict=True))

@@ -62,7 +62,7 @@ def test_norms_and_biases_are_not_decayed(data: LevirKR) -> None:
 def test_teacher_momentum_warms_up_each_step_and_the_released_schedule_does_not(data: LevirKR, tmp_path: Path) -> None:
     warmed_up, constant = [1 / 2, 2 / 3, 3 / 4], [0.95, 0.95, 0.95]
     for changes, momenta, updates in (
-        ({"preset": "geokr"}, warmed_up, 3),
+        ({"preset": "averaged_teacher"}, warmed_up, 3),
         ({"preset": "paper"}, constant, 3),
         ({"preset": "paper", "teacher_schedule": "released"}, constant, 1),
     ):
