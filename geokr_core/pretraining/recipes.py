@@ -43,10 +43,12 @@ class Method:
     predicts: bool = True
 
 
+_CONTRASTIVE_AREA, _CONTRASTIVE_JITTER, _CONTRASTIVE_GREY = (0.2, 1.0), 0.4, 0.2
+
 _CONTRASTIVE: Final = {
-    "crop_area_fraction": (0.2, 1.0),
-    "jitter": 0.4,
-    "grey_fraction": 0.2,
+    "crop_area_fraction": _CONTRASTIVE_AREA,
+    "jitter": _CONTRASTIVE_JITTER,
+    "grey_fraction": _CONTRASTIVE_GREY,
 }
 """Chen and others 2020 as far as whole bands allow it: strong crops, colour jitter, every fifth chip grey. No blur."""
 
@@ -214,9 +216,14 @@ _DENSE_WEIGHT: Final = 5.0
 def _geokr(num_steps: int) -> Recipe:
     """The recommended recipe: land cover of every cell, read from all stages, beside contrast; no teacher."""
     base = _averaged_teacher(num_steps)
-    area, jitter, grey = _CONTRASTIVE["crop_area_fraction"], _CONTRASTIVE["jitter"], _CONTRASTIVE["grey_fraction"]
-    colours = {"brightness": jitter, "contrast": jitter, "saturation": jitter, "grey_fraction": grey}
-    augmentation = replace(base.augmentation, crop_area_fraction=area, **colours)
+    augmentation = replace(
+        base.augmentation,
+        crop_area_fraction=_CONTRASTIVE_AREA,
+        brightness=_CONTRASTIVE_JITTER,
+        contrast=_CONTRASTIVE_JITTER,
+        saturation=_CONTRASTIVE_JITTER,
+        grey_fraction=_CONTRASTIVE_GREY,
+    )
     changes = _CELLS | _NO_TEACHER | {"dense_weight": _DENSE_WEIGHT, "contrast_weight": 1.0}
     return base.model_copy(update={**changes, "augmentation": augmentation})
 
