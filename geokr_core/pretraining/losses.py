@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geokr_core.pretraining.contrast import NTXent
 from geokr_core.pretraining.recipe import Consistency, Reduction
 
 
@@ -108,8 +109,10 @@ def contrastive_loss(temperature: float, *, distributed: bool, memory: tuple[int
         memory: chips that are remembered as further negatives, and the length of their vectors; None: none are.
 
     Returns:
-        lightly's module, which ships no types: two float32 (B, P) → a scalar.
+        A module: two float32 (B, P) → a scalar. With a memory it is lightly's, which ships no types.
     """
+    if memory is None:
+        return NTXent(temperature, distributed=distributed)
     from lightly.loss import NTXentLoss  # type: ignore[import-untyped]
 
-    return NTXentLoss(temperature, memory_bank_size=memory or 0, gather_distributed=distributed)
+    return NTXentLoss(temperature, memory_bank_size=memory, gather_distributed=distributed)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.network import build, on_grid, spec_of_network, stages
+from geokr_core.pretraining.contrast import ProjectionHead
 from geokr_core.pretraining.correction import Correction
 from geokr_core.pretraining.recipe import Recipe
 
@@ -135,8 +136,9 @@ class Network(nn.Module):
 
 
 def _projection(width: int, *, like_moco: bool = False) -> nn.Module:
-    from lightly.models.modules.heads import MoCoProjectionHead, SimCLRProjectionHead  # type: ignore[import-untyped]
+    if not like_moco:
+        return ProjectionHead(width, PROJECTION_DIM)
+    from lightly.models.modules.heads import MoCoProjectionHead  # type: ignore[import-untyped]
 
-    kind = MoCoProjectionHead if like_moco else SimCLRProjectionHead
-    head: nn.Module = kind(width, width, PROJECTION_DIM)
+    head: nn.Module = MoCoProjectionHead(width, width, PROJECTION_DIM)
     return head

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 FEWEST_SCENES: Final = 8
-"""With fewer scenes that could be judged nothing is said of the archive."""
+"""With fewer scenes that could be judged the archive is not judged."""
 
 LEAST_ALIGNED_FRACTION: Final = 0.5
 """Share of scenes on which the map must lie; right maps reached 0.83 (the globe) and 0.92 (Delhi), one in the wrong order 0.18."""

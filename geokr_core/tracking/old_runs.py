@@ -80,7 +80,7 @@ def retire(run: OldRun) -> None:
     with refusals(f"Deleting the run {run.run_id}"):
         client = MlflowClient(tracking_uri=tracking_uri())
         if not run.is_deleted:
-            client.set_tag(run.run_id, RETIRED_TAG, f"{time.time():.0f}")
+            client.set_tag(run.run_id, RETIRED_TAG, str(int(time.time())))  # never in the future
             client.delete_run(run.run_id)
             return
         found = client.get_run(run.run_id)

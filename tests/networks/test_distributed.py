@@ -48,7 +48,14 @@ def _history(out: Path) -> list[dict[str, str]]:
 def test_two_processes_learn_what_one_learns_and_agree_on_the_teacher(architecture: str, tmp_path: Path) -> None:
     data = make_levir_kr(tmp_path / "store", num_chips=48, chip_size_px=32)
     config = PretrainingConfig(
-        architecture=architecture, steps=6, batch_size=8, log_every=1, precision="fp32", device="cpu", threads=1
+        preset="averaged_teacher",
+        architecture=architecture,
+        steps=6,
+        batch_size=8,
+        log_every=1,
+        precision="fp32",
+        device="cpu",
+        threads=1,
     )  # type: ignore[arg-type]
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "ck2").mkdir()

@@ -167,7 +167,7 @@ REFUSED = {
     "download geokr-resnet18@champion --to there": "mlflow",
     "rollback geokr-resnet18 --because drift": "mlflow",
     "compare a@champion b@champion": "mlflow",
-    "pretrain --set pretraining.variants=[geokr,simclr]": "evaluate",
+    "pretrain --set pretraining.variants=[geokr,moco]": "evaluate",
     "run --set store=elsewhere": "evaluate",
 }
 

@@ -1,4 +1,4 @@
-"""Baselines that see no land cover: SimCLR and MoCo, with lightly's losses and heads, in the same loop.
+"""Baselines that see no land cover: SimCLR and MoCo, in the same loop; MoCo with lightly's memory and head.
 
 SimCLR: Chen and others 2020. MoCo: He and others 2020, version 2; its key network is the loop's averaged teacher,
 which predicts in eval mode, so that BatchNorm cannot tell which keys share a batch with the query (their shuffling

@@ -12,6 +12,7 @@ from short_runs import inputs_at, short_config, short_run
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.augmentation import cells_under
+from geokr_core.pretraining.contrast import NTXent, ProjectionHead
 from geokr_core.pretraining.network import Network
 from geokr_core.pretraining.objectives.land_cover import LandCoverObjective
 from geokr_core.pretraining.training import loop
@@ -88,6 +89,51 @@ def test_moco_compares_with_what_it_remembers(data: LevirKR) -> None:
     loop.gradients(run, state, reading(run)(1), run.normalisation())
     changed = (state.objective.state()["bank"] != before).any(dim=1)
     assert changed.tolist() == [True] * 8 + [False] * 12
+
+
+def test_contrast_is_the_librarys_to_the_last_bit() -> None:
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules.heads import SimCLRProjectionHead
+
+    torch.manual_seed(0)
+    theirs = SimCLRProjectionHead(12, 12, 8)
+    torch.manual_seed(0)
+    ours = ProjectionHead(12, 8)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    crops = [torch.randn(16, 12, requires_grad=True) for _ in range(2)]
+    found = []
+    for head, loss in ((ours, NTXent(0.2, distributed=False)), (theirs, NTXentLoss(0.2))):
+        value = loss(*(head(crop) for crop in crops))
+        gradients = torch.autograd.grad(value, [*crops, *head.parameters()])
+        found.append([value, *gradients])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+CROPS_OF_ALL = """
+import sys, torch, torch.distributed as dist
+from geokr_core.pretraining.contrast import NTXent
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+crops = [torch.randn(6, 5, requires_grad=True) for _ in range(2)]
+value = NTXent(0.2, distributed=True)(*(crop[3 * rank : 3 * rank + 3] for crop in crops))
+gradients = torch.autograd.grad(value, crops)
+torch.save([value.detach(), *gradients], f"{sys.argv[1]}/{rank}.pt")
+"""
+
+
+def test_two_processes_compare_with_each_others_chips(tmp_path: Path) -> None:
+    (tmp_path / "crops.py").write_text(CROPS_OF_ALL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*command, str(tmp_path / "crops.py"), str(tmp_path)], check=True, timeout=200)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    torch.manual_seed(0)
+    crops = [torch.randn(6, 5, requires_grad=True) for _ in range(2)]
+    value = NTXent(0.2, distributed=False)(*crops)
+    # Gradients of processes are averaged after this, as the values are here.
+    torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, value.detach())
+    for place, gradient in enumerate(torch.autograd.grad(value, crops), 1):
+        torch.testing.assert_close((parts[0][place] + parts[1][place]) / 2, gradient)
 
 
 def test_the_contrastive_library_makes_no_calls() -> None:
