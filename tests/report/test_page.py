@@ -17,6 +17,7 @@ from geokr_core.evaluation.statistics import differences, summarise
 from geokr_core.levir_kr.dataset import write_manifest
 from geokr_core.pictures.charts import chart_legend, initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
+from geokr_core.report import page as template_module
 from geokr_core.report.config import ReportConfig
 from geokr_core.report.headline import headline
 from geokr_core.report.page import write_report
@@ -139,6 +140,13 @@ def test_what_was_done_with_the_backbone_has_a_section_where_it_was_done(
     assert "## In use: vectors, audit, maps" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert read_json(tmp_path / "out" / "report.json")["applications"][0]["title"] == "Where image and map disagree"
     assert "In use: vectors" not in (page / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_table_scrolls_by_itself_where_it_is_wider_than_a_phone() -> None:
+    template = Path(template_module.__file__).parent / "templates" / "report.html.j2"
+    tables = [line for line in template.read_text(encoding="utf-8").splitlines() if "<table" in line]
+    assert len(tables) >= 5
+    assert [line for line in tables if not line.startswith('<div class="wide')] == []
 
 
 def test_names_cannot_smuggle_markup_in(inputs: dict[str, Path], tmp_path: Path) -> None:
