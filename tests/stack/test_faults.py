@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from forked_runs import Undisturbed, command, last_step, metrics_that_came_twice, recorded, said, versions
-from running_stack import started
+from forked_runs import Undisturbed, command, killed_at_random, recorded, said, versions
+from running_stack import patiently, started
 from tiny_worlds import tiny_world
 from unreliable_server import unreliable
 
@@ -36,28 +36,17 @@ def test_the_command_killed_at_random_moments(
     undisturbed: Undisturbed,
     record_property: Callable[[str, object], None],
 ) -> None:
-    expected, duration = undisturbed.versions, undisturbed.seconds
-    rng = random.Random(SEED)
-    params = tiny_world(tmp_path)
+    tiny_world(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    kills: Counter[str] = Counter()
-    while True:
-        done = kills.total() >= NUM_KILLS
-        process = command(tmp_path)
-        try:
-            code = process.wait(timeout=1200 if done else rng.uniform(0.02, 0.2) * duration)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kills[last_step(params)] += 1
-            continue
-        assert code == 0, said(tmp_path)
-        assert versions(params) == expected
-        assert metrics_that_came_twice(tmp_path / "mlflow.db") == []
-        if done:
-            break
-        for name in ("store", "world"):  # ended between two kills: from the beginning
-            shutil.rmtree(tmp_path / name)
-    assert not list(tmp_path.rglob("*.partial"))
+    kills = killed_at_random(
+        tmp_path,
+        undisturbed,
+        command,
+        lambda process, _: process.kill(),
+        num_kills=NUM_KILLS,
+        seed=SEED,
+        shares=(0.02, 0.2),
+    )
     record_property("fault", "kill -9 of `geokr run`")
     record_property("kills", kills.total())
     record_property("after", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
@@ -94,7 +83,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
             start_new_session=True,
         )
     try:
-        _patiently(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status())
+        patiently(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status())
         yield port
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -163,17 +152,6 @@ def _kill(stack: Any, service: str) -> None:
         time.sleep(0.2)
 
 
-def _patiently(question: Callable[[], Any], seconds: float = 240) -> Any:
-    """An answer from servers that may be on their way back."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return question()
-        except (requests.RequestException, AssertionError, TypeError):
-            assert time.monotonic() < deadline
-            time.sleep(1)
-
-
 def test_every_server_killed_in_turn_during_a_run(
     open_folder: Path, undisturbed: Undisturbed, record_property: Callable[[str, object], None]
 ) -> None:
@@ -187,10 +165,10 @@ def test_every_server_killed_in_turn_during_a_run(
         status = ""
         while status != "SUCCESS":
             assert launches < 5, status
-            run_id = _patiently(lambda: stack.launch("whole_chain"))
+            run_id = patiently(lambda: stack.launch("whole_chain"))
             launches += 1
             deadline = time.monotonic() + 900
-            while status := _patiently(lambda run_id=run_id: stack.ask(STEPS, id=run_id)["runOrError"]):
+            while status := patiently(lambda run_id=run_id: stack.ask(STEPS, id=run_id)["runOrError"]):
                 begun = {step["stepKey"] for step in status["stepStats"]}
                 due = [server for step, server in IN_TURN.items() if step in begun and server not in killed]
                 for server in due[:1]:
@@ -203,7 +181,7 @@ def test_every_server_killed_in_turn_during_a_run(
             status = status["status"]
         login = ("reader", stack.secret("mlflow_reader"))
         api = f"{stack.url('mlflow')}/api/2.0/mlflow"
-        found = _patiently(
+        found = patiently(
             lambda: requests.get(
                 f"{api}/registered-models/alias",
                 params={"name": "geokr-resnet18", "alias": "champion"},
@@ -212,7 +190,7 @@ def test_every_server_killed_in_turn_during_a_run(
             ).json()["model_version"]["version"]
         )
         assert found == "1"
-        runs = _patiently(lambda: _finished_runs(api, login))
+        runs = patiently(lambda: _finished_runs(api, login))
     assert versions(params) == expected
     assert set(killed) == set(IN_TURN.values())
     # A step that was made once is recorded once, whoever was away.

@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forked_runs import Undisturbed, last_step, metrics_that_came_twice, run_worker, said, versions
+from forked_runs import Undisturbed, killed_at_random, last_step, run_worker, versions
 from running_stack import Started, started
 from tiny_worlds import tiny_world
 
@@ -28,28 +27,18 @@ def test_a_run_worker_killed_at_random_moments(
     undisturbed: Undisturbed,
     record_property: Callable[[str, object], None],
 ) -> None:
-    rng = random.Random(SEED)
-    params = tiny_world(tmp_path)
+    tiny_world(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    kills: Counter[str] = Counter()
-    while True:
-        done = kills.total() >= NUM_KILLS
-        process = run_worker(tmp_path)
-        try:
-            code = process.wait(timeout=1200 if done else rng.uniform(0.05, 0.3) * undisturbed.seconds)
-        except subprocess.TimeoutExpired:
-            # Every second time the training's own process is left behind, which has to notice that its run is gone.
-            process.kill(alone=kills.total() % 2 == 1)
-            kills[last_step(params)] += 1
-            continue
-        assert code == 0, said(tmp_path)
-        assert versions(params) == undisturbed.versions
-        assert metrics_that_came_twice(tmp_path / "mlflow.db") == []
-        if done:
-            break
-        for name in ("store", "world"):  # ended between two kills: from the beginning
-            shutil.rmtree(tmp_path / name)
-    assert not list(tmp_path.rglob("*.partial"))
+    kills = killed_at_random(
+        tmp_path,
+        undisturbed,
+        run_worker,
+        # Every second time the training's own process is left behind, which has to notice that its run is gone.
+        lambda process, before: process.kill(alone=before % 2 == 1),
+        num_kills=NUM_KILLS,
+        seed=SEED,
+        shares=(0.05, 0.3),
+    )
     record_property("fault", "kill -9 of a run's process in Dagster")
     record_property("kills", kills.total())
     record_property("after", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))

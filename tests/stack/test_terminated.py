@@ -5,12 +5,10 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 from forked_runs import Undisturbed, versions
-from running_stack import started
+from running_stack import patiently, started
 from tiny_worlds import tiny_world
 
 SERVICES = (
@@ -31,16 +29,6 @@ STATUS = "query($id: ID!){runOrError(runId: $id){... on Run{status}}}"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
-def _patiently(question: Callable[[], Any], seconds: float = 300) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return question()
-        except (requests.RequestException, AssertionError, TypeError):
-            assert time.monotonic() < deadline
-            time.sleep(1)
-
-
 def test_each_process_of_the_stack_is_told_to_end_during_a_run(
     open_folder: Path, undisturbed: Undisturbed, record_property: Callable[[str, object], None]
 ) -> None:
@@ -55,7 +43,7 @@ def test_each_process_of_the_stack_is_told_to_end_during_a_run(
         while left or status != "SUCCESS":
             if status in ("", "SUCCESS", "FAILURE", "CANCELED"):
                 assert launches < 8, status
-                run = _patiently(lambda: stack.launch("whole_chain"))
+                run = patiently(lambda: stack.launch("whole_chain"))
                 launches += 1
             if left:
                 service = left.pop(0)
@@ -66,7 +54,7 @@ def test_each_process_of_the_stack_is_told_to_end_during_a_run(
                     time.sleep(0.2)
                 waited[service] = time.monotonic() - begun
                 time.sleep(PAUSE_SECONDS)
-            status = _patiently(lambda run=run: stack.ask(STATUS, id=run)["runOrError"]["status"])
+            status = patiently(lambda run=run: stack.ask(STATUS, id=run)["runOrError"]["status"])
             time.sleep(0.5)
     assert versions(params) == undisturbed.versions
     assert not list(project.rglob("*.partial"))

@@ -5,6 +5,8 @@ seconds; and what is compared at their end. Found through ``pythonpath`` in pypr
 import contextlib
 import importlib
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -143,6 +145,51 @@ class Undisturbed:
     versions: dict[str, str]
     seconds: float
     recorded: tuple[Counter[str], Counter[str]]
+
+
+def killed_at_random(
+    project: Path,
+    undisturbed: Undisturbed,
+    start: Callable[[Path], Forked],
+    kill: Callable[[Forked, int], None],
+    *,
+    num_kills: int,
+    seed: int,
+    shares: tuple[float, float],
+) -> Counter[str]:
+    """Start runs of one store again and again, kill each after a share of the undisturbed time, and look at each one that ends.
+
+    Args:
+        project: with ``params.yaml`` and ``mlflow.db``.
+        undisturbed: what the end has to be.
+        start: starts a run.
+        kill: kills it; gets how many were killed before.
+        num_kills: after these a run is left to end.
+        seed: of the moments.
+        shares: least and largest share of the undisturbed time after which a run is killed.
+
+    Returns:
+        Kills by the last step that had an output.
+    """
+    rng, params = random.Random(seed), project / "params.yaml"
+    kills: Counter[str] = Counter()
+    while True:
+        done = kills.total() >= num_kills
+        process = start(project)
+        try:
+            code = process.wait(timeout=1200 if done else rng.uniform(*shares) * undisturbed.seconds)
+        except subprocess.TimeoutExpired:
+            kill(process, kills.total())
+            kills[last_step(params)] += 1
+            continue
+        assert code == 0, said(project)
+        assert versions(params) == undisturbed.versions
+        assert metrics_that_came_twice(project / "mlflow.db") == []
+        if done:
+            assert not list(project.rglob("*.partial"))
+            return kills
+        for name in ("store", "world"):  # ended between two kills: from the beginning
+            shutil.rmtree(project / name)
 
 
 def metrics_that_came_twice(database: Path) -> list[tuple[Any, ...]]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -158,3 +158,14 @@ def started(folder: Path, seconds: float = 400.0, **changes: object) -> Iterator
                 process.kill()
             for left in psutil.wait_procs(family, timeout=5)[1]:
                 left.kill()
+
+
+def patiently(question: Callable[[], Any], seconds: float = 300) -> Any:
+    """An answer from servers that may be on their way back."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return question()
+        except (requests.RequestException, AssertionError, TypeError):
+            assert time.monotonic() < deadline
+            time.sleep(1)
