@@ -218,10 +218,12 @@ def taught(config: Mapping[str, Any], num_classes: int) -> str:
     shares = (
         f"to predict which shares of the ground below {{}} a land-cover product gives to each of {num_classes} classes"
     )
+    largest = f"to name the one of {num_classes} classes that covers most of the ground below an image chip by a land-cover product"
     parts = []
     if config.get("land_cover_weight", 1.0) > 0:
         teacher = ", beside a teacher that is the running average of the student"
-        parts.append(shares.format("an image chip") + (teacher if config.get("consistency") != "none" else ""))
+        asked = largest if config.get("labels") == "majority" else shares.format("an image chip")
+        parts.append(asked + (teacher if config.get("consistency") != "none" else ""))
     if config.get("dense_weight", 0.0) > 0:
         parts.append(shares.format("each cell of an image chip") + ", read from all stages of the network")
     if config.get("contrast_weight", 0.0) > 0:

@@ -89,7 +89,7 @@ class Verdicts:
         is_known = np.isfinite(then).all(axis=1)
         is_known[is_known] = np.abs(then[is_known] - now[is_known]).max(axis=1) <= _SAME_MAP
         weight = entries["weight"].to_numpy(dtype=np.float64)
-        flagged = is_known & (entries["is_flagged"] == True).to_numpy()  # noqa: E712  # missing where the chip is not known
+        flagged = is_known & entries["is_flagged"].eq(True).to_numpy()  # missing where the chip is not known
         return Verdict(is_known, flagged, np.where(flagged, weight, 1.0).astype(np.float32))
 
 

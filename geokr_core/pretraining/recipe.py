@@ -81,7 +81,9 @@ class Choices(Section):
     reduction: Reduction = Field(description="mean over chips, or over chips and classes as first published")
     two_views: bool = Field(description="different augmentations for student and teacher")
     transfer: Literal["teacher", "student"] = Field(description="which of the two networks becomes the backbone")
-    label_weighting: bool = Field(description="weight samples by known fraction, voting cells and time gap")
+    label_weighting: bool = Field(
+        description="weight a chip's proportions by known fraction, voting cells and time gap; land cover of cells is not weighed"
+    )
     label_follows_crop: bool = Field(
         description="a crop is labelled with the land cover of exactly its area; needs a Levir-KR with `cells.npy`"
     )

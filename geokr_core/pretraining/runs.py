@@ -8,6 +8,7 @@ import torch
 
 from geokr_core import __version__
 from geokr_core.errors import ConfigError, TrainingError
+from geokr_core.levir_kr.audited import WEIGHT_COLUMN
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks import batch_order
 from geokr_core.networks.architectures import spec_of
@@ -80,10 +81,16 @@ def _require_data(
     variant: VariantConfig, config: PretrainingConfig, recipe: Recipe, data: LevirKR, processes: ProcessGroup
 ) -> None:
     """Refuse what this data set, or this number of processes, cannot give; the section itself refuses the rest."""
+    if recipe.dense_weight > 0 and WEIGHT_COLUMN in data.catalogue:
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: {data.folder} lets chips that an audit flagged weigh less, but land cover of cells "
+            "(`dense_weight`) is not weighed: nothing would come of it. Set `levir_kr.audit.use: exclude`, or take `preset: "
+            "averaged_teacher`, which learns from proportions of chips."
+        )
     if recipe.needs_cells and not data.cells_per_side:
         asks = "dense_weight" if recipe.dense_weight > 0 else "label_follows_crop"
         remedy = (
-            "take the method `dense` or the weight out"
+            "take a method that asks for no cells (`simclr`; `proportions` with `pretraining.label_follows_crop: false`)"
             if asks == "dense_weight"
             else "set `pretraining.crop_area_fraction: [1, 1]` (whole chips) or `pretraining.label_follows_crop: false` "
             "(crops keep the land cover of the whole chip)"
@@ -117,7 +124,6 @@ def _require_data(
 
 _STOOD_FOR: Final = frozenset({"seeds", "variants", "initial_weights"})
 """Fields of which a run's fingerprint holds something else: its own seed, its variant and the md5 of the weights."""
-
 
 _FIRST_NAMES: Final = {"averaged_teacher": "geokr"}
 """Presets by the name under which runs were first kept; the recipe tells apart what is called so today."""

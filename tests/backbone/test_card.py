@@ -156,6 +156,7 @@ def test_cards_of_bundles_of_earlier_versions_can_be_written(bundle: Path) -> No
         ({"preset": "averaged_teacher"}, ["below an image chip", "running average"], ["cell", "crops"]),
         ({"method": "dense"}, ["each cell"], ["teacher", "crops"]),
         ({"method": "simclr"}, ["two crops", "No land cover was used"], ["shares", "teacher"]),
+        ({"method": "majority"}, ["the one of 10 classes that covers most", "two crops"], ["shares", "teacher"]),
         ({"method": "shuffled"}, ["control: the land cover is that of other chips"], ["teacher"]),
     ],
 )
