@@ -11,7 +11,7 @@ from geokr_core.step.section import Section
 class MapAuditConfig(Section):
     """Where image and map disagree."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     place_size_deg: float | None = Field(
         None,

@@ -10,3 +10,9 @@ RESULT_FILE: Final = "audit.json"
 
 GALLERY_FILE: Final = "gallery.png"
 """The first chips."""
+
+MAP_FOLDER: Final = "maps"
+"""Folder of the maps of disagreement."""
+
+MAP_ENDING: Final = ".disagreement.tif"
+"""Ending of a scene's map."""

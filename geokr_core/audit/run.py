@@ -15,7 +15,8 @@ from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.disagreement import LEAST_EXPLAINED, Disagreement, disagreement, folds_by_place, largest_move
 from geokr_core.audit.gallery import gallery
 from geokr_core.audit.kinds import Causes, kinds_of
-from geokr_core.audit.output import GALLERY_FILE, RESULT_FILE, TABLE_FILE
+from geokr_core.audit.maps import write_disagreement_maps
+from geokr_core.audit.output import GALLERY_FILE, MAP_FOLDER, RESULT_FILE, TABLE_FILE
 from geokr_core.audit.pairs import Pairs, other_shares, read_pairs
 from geokr_core.audit.planting import KINDS, Found, measure
 from geokr_core.audit.registration import Ground, Shifted, shifted_places
@@ -52,8 +53,8 @@ def audit_map(
         embeddings: folder of vectors.
         chips: folder of shards.
         proportions: folder of land cover.
-        out: folder that gets ``audit.parquet``, ``audit.json`` and ``gallery.png``; replaced as a whole, the same bytes for
-            the same inputs.
+        out: folder that gets ``audit.parquet``, ``audit.json``, ``gallery.png`` and ``maps/<scene>.disagreement.tif``; replaced as
+            a whole, the same bytes for the same inputs.
         reporter: hears what was found of planted errors.
         ground: scenes and land cover, for whether the map is shifted; None: not asked.
 
@@ -84,6 +85,7 @@ def audit_map(
         table.to_parquet(folder / TABLE_FILE, index=False, compression="zstd", write_covering_bbox=True)
         write_json(folder / RESULT_FILE, result)
         (folder / GALLERY_FILE).write_bytes(picture)
+        write_disagreement_maps(folder / MAP_FOLDER, chips, table, pairs.classes)
     summary = _summary(result, table, picture)
     numbers = {**summary.numbers, "explained_fraction": round(found.explained, 4)}
     return replace(summary, numbers=numbers, warnings=[*strange, *summary.warnings])

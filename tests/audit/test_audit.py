@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from rasterio.crs import CRS
 
 from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.disagreement import disagreement, folds_by_place
@@ -24,7 +25,8 @@ from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 
 NUM, D, CLASSES = 600, 12, ("forest", "water", "bare")
-NETWORK = {"model": "toy", "model_version": "1", "features": "last", "num_dimensions": D, "chip_size_px": 8}
+SIZE, PER_LINE = 8, 25
+NETWORK = {"model": "toy", "model_version": "1", "features": "last", "num_dimensions": D, "chip_size_px": SIZE}
 
 
 def toy(noise: float = 0.15) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -54,6 +56,14 @@ def write_store(
             "lat": lat,
             "footprint": shapely.to_wkb(boxes),
             "cloud_fraction": more.get("cloud_fraction", np.zeros(num)),
+            "pixel_row": np.arange(num) // PER_LINE * SIZE,
+            "pixel_col": np.arange(num) % PER_LINE * SIZE,
+            "size_px": SIZE,
+            "crs_wkt": CRS.from_epsg(32643).to_wkt(),
+            "transform": [
+                [10.0, 0.0, 7e5 + 10.0 * SIZE * (k % PER_LINE), 0.0, -10.0, 3e6 - 10.0 * SIZE * (k // PER_LINE)]
+                for k in range(num)
+            ],
         }
     )
     for name in ("chips", "proportions", "embeddings"):
@@ -186,7 +196,11 @@ def test_average_precision_is_that_of_scikit_learn() -> None:
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     write_store(tmp_path, *toy())
     one, two = audited(tmp_path, "one"), audited(tmp_path, "two")
-    assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
+    bytes_of = [
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} for out in (one, two)
+    ]
+    assert bytes_of[0] == bytes_of[1]
+    assert len(bytes_of[0]) == 4
 
 
 def test_kinds_go_by_cloud_then_time_then_how_often_the_confusion_returns() -> None:
