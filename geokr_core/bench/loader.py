@@ -27,7 +27,7 @@ def bench_loader(folder: Path, num_chips: int = 4096, batch_size: int = 128) -> 
     """
     data = make_levir_kr(folder, num_chips=num_chips, chip_size_px=_SIZE_PX, num_scenes=8)
     rows = data.rows_of("train")
-    read = reader(data, lambda step: batch_rows(rows, batch_size, 0, step), label_rows=np.arange(len(data.catalogue)))
+    read = reader(data, lambda step: batch_rows(rows, batch_size, 0, step), cells_of=data.cells)
     one = read(1)
     num_bytes = one.images.nbytes + (0 if one.cells is None else one.cells.nbytes)
     source = np.ones((_NUM_BATCHES, num_bytes), np.uint8)  # all of it, so that it is no smaller than the data

@@ -8,6 +8,7 @@ import pandas as pd
 
 from geokr_core.levir_kr.audited import WEIGHT_COLUMN
 from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.pretraining.coarsening import averaged_over_squares
 from geokr_core.pretraining.recipe import Recipe
 
 CELLS_HALF_WEIGHT: Final = 4.0
@@ -72,19 +73,22 @@ class RunLabels:
         weights: float32 (N,), mean 1 over the training chips; None: all alike.
         num_cells: float32 (N,), land-cover cells that voted.
         rows: int64 (N,), the chip that each chip has its label from.
+        cells: uint8 (N, n, n, K), the land cover within chips; None: as the data set has it.
     """
 
     proportions: np.ndarray
     weights: np.ndarray | None
     num_cells: np.ndarray
     rows: np.ndarray
+    cells: np.ndarray | None = None
 
 
 def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> RunLabels:
     """Labels of one run. Where the data set weighs chips by an audit, these weights count beside those of the recipe.
 
     ``shuffled`` permutes the labels of the training chips, with their weights and the land cover within them, among these
-    chips; everything else of the run is as it is for ``geokr``. Validation chips keep their own.
+    chips; everything else of the run is as it is for ``geokr``. ``label_resolution_m`` averages the land cover of training
+    chips over squares. Validation chips keep their own.
     """
     rows = np.arange(len(data.catalogue))
     if recipe.labels == "shuffled":
@@ -98,7 +102,23 @@ def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: 
         weights[train_rows] = _mean_one(weights[train_rows] * training[WEIGHT_COLUMN].to_numpy(np.float32))
     num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
     weigh = recipe.label_weighting or by_audit
-    return RunLabels(data.proportions[rows], weights[rows] if weigh else None, num_cells[rows], rows)
+    proportions, cells = _at_resolution(data, train_rows, recipe.label_resolution_m)
+    return RunLabels(proportions[rows], weights[rows] if weigh else None, num_cells[rows], rows, cells)
+
+
+def _at_resolution(data: LevirKR, train_rows: np.ndarray, side_m: float | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Proportions (N, K) and cells of the data set with those of training chips averaged over squares; None: the cells as they are."""
+    cells = None if side_m is None else data.cells(np.arange(len(data.catalogue)))
+    if side_m is None or cells is None:  # the latter is refused, with words, before this
+        return data.proportions, None
+    cells[train_rows] = averaged_over_squares(
+        data.catalogue.iloc[train_rows], cells[train_rows], data.chip_size_px, side_m
+    )
+    shares = cells[train_rows].mean(axis=(1, 2), dtype=np.float64)
+    known = shares.sum(axis=1, keepdims=True)
+    proportions = data.proportions.copy()
+    proportions[train_rows] = np.divide(shares, known, out=np.zeros_like(shares), where=known > 0)
+    return proportions, cells
 
 
 def _mean_one(weights: np.ndarray) -> np.ndarray:

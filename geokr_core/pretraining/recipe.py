@@ -59,6 +59,11 @@ class Choices(Section):
     labels: Literal["proportions", "shuffled", "majority"] = Field(
         "proportions", description="the chip's own land cover, another chip's (control), or its largest class alone"
     )
+    label_resolution_m: float | None = Field(
+        None,
+        gt=0,
+        description="land cover is averaged over squares of this side before it is learnt (control); null: as it is",
+    )
     balance: Literal["none", "class", "sensor", "resolution"] = Field(
         "none", description="chips of rare largest classes, sensors or resolutions are seen more often"
     )
@@ -184,7 +189,8 @@ class Recipe(Choices):
     @property
     def needs_cells(self) -> bool:
         """Whether the land cover within chips must be known."""
-        return (self.label_follows_crop and self.augmentation.crops) or self.dense_weight > 0
+        follows = self.label_follows_crop and self.augmentation.crops
+        return follows or self.dense_weight > 0 or self.label_resolution_m is not None
 
     @property
     def has_land_cover_head(self) -> bool:

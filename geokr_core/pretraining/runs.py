@@ -69,6 +69,7 @@ def runs_of(
                 weights=None if labels.weights is None else torch.from_numpy(labels.weights).to(device),
                 num_cells=torch.from_numpy(labels.num_cells).to(device),
                 label_rows=labels.rows,
+                label_cells=labels.cells,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
                 fingerprint=name,
@@ -88,13 +89,7 @@ def _require_data(
             "averaged_teacher`, which learns from proportions of chips."
         )
     if recipe.needs_cells and not data.cells_per_side:
-        asks = "dense_weight" if recipe.dense_weight > 0 else "label_follows_crop"
-        remedy = (
-            "take a method that asks for no cells (`simclr`; `proportions` with `pretraining.label_follows_crop: false`)"
-            if asks == "dense_weight"
-            else "set `pretraining.crop_area_fraction: [1, 1]` (whole chips) or `pretraining.label_follows_crop: false` "
-            "(crops keep the land cover of the whole chip)"
-        )
+        asks, remedy = _for_want_of_cells(recipe)
         raise ConfigError(
             f"pretraining, variant {variant.name}: `{asks}` needs the land cover within chips, but {data.folder} holds no "
             f"cells.npy (its manifest has no `cells_per_side`). Freeze Levir-KR with sub-cells, or {remedy}."
@@ -120,6 +115,19 @@ def _require_data(
             f"pretraining.accumulation_parts: {share} chip(s) of a batch (of {config.batch_size}, {processes.size} process(es)) cannot "
             f"be cut into {config.accumulation_parts} parts; choose at most {share}."
         )
+
+
+def _for_want_of_cells(recipe: Recipe) -> tuple[str, str]:
+    """What asks for land cover within chips, and how to do without."""
+    if recipe.dense_weight > 0:
+        methods = "`simclr`; `proportions` with `pretraining.label_follows_crop: false`"
+        return "dense_weight", f"take a method that asks for no cells ({methods})"
+    if recipe.label_resolution_m is not None:
+        return "label_resolution_m", "leave that setting out"
+    return "label_follows_crop", (
+        "set `pretraining.crop_area_fraction: [1, 1]` (whole chips) or `pretraining.label_follows_crop: false` "
+        "(crops keep the land cover of the whole chip)"
+    )
 
 
 _STOOD_FOR: Final = frozenset({"seeds", "variants", "initial_weights"})

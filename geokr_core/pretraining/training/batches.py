@@ -41,7 +41,7 @@ def reader(
     rows_of: Callable[[int], np.ndarray],
     *,
     pinned: bool = False,
-    label_rows: np.ndarray | None = None,
+    cells_of: Callable[[np.ndarray], np.ndarray | None] | None = None,
 ) -> Callable[[int], Batch]:
     """A function that reads the batch of a step.
 
@@ -49,7 +49,7 @@ def reader(
         data: the frozen data set.
         rows_of: rows of a step's chips, see `batch_rows`.
         pinned: put images into page-locked memory, from which a GPU can fetch them beside its work.
-        label_rows: int64 (N,), for each chip of the catalogue the one whose land cover it gets; None: read no cells.
+        cells_of: rows → the land cover of each chip's parts, uint8 (B, n, n, K); None: read no cells.
 
     Returns:
         Step (from 1) → batch, with ``wait_s`` 0.
@@ -58,7 +58,7 @@ def reader(
     def read(step: int) -> Batch:
         rows = rows_of(step)
         images = torch.from_numpy(data.images(rows))
-        parts = None if label_rows is None else data.cells(label_rows[rows])
+        parts = None if cells_of is None else cells_of(rows)
         cells = None if parts is None else torch.from_numpy(parts)
         if pinned:
             images, cells = images.pin_memory(), None if cells is None else cells.pin_memory()

@@ -262,8 +262,8 @@ def reading(run: Run) -> Callable[[int], Batch]:
         mine: np.ndarray = batch_rows(run.train_rows, run.config.batch_size, run.seed, step, drawing)[places]
         return mine
 
-    wanted = run.label_rows if run.recipe.needs_cells else None
-    return reader(run.data, rows_of, pinned=run.runtime.device.type == "cuda", label_rows=wanted)
+    wanted = run.cells if run.recipe.needs_cells else None
+    return reader(run.data, rows_of, pinned=run.runtime.device.type == "cuda", cells_of=wanted)
 
 
 def _drawing(run: Run) -> ShardWindows | WeightedChips | None:

@@ -54,6 +54,7 @@ class Run:
         weights: float32 (N,) on the device: how much each label counts; None: all alike.
         num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
         label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
+        label_cells: uint8 (N, n, n, K), land cover within chips; None: as the data set has it.
         train_rows: int64, rows to train on.
         validation_rows: int64, rows held out; may be none.
         fingerprint: digest of everything that the result depends on.
@@ -73,6 +74,7 @@ class Run:
     weights: Tensor | None
     num_cells: Tensor
     label_rows: np.ndarray
+    label_cells: np.ndarray | None
     train_rows: np.ndarray
     validation_rows: np.ndarray
     fingerprint: str
@@ -90,6 +92,11 @@ class Run:
             torch.from_numpy(v).to(self.runtime.device) for v in (self.data.channel_mean, self.data.channel_std)
         )
         return Normalisation(mean, std)
+
+    def cells(self, rows: np.ndarray) -> np.ndarray | None:
+        """Land cover within chips as they are labelled, uint8 (B, n, n, K); None where the data set knows whole chips only."""
+        labelled = self.label_rows[rows]
+        return self.data.cells(labelled) if self.label_cells is None else self.label_cells[labelled]
 
     def places(self) -> Tensor:
         """int64: places within a batch of the chips that this process learns from."""
