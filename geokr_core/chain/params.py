@@ -17,7 +17,7 @@ from geokr_core.backbone.config import BackboneConfig
 from geokr_core.chips.config import ChipsConfig
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.errors import ConfigError
-from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig
+from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig, parts_of
 from geokr_core.land_cover.config import LandCoverConfig
 from geokr_core.land_cover_shares.config import LandCoverSharesConfig
 from geokr_core.levir_kr.config import LevirKRConfig
@@ -91,10 +91,10 @@ class Params(Section):
             return self
         trained = [variant.name for variant in self.pretraining.named_variants]
         for name in self.evaluation.initialisations:
-            if name not in (*UNTRAINED, *trained):
+            if unknown := [part for part in parts_of(name) if part not in (*UNTRAINED, *trained)]:
                 raise ValueError(
-                    f"evaluation.initialisations asks for {name!r}: expected one of {', '.join(UNTRAINED)}, or a variant of "
-                    f"pretraining ({', '.join(trained)}); add it to pretraining.variants"
+                    f"evaluation.initialisations asks for {unknown[0]!r}: expected one of {', '.join(UNTRAINED)}, a variant of "
+                    f"pretraining ({', '.join(trained)}), or two of these joined by `+`; add it to pretraining.variants"
                 )
         if self.champion is not None:
             _require_criteria(self.champion, self.evaluation)

@@ -4,7 +4,7 @@ A downstream task is what satisfies `DownstreamTask`. Which kinds there are stan
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -33,6 +33,7 @@ class Start:
         mean: channel means of Levir-KR, 0–1, in the order of `bands`.
         std: channel standard deviations of Levir-KR, 0–1, in the order of `bands`.
         bands: common names of the bands the network reads, in its order.
+        beside: other starts whose features lie beside those of this one; see `alone`.
     """
 
     initialisation: Initialisation
@@ -42,13 +43,21 @@ class Start:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bands: tuple[str, ...] = RGB
+    beside: tuple["Start", ...] = ()
+
+    @property
+    def alone(self) -> tuple["Start", ...]:
+        """This start and those beside it, each by itself."""
+        return (replace(self, beside=()), *self.beside)
 
     def identity(self) -> dict[str, object]:
-        """What the network is a function of. Two starts with equal identity give the same network.
+        """What the features are a function of. Two starts with equal identity give the same network.
 
         Raises:
             OSError: the weights cannot be read.
         """
+        if self.beside:
+            return {"side_by_side": [start.identity() for start in self.alone]}
         if self.initialisation == "colour_histogram":
             return {"initialisation": self.initialisation}
         shared: dict[str, object] = {

@@ -16,9 +16,14 @@ LabelShare = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9](\.[0-9]+)?)%$")]
 LabelChips = Annotated[str, Field(pattern=r"^[1-9][0-9]* chips$")]
 LabelsPerClass = Annotated[int, Field(ge=1)] | Literal["all"] | LabelShare
 Initialisation = str
-"""A variant of pretraining by name, or one of `UNTRAINED`."""
+"""A variant of pretraining by name, one of `UNTRAINED`, or two of these as ``imagenet+geokr``: their features side by side."""
 UNTRAINED = ("random", "imagenet", "colour_histogram")
 """Initialisations that need no pretraining: what every variant is compared with."""
+
+
+def parts_of(initialisation: Initialisation) -> tuple[str, ...]:
+    """The starts whose features lie side by side in an initialisation; the start itself where it is but one."""
+    return tuple(initialisation.split("+"))
 
 
 class EvaluationConfig(Section):
@@ -28,9 +33,10 @@ class EvaluationConfig(Section):
 
     folder: Path
     tasks: tuple[SerializeAsAny[TaskConfig], ...] = Field(min_length=1)
-    initialisations: tuple[Initialisation, ...] = (
-        "random",
-        "geokr",
+    initialisations: tuple[Initialisation, ...] = Field(
+        ("random", "geokr"),
+        description="variants of pretraining, `random`, `imagenet`, `colour_histogram`, or two of these as `imagenet+geokr`: what do the "
+        "features of one add to those of the other? Never fine-tuned",
     )
     fine_tune_initialisations: tuple[Initialisation, ...] | None = Field(
         None,
@@ -129,9 +135,9 @@ class EvaluationConfig(Section):
             )
 
     def is_fine_tuned(self, initialisation: Initialisation) -> bool:
-        """Whether an initialisation is fine-tuned, too: the colour histogram has no weights to tune."""
+        """Whether an initialisation is fine-tuned, too: the colour histogram has no weights to tune, two networks are not one."""
         chosen = self.initialisations if self.fine_tune_initialisations is None else self.fine_tune_initialisations
-        return initialisation in chosen and initialisation != "colour_histogram"
+        return initialisation in chosen and initialisation != "colour_histogram" and len(parts_of(initialisation)) == 1
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

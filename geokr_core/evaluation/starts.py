@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from geokr_core.backbone.bundle import Bundle
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Start
-from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig, Initialisation
+from geokr_core.evaluation.config import UNTRAINED, EvaluationConfig, Initialisation, parts_of
 from geokr_core.networks.architectures import spec_of
 from geokr_core.networks.batchnorm import recalibrate_on
 from geokr_core.networks.network import build
@@ -55,7 +56,11 @@ class Starts:
         self._unchanged: set[Path] = set()
 
     def of(self, initialisation: Initialisation, seed: int) -> Start:
-        """The start of ``initialisation`` for evaluation seed ``seed``."""
+        """The start of ``initialisation`` for evaluation seed ``seed``; of more than one, the first with the others beside it."""
+        first, *others = (self._of_one(part, seed) for part in parts_of(initialisation))
+        return replace(first, beside=tuple(others))
+
+    def _of_one(self, initialisation: str, seed: int) -> Start:
         weights = None
         if initialisation == "imagenet":
             weights = imagenet_weights(self._bundle.architecture, self._imagenet)
@@ -105,7 +110,7 @@ class Starts:
         """A warning for each variant that has fewer pretrainings than the evaluation has seeds."""
         warnings = []
         seeds = sorted({seed for task in config.tasks for seed in config.seeds_of(task)})
-        for variant in dict.fromkeys(config.initialisations):
+        for variant in dict.fromkeys(part for name in config.initialisations for part in parts_of(name)):
             if variant in UNTRAINED:
                 continue
             num_runs = len({seed % len(self._of_variant(variant)) for seed in seeds})

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.config import UNTRAINED
+from geokr_core.evaluation.config import UNTRAINED, parts_of
 from geokr_core.evaluation.metrics import TaskMetrics
 from geokr_core.evaluation.task_kinds import KNOWN_METRICS
 
@@ -282,13 +282,21 @@ def contrasts(initialisations: Iterable[str]) -> list[tuple[str, str]]:
     Returns:
         `geokr` with every other one; then every other pretraining with `imagenet` and with `simclr`, where these are among
         them: ImageNet weights cost nothing and SimCLR needs no land cover, so both are what a pretraining has to beat.
-        The control `shuffled` claims nothing.
+        The control `shuffled` claims nothing. Two starts side by side are compared with each of the two: what does one add?
     """
-    names = list(dict.fromkeys(initialisations))
+    everything = list(dict.fromkeys(initialisations))
+    names = [name for name in everything if len(parts_of(name)) == 1]
     trained = [name for name in names if name not in (*UNTRAINED, "geokr", "shuffled")]
     against_ours = [("geokr", name) for name in names if name != "geokr" and "geokr" in names]
+    added = [
+        (name, part)
+        for name in everything
+        if name not in names
+        for part in dict.fromkeys(parts_of(name))
+        if part in names
+    ]
     references = [name for name in ("imagenet", "simclr") if name in names]
-    return against_ours + [(name, other) for other in references for name in trained if name != other]
+    return against_ours + [(name, other) for other in references for name in trained if name != other] + added
 
 
 def contrast_sides(contrast: str) -> tuple[str, str]:

@@ -97,7 +97,9 @@ def initialisation_styles(names: Iterable[str]) -> dict[str, Style]:
     markers = list(_SHAPES)
     for index, name in enumerate(others):
         turn, colour = divmod(index, len(_OTHER_COLOURS))
-        styles[name] = Style(name.replace("_", " "), _OTHER_COLOURS[colour], markers[turn % len(markers)])
+        # Two starts side by side are named by both.
+        words = " + ".join(INITIALISATION_NAMES.get(part, part.replace("_", " ")) for part in name.split("+"))
+        styles[name] = Style(words, _OTHER_COLOURS[colour], markers[turn % len(markers)])
     known = [name for name in INITIALISATION_COLOURS if name != "geokr"]
     return {name: styles[name] for name in ("geokr", *others, *known) if name in styles}
 

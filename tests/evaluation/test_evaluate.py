@@ -161,6 +161,29 @@ def test_a_variant_of_any_name_is_judged_drawn_and_compared_where_both_were_meas
     }
 
 
+def test_two_starts_side_by_side_are_probed_never_tuned_and_compared_with_each_of_them(store: Store) -> None:
+    both = ["geokr+colour_histogram", "geokr+geokr"]
+    store.run(
+        config_of(
+            store,
+            initialisations=["geokr", "colour_histogram", *both],
+            protocols=["linear_probe", "fine_tune"],
+            features=["last"],
+            labels_per_class=[4],
+        )
+    )
+    results = pd.read_parquet(store.out / "results.parquet")
+    table = pd.read_csv(store.out / "differences.csv")
+
+    assert set(results[results["initialisation"].isin(both)]["protocol"]) == {"linear_probe"}
+    probed = table[(table["protocol"] == "linear_probe") & (table["metric"] == "accuracy")].set_index("contrast")
+    assert {"geokr+colour_histogram - geokr", "geokr+colour_histogram - colour_histogram"} <= set(probed.index)
+    # A copy of the same numbers adds nothing: one of 18 test images at most, for a penalty that counts them once.
+    assert abs(probed.loc["geokr+geokr - geokr", "mean"]) < 1.5 / 18
+    # What geokr+colours scores is neither's alone.
+    assert len(set(results["network"])) == 2 * 3 + 1
+
+
 def test_paired_draws_are_the_same_for_every_initialisation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[tuple[object, int], set[tuple[int, ...]]] = {}
     draw = SceneClassification.draw_labels

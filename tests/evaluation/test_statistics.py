@@ -195,6 +195,13 @@ def test_everything_is_compared_with_geokr_and_what_was_trained_with_imagenet_an
     assert contrasts(["random", "imagenet", "simclr"]) == [("simclr", "imagenet")]
     assert contrasts(["random", "simclr", "simclr"]) == []
     assert contrasts(["joint", "simclr"]) == [("joint", "simclr")]
+    beside = ["geokr", "imagenet", "imagenet+geokr", "imagenet+random"]
+    assert contrasts(beside) == [
+        ("geokr", "imagenet"),
+        ("imagenet+geokr", "imagenet"),
+        ("imagenet+geokr", "geokr"),
+        ("imagenet+random", "imagenet"),
+    ]
 
 
 def test_differences_know_any_variant_and_its_distance_from_imagenet() -> None:

@@ -19,6 +19,7 @@ from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import Cell, Features, Labels, Measurement, Score, Start, chips_of_labels
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.learning.ground import read_ground
+from geokr_core.evaluation.learning.kept_features import KeptFeatures
 from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou, pixel_accuracy
 from geokr_core.evaluation.protocols.probe import (
     HOLDOUT_FRACTION,
@@ -32,7 +33,6 @@ from geokr_core.evaluation.protocols.probe import (
 from geokr_core.evaluation.starts import EXTRACTION_BATCH, running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
 from geokr_core.evaluation.task_kinds import LandCoverMappingConfig
-from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.network import cell_features
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
 from geokr_core.networks.runtime import Runtime, precision_of
@@ -75,16 +75,6 @@ class _Split:
         return np.nonzero(self.classes != _NONE)[0]
 
 
-@dataclass(frozen=True)
-class _Extracted:
-    """Features of one start, kept until another start is asked for: float32 (M, D) of the cells that take part."""
-
-    identity: Mapping[str, object]
-    features: Features
-    train: np.ndarray
-    test: np.ndarray
-
-
 class LandCoverMapping:
     """Ground that scores networks by the mean IoU of its cells."""
 
@@ -116,7 +106,7 @@ class LandCoverMapping:
         )
         self._statistics = channel_statistics(self.train.images)
         self._cells_per_side = ground.train.cells.shape[1]
-        self._extracted: _Extracted | None = None
+        self._kept = KeptFeatures(self._computed)
 
     @property
     def name(self) -> str:
@@ -209,13 +199,13 @@ class LandCoverMapping:
         """
         self.require(cell)
         with running(self._evaluation) as runtime:
-            found = self._features(cell.features, start, runtime)
+            train, test = self._kept.of(cell.features, start, runtime)
         # With all chips every draw is the same.
         draws = 1 if cell.labels_per_class == "all" else self._task.draws
         confusions, num_labelled = [], 0
         for draw in range(draws):
             labelled = np.isin(self.train.chips, self.draw_chips(cell.labels_per_class, cell.seed, draw))
-            predicted = _predicted(found, labelled, self.train.labels[labelled], cell.seed)
+            predicted = _predicted(train, test, labelled, self.train.labels[labelled], cell.seed)
             confusions.append(self._confusions(predicted))
             num_labelled += int(labelled.sum())
         return self._scored(np.stack(confusions), num_labelled / draws / max(1, len(self.train.labels)))
@@ -248,29 +238,18 @@ class LandCoverMapping:
             replicates=tuple(replicates["miou"].round(6).tolist()),
         )
 
-    def _features(self, features: Features, start: Start, runtime: Runtime) -> _Extracted:
-        """Features of all cells that take part; a network's are computed once and kept until the next network."""
-        identity, kept = start.identity(), self._extracted
-        if kept is not None and kept.identity == identity:
-            if kept.features == features:
-                return kept
-            if (kept.features, features) == ("multi", "last"):
-                # Stages lie side by side in order, the last one at the end.
-                last = slice(-feature_dim(start.architecture), None)
-                return _Extracted(identity, features, kept.train[:, last], kept.test[:, last])
-        if features == "histogram":
-            train, test = (self._colours(split) for split in (self.train, self.test))
-        else:
-            normalisation = task_normalisation(start, self._statistics, self.bands, self._evaluation, runtime)
-            order = [self.bands.index(band) for band in start.bands]
-            images = np.ascontiguousarray(self.train.images[..., order])
-            network = start_network(start, images, normalisation, runtime)
-            train, test = (
-                self._of_cells(network, split, order, normalisation, features, runtime)
-                for split in (self.train, self.test)
-            )
-        self._extracted = _Extracted(identity, features, train, test)
-        return self._extracted
+    def _computed(self, features: Features, start: Start, runtime: Runtime) -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 (M, D) of the cells that take part, of the chips to label from and of those to map."""
+        if start.initialisation == "colour_histogram":
+            return self._colours(self.train), self._colours(self.test)
+        normalisation = task_normalisation(start, self._statistics, self.bands, self._evaluation, runtime)
+        order = [self.bands.index(band) for band in start.bands]
+        images = np.ascontiguousarray(self.train.images[..., order])
+        network = start_network(start, images, normalisation, runtime)
+        train, test = (
+            self._of_cells(network, split, order, normalisation, features, runtime) for split in (self.train, self.test)
+        )
+        return train, test
 
     def _of_cells(
         self,
@@ -313,14 +292,14 @@ class LandCoverMapping:
         return colour_histogram(np.ascontiguousarray(cut[split.classes != _NONE]))
 
 
-def _predicted(found: _Extracted, labelled: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+def _predicted(train: np.ndarray, test: np.ndarray, labelled: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     """Classes of the test cells, int64; those that no labelled cell is of are never predicted."""
     known, places = np.unique(labels, return_inverse=True)
     if len(known) < 2:  # nothing to distinguish: chips without a cell of one class map everything as the first one
-        return np.full(len(found.test), known[0] if len(known) else 0)
-    unlabelled = found.train[:: -(-len(found.train) // _STANDARDISED_BY)]
-    probe = fit_probe(found.train[labelled], places.astype(np.int64), len(known), unlabelled, seed=seed)
-    predicted: np.ndarray = known[probe.predict(found.test)]
+        return np.full(len(test), known[0] if len(known) else 0)
+    unlabelled = train[:: -(-len(train) // _STANDARDISED_BY)]
+    probe = fit_probe(train[labelled], places.astype(np.int64), len(known), unlabelled, seed=seed)
+    predicted: np.ndarray = known[probe.predict(test)]
     return predicted
 
 

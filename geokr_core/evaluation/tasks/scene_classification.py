@@ -6,7 +6,7 @@ Drawing labels and scoring are here; how the files lie is written in ``sets.clas
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
@@ -15,6 +15,7 @@ from torch import nn
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import RGB, Cell, Features, Labels, Measurement, Score, Start, fraction_of_labels
 from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.learning.kept_features import KeptFeatures
 from geokr_core.evaluation.protocols import torchgeo_bench
 from geokr_core.evaluation.protocols.fine_tuning import (
     HEAD_LEARNING_RATE_FACTOR,
@@ -42,7 +43,6 @@ from geokr_core.evaluation.sets.classes import read_image_set
 from geokr_core.evaluation.starts import running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
 from geokr_core.evaluation.task_kinds import SceneClassificationConfig
-from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
 from geokr_core.networks.runtime import Runtime, precision_of
 from geokr_core.step.digests import found_version
@@ -50,15 +50,6 @@ from geokr_core.step.digests import found_version
 BANDS = RGB
 DEFAULT_SIZE_PX = 64
 _OF_TORCHGEO_BENCH = (torchgeo_bench.KNN5, torchgeo_bench.LINEAR)
-
-
-@dataclass(frozen=True)
-class _Extracted:
-    """Features of one start, kept until another start is asked for."""
-
-    identity: Mapping[str, object]
-    features: Features
-    values: np.ndarray
 
 
 class SceneClassification:
@@ -77,7 +68,7 @@ class SceneClassification:
         self._task = task
         self._evaluation = evaluation
         self._task_statistics = channel_statistics(self.set.images[self.set.train_rows])
-        self._extracted: _Extracted | None = None
+        self._kept = KeptFeatures(self._computed)
 
     @property
     def name(self) -> str:
@@ -260,22 +251,18 @@ class SceneClassification:
         return replace(scored, scores=(accuracy, *scored.scores[1:]), details=details)
 
     def _features(self, features: Features, start: Start, runtime: Runtime) -> np.ndarray:
-        """Features float32 (N, D) of all images; a network's are computed once and kept until the next network."""
-        identity = start.identity()
-        kept = self._extracted
-        if kept is not None and kept.identity == identity:
-            if kept.features == features:
-                return kept.values
-            if (kept.features, features) == ("multi", "last"):
-                # Stages lie side by side in order, the last one at the end.
-                return kept.values[:, -feature_dim(start.architecture) :]
-        if features == "histogram":
-            values = colour_histogram(self.set.images)
-        else:
-            network, normalisation = self._start_network(start, runtime)
-            values = extract_features(network, self._images(start), normalisation, features, runtime)
-        self._extracted = _Extracted(identity, features, values)
-        return values
+        """Features float32 (N, D) of all images."""
+        return self._kept.of(features, start, runtime)[0]
+
+    def _computed(self, features: Features, start: Start, runtime: Runtime) -> tuple[np.ndarray]:
+        if start.initialisation == "colour_histogram":
+            return (colour_histogram(self.set.images),)
+        network, normalisation = self._start_network(start, runtime)
+        return (
+            extract_features(
+                network, self._images(start), normalisation, "last" if features == "last" else "multi", runtime
+            ),
+        )
 
     def _chosen_learning_rate(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> float:
         candidates = self._evaluation.fine_tune_learning_rates or (self._evaluation.fine_tune_learning_rate,)
