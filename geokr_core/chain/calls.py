@@ -233,6 +233,12 @@ def embeddings(params: "Params", folders: Folders, out: Path, reporter: Reporter
     return embed_scenes(section, folders["backbone"], folders["chips"], out, reporter)
 
 
+def spared_by_embeddings(params: "Params") -> tuple[str, ...]:
+    """The chain's backbone is not read where another network is named: nothing need be trained to use a downloaded one."""
+    section = need(params.embeddings, "embeddings")
+    return () if section.bundle is None and section.architecture is None else ("backbone",)
+
+
 def map_audit(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Audit the land-cover map."""
     from geokr_core.audit.registration import Ground
@@ -251,6 +257,11 @@ def land_cover_shares(params: "Params", folders: Folders, out: Path, reporter: R
     section = need(params.land_cover_shares, "land_cover_shares")
     inputs = Inputs(params.scenes.folder, folders["scenes"], folders["levir_kr"], folders["backbone"])
     return predict_shares(section, params.chips, inputs, out, reporter)
+
+
+def spared_by_shares(params: "Params") -> tuple[str, ...]:
+    """The chain's backbone is not read where another bundle is named."""
+    return () if need(params.land_cover_shares, "land_cover_shares").bundle is None else ("backbone",)
 
 
 def outputs_of_shares(folders: Folders) -> "SceneOutputs":

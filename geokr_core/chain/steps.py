@@ -64,6 +64,10 @@ def _always(params: "Params") -> bool:
     return True
 
 
+def _none(params: "Params") -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of the chain.
@@ -73,6 +77,7 @@ class Step:
         command: what the command line calls it.
         inputs: steps whose output it reads.
         also_reads: further steps whose output it reads where the parameter file asks for them.
+        spares: those of ``inputs`` that it does not read, because the parameter file names something else instead.
         sections: sections of the parameter file it depends on.
         sources: folders of raw data it reads, as ``section`` names that have a ``folder``.
         run: calls the one function of the step.
@@ -115,6 +120,7 @@ class Step:
     folder: Callable[["Params"], Path] | None = None
     data_files: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()
+    spares: Callable[["Params"], tuple[str, ...]] = _none
     outdated: Callable[["Params", Folders], str | None] | None = None
     extras: tuple[str, ...] = ()
     refuse: Callable[["Params"], None] | None = None
@@ -123,7 +129,9 @@ class Step:
 
     def inputs_in(self, params: "Params") -> tuple[str, ...]:
         """Steps whose output it reads, as a parameter file has them."""
-        return (*self.inputs, *(name for name in self.also_reads if STEPS[name].is_wanted(params)))
+        spared = self.spares(params)
+        also = (name for name in self.also_reads if STEPS[name].is_wanted(params))
+        return (*(name for name in self.inputs if name not in spared), *also)
 
     def outputs(self, folders: Folders) -> "SceneOutputs | None":
         """Its outputs by scene; None where it makes its output as a whole."""
@@ -253,6 +261,7 @@ _TABLE = (
         sections=("embeddings",),
         sources=(),
         run=calls.embeddings,
+        spares=calls.spared_by_embeddings,
         purpose="Embed every chip of the archive: a vector with its place, as GeoParquet and STAC.",
         writes="a GeoParquet file and a STAC item a scene, a collection, DATA_CARD.md",
         example="--set embeddings.features=multi",
@@ -284,6 +293,7 @@ _TABLE = (
         sections=("land_cover_shares", "chips"),
         sources=("scenes",),
         run=calls.land_cover_shares,
+        spares=calls.spared_by_shares,
         purpose="Map the share of each land-cover class in every scene, with intervals from held-out places.",
         writes="maps of shares, largest class and intervals a scene (COG), STAC, land_cover_shares.json with error and coverage",
         example="--set land_cover_shares.confidence=0.8",

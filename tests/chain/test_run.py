@@ -96,6 +96,23 @@ def test_a_missing_input_says_what_to_run(params: Params) -> None:
         fingerprint(params, Step("x", "x", (), (), ("evaluation",), STEPS["scenes"].run, ""))
 
 
+def test_who_names_another_network_need_not_train_one(params: Params, tmp_path: Path) -> None:
+    run(params, "scenes", "land_cover", "chips")
+    elsewhere = {"bundle": str(tmp_path / "elsewhere")}
+    given = Params.model_validate(params.model_dump() | {"embeddings": elsewhere, "land_cover_shares": elsewhere})
+    with pytest.raises(MissingInputError, match="elsewhere"):  # the bundle itself is what is missing, not the chain's
+        run(given, "embeddings")
+    assert STEPS["land_cover_shares"].inputs_in(given) == ("levir_kr", "chips", "scenes")
+    table = {"architecture": "squeezenet1_1", "weights": "imagenet"}
+    assert STEPS["embeddings"].inputs_in(Params.model_validate(params.model_dump() | {"embeddings": table})) == (
+        "chips",
+    )
+    own = Params.model_validate(params.model_dump() | {"embeddings": {}, "land_cover_shares": {}})
+    assert STEPS["embeddings"].inputs_in(own) == ("backbone", "chips")
+    with pytest.raises(MissingInputError, match="geokr backbone"):
+        run(own, "embeddings")
+
+
 def test_scene_by_scene_ends_where_the_whole_step_does(params: Params) -> None:
     run(params, "scenes", "land_cover")
     reporter = RecordingReporter()

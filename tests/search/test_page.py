@@ -1,11 +1,14 @@
 """The page: one file that loads nothing, ranks anew after a click, and writes labels that geopandas reads."""
 
 import re
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from opened_pages import needs_chromium, opened_page
 
@@ -15,6 +18,7 @@ from geokr_core.search.find import Archive
 from geokr_core.search.index import build_index
 from geokr_core.search.labels import learn, read_labels
 from geokr_core.search.page import MAX_CHIPS, Opening, components, spread_out, write_page
+from geokr_core.step.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +126,53 @@ def test_clicks_rank_anew_and_labels_are_geoparquet(page: Any, found: Embeddings
     chip = found.chips.set_index("chip_id").loc["b-004"]
     assert (row["geometry"].x, row["geometry"].y) == pytest.approx((chip["lon"], chip["lat"]), abs=1e-5)
     assert learn(labels, found, build_index(found)).num_yes == 2
+
+
+def large_page(folder: Path) -> Path:
+    """A page of as many chips as one may have: forty kinds of ground, pictures of random pixels, which compress least."""
+    rng, number, size = np.random.default_rng(0), MAX_CHIPS, 64
+    kinds = rng.normal(size=(40, 256))
+    vectors = (kinds[np.arange(number) % 40] + rng.normal(0, 0.8, (number, 256))).astype(np.float32)
+    chips = folder / "chips"
+    chips.mkdir()
+    shard = np.lib.format.open_memmap(chips / "a.npy", "w+", np.uint8, (number, size, size, 3))
+    for first in range(0, number, 1000):
+        shard[first : first + 1000] = rng.integers(0, 256, (1000, size, size, 3), dtype=np.uint8)
+    shard.flush()
+    write_json(chips / "cut.json", {"bands": ["red", "green", "blue"], "size_px": size, "config": {}})
+    rows = pd.DataFrame({"chip_id": [f"a-{k:05d}" for k in range(number)], "scene_id": "a", "row": np.arange(number)})
+    rows = rows.assign(acquired="2021-07-01", lon=77 + np.arange(number) / 1e5, lat=28.0)
+    found = Embeddings(rows, vectors, {"model": "toy", "model_version": "1"})
+    scores = rng.normal(size=number).astype(np.float32)
+    write_page(found, build_index(found), chips, Opening(np.arange(number), scores), folder / "page.html")
+    return folder / "page.html"
+
+
+_CLICK = """async ([place, kind]) => {
+  const started = performance.now();
+  document.querySelectorAll(".chip")[place].querySelector("button." + kind).click();
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  return (performance.now() - started) / 1000;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_chromium
+def test_a_click_on_the_largest_page_is_answered_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = large_page(tmp_path)
+    started = time.perf_counter()
+    with opened_page(path) as opened:
+        opening_seconds = time.perf_counter() - started
+        loaded = opened.evaluate("performance.now() / 1000")
+        clicks = [opened.evaluate(_CLICK, [k % 7, "yes" if k % 3 else "no"]) for k in range(100)]
+        opened.select_option("#order", "uncertain")
+        clicks += [opened.evaluate(_CLICK, [0, "no"]) for _ in range(20)]
+        assert f"{MAX_CHIPS} chips ranked" in opened.inner_text("#status")
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{MAX_CHIPS} chips, {path.stat().st_size / 1e6:.0f} MB: shown after {loaded:.1f} s ({opening_seconds:.1f} s with the start of the "
+            f"browser); {len(clicks)} clicks: median {np.median(clicks):.3f} s, largest {max(clicks):.3f} s\n"
+        )
+    assert np.median(clicks) < 0.3
+    assert loaded < 15

@@ -59,10 +59,7 @@ function rank() {
   } else scores = Float32Array.from(data.scores);
   const order = document.getElementById("order").value;
   const key = order === "uncertain" && weights ? (k) => -Math.abs(scores[k]) : (k) => scores[k];
-  const pool = [];
-  for (let k = 0; k < N; k++) if (labels.has(k) === (order === "labelled")) pool.push(k);
-  pool.sort((a, b) => key(b) - key(a) || a - b);
-  show(pool.slice(0, SHOWN));
+  show(firstOf(key, order === "labelled"));
   const count = (kind) => [...labels.values()].filter((entry) => entry.label === kind).length;
   const seconds = (performance.now() - started) / 1000;
   document.body.dataset.seconds = seconds.toFixed(3);
@@ -71,32 +68,60 @@ function rank() {
   document.getElementById("save").disabled = !labels.size;
 }
 
-function show(positions) {
-  const grid = document.getElementById("grid");
-  grid.replaceChildren(...positions.map(tile));
+/** The chips that are shown, by falling key, equal ones in their order: one pass, as sorting all of them is felt after a click. */
+function firstOf(key, labelled) {
+  const kept = [], values = [];
+  for (let k = 0; k < N; k++) {
+    if (labels.has(k) !== labelled) continue;
+    const value = key(k);
+    if (kept.length === SHOWN && !(value > values[SHOWN - 1])) continue;
+    let place = kept.length;
+    while (place > 0 && value > values[place - 1]) place--;
+    kept.splice(place, 0, k);
+    values.splice(place, 0, value);
+    if (kept.length > SHOWN) { kept.pop(); values.pop(); }
+  }
+  return kept;
 }
 
-function tile(k) {
+// The boxes are made once: sixty new canvases a click would have the browser clear old ones away for seconds every now and then.
+const boxes = [];
+
+function show(positions) {
+  while (boxes.length < positions.length) boxes.push(emptyBox());
+  positions.forEach((k, place) => fill(boxes[place], k));
+  const grid = document.getElementById("grid");
+  if (grid.children.length !== positions.length) grid.replaceChildren(...boxes.slice(0, positions.length));
+}
+
+function emptyBox() {
   const box = document.createElement("article"), canvas = document.createElement("canvas"), words = document.createElement("p"), keys = document.createElement("div");
-  box.className = "chip " + (labels.get(k)?.label ?? "");
   box.tabIndex = 0;
-  box.dataset.position = k;
-  box.title = `${data.ids[k]}\n${data.lat[k].toFixed(4)}, ${data.lon[k].toFixed(4)}\n${data.acquired[k] || "no date"}`;
   canvas.width = canvas.height = data.thumb_px;
-  const sheet = sheets[Math.floor(k / data.per_sheet)], place = k % data.per_sheet, column = place % data.columns, row = Math.floor(place / data.columns);
-  const draw = () => canvas.getContext("2d").drawImage(sheet, column * data.thumb_px, row * data.thumb_px, data.thumb_px, data.thumb_px, 0, 0, data.thumb_px, data.thumb_px);
-  if (sheet.complete) draw(); else sheet.addEventListener("load", draw);
-  words.textContent = [data.land_cover[k], data.acquired[k]].filter(Boolean).join(", ") || data.ids[k];
   for (const kind of ["yes", "no", "unsure"]) {
     const button = document.createElement("button");
     button.textContent = kind === "unsure" ? "?" : kind;
     button.className = kind;
-    button.setAttribute("aria-label", `${kind}: ${data.ids[k]}`);
-    button.addEventListener("click", () => mark(k, kind));
+    button.addEventListener("click", () => mark(Number(box.dataset.position), kind));
     keys.append(button);
   }
   box.append(canvas, words, keys);
   return box;
+}
+
+function fill(box, k) {
+  const [canvas, words, keys] = box.children;
+  box.className = "chip " + (labels.get(k)?.label ?? "");
+  box.title = `${data.ids[k]}\n${data.lat[k].toFixed(4)}, ${data.lon[k].toFixed(4)}\n${data.acquired[k] || "no date"}`;
+  words.textContent = [data.land_cover[k], data.acquired[k]].filter(Boolean).join(", ") || data.ids[k];
+  for (const button of keys.children) button.setAttribute("aria-label", `${button.className}: ${data.ids[k]}`);
+  if (box.dataset.position === String(k)) return;  // its picture is there
+  box.dataset.position = k;
+  const sheet = sheets[Math.floor(k / data.per_sheet)], place = k % data.per_sheet, column = place % data.columns, row = Math.floor(place / data.columns);
+  const draw = () => {
+    if (box.dataset.position === String(k)) canvas.getContext("2d").drawImage(sheet, column * data.thumb_px, row * data.thumb_px, data.thumb_px, data.thumb_px, 0, 0, data.thumb_px, data.thumb_px);
+  };
+  if (sheet.complete) draw(); else sheet.addEventListener("load", draw, { once: true });
 }
 
 function mark(k, label) {
