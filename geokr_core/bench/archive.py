@@ -46,10 +46,11 @@ def bench_archive(folder: Path) -> Measurement:
     for tiles, near in TILES:
         place = "near" if near else "far"
         details[f"cpu_ms_a_scene_under_{tiles}_tiles_{place}"] = archive.cpu_ms(archive.widened(tiles, near=near))
-    for squares, name in ((False, "chips"), (True, "chips_and_squares")):
+    details["cpu_ms_a_scene_without_squares"] = without = archive.cpu_ms(archive.index, squares=False)
+    for squares, name, mine in ((False, "chips", without), (True, "chips_and_squares", alone)):
         if (rival := archive.exactextract_cpu_ms(squares=squares)) is not None:
             details[f"cpu_ms_a_scene_by_exactextract_{name}"] = rival
-            details[f"times_exactextract_{name}"] = alone / rival
+            details[f"times_exactextract_{name}"] = mine / rival  # the same polygons
     details |= status_seconds(folder / "status", STATUS_SCENES)
     most, near = TILES[-1]
     ratio = details[f"cpu_ms_a_scene_under_{most}_tiles_{'near' if near else 'far'}"] / alone
@@ -136,12 +137,19 @@ class _Archive:
             cut_chips(self._params.chips, source, self._store / "scenes", self._store / "chips", self._reporter)
             index_products(self._params.land_cover, self.index, self._reporter)
 
-    def cpu_ms(self, index: Path, *, again: bool = False) -> float:
-        """CPU milliseconds a scene of the whole step; a second call for the same index has nothing to do."""
+    def cpu_ms(self, index: Path, *, again: bool = False, squares: bool = True) -> float:
+        """CPU milliseconds a scene of the whole step; a second call for the same index has nothing to do.
+
+        Args:
+            index: of the land cover.
+            again: count anew what was counted.
+            squares: count the squares inside each chip, too.
+        """
         # The time of other processes would not be seen here.
-        out = self._store / (f"{index.name}_again" if again else f"counted_{index.name}")
+        name = f"{index.name}_again" if again else f"counted_{index.name}"
+        out = self._store / (name if squares else f"{name}_without_squares")
         started = time.process_time()
-        self._count(index, out, workers=1)
+        self._count(index, out, workers=1, squares=squares)
         return (time.process_time() - started) / self._num_scenes * 1e3
 
     def wall_ms(self, workers: int | None) -> float:
@@ -151,10 +159,11 @@ class _Archive:
         self._count(self.index, out, workers=workers)
         return (time.perf_counter() - started) / self._num_scenes * 1e3
 
-    def _count(self, index: Path, out: Path, *, workers: int | None) -> None:
+    def _count(self, index: Path, out: Path, *, workers: int | None, squares: bool = True) -> None:
         from geokr_core.proportions.count import count_proportions
 
-        config = self._params.proportions.model_copy(update={"workers": workers})
+        changed = {"workers": workers} if squares else {"workers": workers, "cells_per_side": 0}
+        config = self._params.proportions.model_copy(update=changed)
         count_proportions(config, self._params.land_cover.folder, index, self._store / "chips", out, self._reporter)
 
     def widened(self, num_tiles: int, *, near: bool) -> Path:

@@ -8,7 +8,6 @@ are the same, the first by name takes precedence, and the index says so.
 """
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -23,9 +22,10 @@ from rasterio.windows import Window
 from geokr_core.errors import ConfigError, LandCoverError, MissingInputError, UnknownLegendCodeError
 from geokr_core.land_cover.config import ProductConfig
 from geokr_core.land_cover.legend import CommonLegend, ProductLegend, load_legend
+from geokr_core.land_cover.open_tiles import open_tile
 from geokr_core.land_cover.slots import CODE_TYPES, SEA, UNKNOWN, UNLISTED, translated
 from geokr_core.rasters.grid import Grid, unwrap_lon
-from geokr_core.rasters.masks import DeclaredMask, open_with_mask
+from geokr_core.rasters.masks import DeclaredMask
 from geokr_core.rasters.open_raster import FILE_ERRORS, cause_of
 from geokr_core.step.files import read_json
 
@@ -228,8 +228,7 @@ def read_slots(folder: Path, tile: Tile, product: Product, window: Window) -> np
         LandCoverError: the file cannot be read there.
     """
     try:
-        with ExitStack() as stack:
-            opened = open_with_mask(folder / tile.file, stack)
+        with open_tile(folder / tile.file) as opened:
             codes = opened.dataset.read(tile.band, window=window)
             valid = DeclaredMask(opened, [tile.band]).read(window, codes.shape) if tile.masked else None
     except FILE_ERRORS as error:

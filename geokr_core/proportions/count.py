@@ -5,7 +5,7 @@ and what makes them current.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from geokr_core import __version__
 from geokr_core.chips.read import read_rows, shard_ids
 from geokr_core.errors import LandCoverError, MissingInputError
 from geokr_core.land_cover.legend import fraction_columns
+from geokr_core.land_cover.open_tiles import close_tiles
 from geokr_core.land_cover.product import LandCover, Product, open_land_cover
 from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.labels import CHIP_COLUMNS, SceneChips, count_chips, count_squares
@@ -56,22 +57,23 @@ def count_proportions(
         LandCoverError: a tile cannot be read, or no scene at all overlaps its product.
     """
     scene_ids, outputs = shard_ids(chips), proportion_outputs(out)
-    outputs.share(_legend(config, _opened_index(land_cover)))
-    found: dict[str, str] = {}
+    index = _opened_index(land_cover)
+    outputs.share(_legend(config, index))
+    found: dict[str, _Counted] = {}
     with reporter.progress("proportions", len(scene_ids)) as advance:
-        for scene_id, reason in _count_all(config, source, land_cover, chips, scene_ids, out, reporter):
-            found[scene_id] = reason
-            if reason:
-                reporter.warning(f"scene {scene_id} quarantined: {reason}")
+        for counted in _count_all(config, source, land_cover, chips, scene_ids, out, reporter):
+            found[counted.scene_id] = counted
+            if counted.reason:
+                reporter.warning(f"scene {counted.scene_id} quarantined: {counted.reason}")
             advance(1)
-    reasons = {scene_id: found[scene_id] for scene_id in scene_ids if found[scene_id]}
+    reasons = {scene_id: found[scene_id].reason for scene_id in scene_ids if found[scene_id].reason}
     outputs.finish(scene_ids)
     if len(reasons) == len(scene_ids):
         raise LandCoverError(
             f"{source}: none of {len(scene_ids)} scenes lies on known land cover. First reason: {next(iter(reasons.values()))}. "
             "Check that `land_cover` names products of the scenes' ground."
         )
-    return _summary(out, [s for s in scene_ids if s not in reasons], reasons)
+    return _summary(out, [found[s] for s in scene_ids if s not in reasons], reasons)
 
 
 def _count_all(
@@ -82,38 +84,52 @@ def _count_all(
     scene_ids: Sequence[str],
     out: Path,
     reporter: Reporter,
-) -> Iterator[tuple[str, str]]:
-    """Scenes with why they are quarantined, or nothing: those that are current, then those that are counted, in order."""
+) -> Iterator["_Counted"]:
+    """What became of each scene: of those that are current, then of those that are counted, in order."""
     outputs, to_do = proportion_outputs(out), []
     for scene_id in scene_ids:
         if (done := outputs.current(scene_id, _inputs(config, land_cover, chips, scene_id))) is not None:
-            yield scene_id, done.reason
+            yield _Counted(scene_id, done.reason)
         else:
             to_do.append(scene_id)
     work = partial(_counted, config, source, land_cover, chips, out)
-    for counted in in_processes(work, to_do, num_processes(config.workers, len(to_do))):
-        outputs.take_over(counted.checksums)
-        for warning in counted.warnings:
-            reporter.warning(warning)
-        yield counted.scene_id, counted.reason
+    try:
+        for counted in in_processes(work, to_do, num_processes(config.workers, len(to_do))):
+            outputs.take_over(counted.checksums)
+            for warning in counted.warnings:
+                reporter.warning(warning)
+            yield counted
+    finally:
+        close_tiles()
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """What a process did with a scene: why it is quarantined, what it warns of, and the checksums of its files."""
+    """What became of a scene.
+
+    Attributes:
+        scene_id: which scene.
+        reason: why it is quarantined; empty where it is not.
+        warnings: what the process that counted it warns of.
+        checksums: of the files that the process wrote.
+        shares: the columns that the summary is made of; None where another run counted the scene, and a file has them.
+    """
 
     scene_id: str
     reason: str
-    warnings: Sequence[str]
-    checksums: Mapping[str, Entry]
+    warnings: Sequence[str] = ()
+    checksums: Mapping[str, Entry] = field(default_factory=dict)
+    shares: Mapping[str, np.ndarray] | None = None
 
 
 def _counted(
     config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, out: Path, scene_id: str
 ) -> _Counted:
+    """Count a scene that is not current. The file that all scenes share is written, and is not asked about again."""
     reporter = RecordingReporter()
-    reason = count_scene(config, source, land_cover, chips, scene_id, out, reporter=reporter)
-    return _Counted(scene_id, reason, reporter.warnings, proportion_outputs(out).checksums_of(scene_id))
+    index, inputs = _opened_index(land_cover), _inputs(config, land_cover, chips, scene_id)
+    done = _count(config, source, index, chips, scene_id, inputs, out, force=False, reporter=reporter)
+    return replace(done, warnings=reporter.warnings, checksums=proportion_outputs(out).checksums_of(scene_id))
 
 
 def count_scene(
@@ -152,24 +168,42 @@ def count_scene(
     inputs = _inputs(config, land_cover, chips, scene_id)
     if not force and (done := outputs.current(scene_id, inputs)) is not None:
         return done.reason
+    return _count(config, source, index, chips, scene_id, inputs, out, force=force, reporter=reporter).reason
+
+
+def _count(
+    config: ProportionsConfig,
+    source: Path,
+    index: LandCover,
+    chips: Path,
+    scene_id: str,
+    inputs: str,
+    out: Path,
+    *,
+    force: bool,
+    reporter: Reporter | None,
+) -> _Counted:
+    outputs = proportion_outputs(out)
     with outputs.only_one(scene_id):
         # The last holder of the lock may have counted it.
         if not force and (done := outputs.current(scene_id, inputs)) is not None:
-            return done.reason
+            return _Counted(scene_id, done.reason)
         outputs.report_damage(scene_id, inputs, reporter)
         scene = SceneChips.of_table(chip_outputs(chips).table(scene_id, CHIP_COLUMNS), index, source)
         counted = count_chips(config, index, scene)
         if not (counted["known_fraction"] > 0).any():
             reason = _nothing_known(scene, counted)
             outputs.quarantine(scene_id, inputs, reason)
-            return reason
+            return _Counted(scene_id, reason)
         endings = (CELLS, TABLE) if config.cells_per_side else (TABLE,)
         with outputs.making(scene_id, inputs, endings) as unfinished:
             if config.cells_per_side:
                 with unfinished.paths[CELLS].open("wb") as stream:
                     np.save(stream, count_squares(config, scene), allow_pickle=False)
-            pq.write_table(pa.table(counted), unfinished.paths[TABLE], compression="zstd")
-    return ""
+            content = pa.BufferOutputStream()  # written at once: a small table's columns one by one would take longer
+            pq.write_table(pa.table(counted), content, compression="zstd")
+            unfinished.paths[TABLE].write_bytes(content.getvalue())
+    return _Counted(scene_id, "", shares={name: counted[name] for name in _summed(index.legend.classes)})
 
 
 def _nothing_known(scene: SceneChips, counted: Mapping[str, Any]) -> str:
@@ -268,17 +302,20 @@ def scene_summary(out: Path, chips: Path, scene_id: str) -> Summary:
     )
 
 
-def _summary(out: Path, scene_ids: list[str], reasons: dict[str, str]) -> Summary:
+def _summed(classes: Sequence[str]) -> tuple[str, ...]:
+    """Columns that the summary is made of."""
+    return ("unknown_fraction", "excluded_fraction", "num_cells", *fraction_columns(classes))
+
+
+def _summary(out: Path, scenes: Sequence[_Counted], reasons: Mapping[str, str]) -> Summary:
     legend: dict[str, Any] = read_json(out / LEGEND_FILE)
-    shares = fraction_columns(legend["classes"])
-    columns = ("unknown_fraction", "excluded_fraction", "num_cells", *shares)
-    outputs = proportion_outputs(out)
-    table = pa.concat_tables([outputs.table(scene_id, columns) for scene_id in scene_ids])
-    values = {name: table[name].to_numpy() for name in columns}
+    columns, outputs = _summed(legend["classes"]), proportion_outputs(out)
+    parts = [scene.shares or outputs.table(scene.scene_id, columns) for scene in scenes]
+    values = {name: np.concatenate([part[name] for part in parts]) for name in columns}
     return Summary(
         numbers={
-            "num_chips": len(table),
-            "num_scenes": len(scene_ids),
+            "num_chips": len(values["num_cells"]),
+            "num_scenes": len(scenes),
             "num_quarantined": len(reasons),
             "unknown_fraction": round(float(values["unknown_fraction"].mean()), 4),
             "excluded_fraction": round(float(values["excluded_fraction"].mean()), 4),
@@ -286,7 +323,7 @@ def _summary(out: Path, scene_ids: list[str], reasons: dict[str, str]) -> Summar
         },
         table=[
             {"class": name, "fraction": round(float(values[share].mean()), 4)}
-            for name, share in zip(legend["classes"], shares, strict=True)
+            for name, share in zip(legend["classes"], fraction_columns(legend["classes"]), strict=True)
         ],
         warnings=[f"{scene_id}: {reason}" for scene_id, reason in reasons.items()],
     )

@@ -234,17 +234,20 @@ def carried(transform: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack(np.broadcast_arrays(a * x + b * y + c, d * x + e * y + f), axis=-1)
 
 
+@lru_cache(maxsize=32)
 def unit_ring(segments: int) -> np.ndarray:
     """The unit square's outline from (0, 0) over (1, 0), (1, 1), (0, 1) back, ``segments`` points an edge.
 
     Returns:
-        float64 (4 * segments + 1, 2), closed.
+        float64 (4 * segments + 1, 2), closed; not to be written to.
     """
     t = np.arange(segments, dtype=np.float64) / segments
     zero, one = np.zeros_like(t), np.ones_like(t)
     sides = [(t, zero), (one, t), (1 - t, one), (zero, 1 - t)]
     ring = np.concatenate([np.stack(side, axis=-1) for side in sides])
-    return np.concatenate([ring, ring[:1]])
+    closed = np.concatenate([ring, ring[:1]])
+    closed.flags.writeable = False
+    return closed
 
 
 def reproject(xy: np.ndarray, source_wkt: str, target_wkt: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from geokr_core.rasters.open_raster import open_raster
+from geokr_core.rasters.open_raster import opened_raster, surroundings
 
 SIDE_FILES = (".msk", ".aux.xml", ".ovr")
 """Endings of files that belong to the raster beside them: its mask, what a viewer noted, its overviews."""
@@ -42,11 +42,21 @@ def open_with_mask(path: Path, stack: ExitStack) -> Opened:
     Raises:
         RasterioIOError: one of the two cannot be opened, or the mask is not of this raster.
     """
-    dataset = stack.enter_context(open_raster(path))
+    stack.enter_context(surroundings(path))
+    return opened_with_mask(path, stack)
+
+
+def opened_with_mask(path: Path, stack: ExitStack) -> Opened:
+    """`open_with_mask` for a caller who is in `surroundings`, and again wherever it reads.
+
+    Raises:
+        RasterioIOError: as by `open_with_mask`.
+    """
+    dataset = stack.enter_context(opened_raster(path))
     beside = mask_beside(path)
     if beside is None:
         return Opened(path, dataset, None)
-    mask = stack.enter_context(open_raster(beside))
+    mask = stack.enter_context(opened_raster(beside))
     if mask.shape != dataset.shape or mask.count not in (1, dataset.count):
         raise RasterioIOError(
             f"{beside.name}: {mask.count} x {mask.height} x {mask.width} found, expected a mask of {path.name} with "

@@ -100,22 +100,52 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
         RasterioIOError: the ending is not listed, there is no such regular file, it is not of that format, refers to
             other files, declares an impossible size, or GDAL fails on it inside the block.
     """
+    with surroundings(path), opened_raster(path) as source:
+        yield source
+
+
+@contextmanager
+def surroundings(path: Path) -> Iterator[None]:
+    """`SURROUNDINGS` for the length of a ``with`` block that opens or reads a raster.
+
+    Args:
+        path: the raster, for messages.
+
+    Raises:
+        RasterioIOError: GDAL fails inside the block.
+    """
+    with rasterio.Env(**SURROUNDINGS):
+        try:
+            yield
+        except RASTER_ERRORS as error:
+            if isinstance(error, RasterioError):
+                raise
+            raise RasterioIOError(f"{path.name}: {cause_of(error)}") from error
+
+
+def opened_raster(path: Path) -> DatasetReader:
+    """A raster, open until the caller closes it, which may be in another block of `surroundings` than it was opened in.
+
+    Args:
+        path: as for `open_raster`, which is the way to a raster that is read once.
+
+    Raises:
+        RasterioIOError: as by `open_raster`.
+    """
     driver = DRIVERS.get(path.suffix.lower())
     if driver is None:
         raise RasterioIOError(f"{path.name}: ending {path.suffix!r} found, expected one of {', '.join(DRIVERS)}")
     if not path.is_file():
         raise RasterioIOError(f"{path}: no such regular file")
-    with rasterio.Env(**SURROUNDINGS):
-        try:
-            # Absolute: a relative name such as `GTIFF_DIR:2:a.tif` would be an order to GDAL.
-            with rasterio.open(path.absolute(), driver=driver) as source:
-                _refuse_company(source, path)
-                _refuse_impossible(source, path)
-                yield source
-        except RASTER_ERRORS as error:
-            if isinstance(error, RasterioError):
-                raise
-            raise RasterioIOError(f"{path.name}: {cause_of(error)}") from error
+    # Absolute: a relative name such as `GTIFF_DIR:2:a.tif` would be an order to GDAL.
+    source = rasterio.open(path.absolute(), driver=driver)
+    try:
+        _refuse_company(source, path)
+        _refuse_impossible(source, path)
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 def cause_of(error: BaseException) -> str:

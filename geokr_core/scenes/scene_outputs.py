@@ -156,9 +156,10 @@ class SceneOutputs:
 
     def report_damage(self, scene_id: str, inputs: str, reporter: Reporter | None) -> None:
         """Name the damaged files of a scene that was made from ``inputs`` and is about to be made again."""
+        if reporter is None or not any(self.path(scene_id, ending).exists() for ending in (RECORD, QUARANTINE)):
+            return
         record = self.record(scene_id)
-        recorded = self.path(scene_id, RECORD).exists() or self.path(scene_id, QUARANTINE).exists()
-        if reporter is not None and recorded and (record is None or record.inputs == inputs):
+        if record is None or record.inputs == inputs:
             for name, fault in self.faults(scene_id).items():
                 reporter.warning(f"{self.folder / name}: {fault}; scene {scene_id} is made again")
 

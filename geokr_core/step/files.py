@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from geokr_core.step.digests import file_md5
+from geokr_core.step.digests import bytes_md5, file_md5
 
 _MANY_BYTES: Final = 1_000_000
 """Bytes from which a thread that writes costs less than it saves."""
@@ -39,15 +39,17 @@ def whole_file(path: Path, staging: Path | None = None) -> Iterator[Path]:
     Raises:
         OSError: the file system refused (full disk, no permission); the earlier file is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path if staging is None else staging / path.name)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    for folder in {path.parent, partial.parent}:
+        if not folder.is_dir():  # asked first: there are far more files than folders
+            folder.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         sync(partial)
         partial.replace(path)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
 
 
 def _partial(path: Path) -> Path:
@@ -132,15 +134,19 @@ def synced_md5s(paths: Mapping[str, Path]) -> dict[str, str]:
         OSError: the file system refused.
     """
     if sum(path.stat().st_size for path in paths.values()) < _MANY_BYTES:
-        for path in paths.values():
-            sync(path)
-        return {key: file_md5(path) for key, path in paths.items()}
+        return {key: _synced_md5(path) for key, path in paths.items()}
     with ThreadPoolExecutor(1) as disk:  # which writes while the md5 is computed
         synced = [disk.submit(sync, path) for path in paths.values()]
         md5s = {key: file_md5(path) for key, path in paths.items()}
         for writing in synced:
             writing.result()
     return md5s
+
+
+def _synced_md5(path: Path) -> str:
+    with path.open("rb", buffering=0) as written:  # opened once, not once for each of the two
+        os.fsync(written.fileno())
+        return bytes_md5(written.read())
 
 
 @contextmanager
@@ -240,7 +246,7 @@ def write_json(path: Path, value: Any, staging: Path | None = None) -> None:
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with whole_file(path, staging) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(text.encode())
 
 
 def read_json(path: Path) -> Any:
