@@ -195,6 +195,10 @@ def _impossible(config: PretrainingConfig, recipe: Recipe) -> str:
             "`land_cover_weight` is 0 and nothing stands beside it, so that nothing would be learned; give it a weight, or "
             "name one of `dense_weight`, `contrast_weight` and `anchor_weight`"
         )
+    if recipe.types_weight > 0 and recipe.types_land_cover == 0 and recipe.types_place == 0:
+        return "`types_land_cover` and `types_place` are both 0, so that all ground is of one type; give one of them a factor"
+    if recipe.contrast_softness > 0 and recipe.contrast_weight == 0:
+        return "`contrast_softness` softens a contrast that is not learned (`contrast_weight` is 0); give it a weight, or leave it out"
     if recipe.anchor_zoom > 1 and (recipe.anchor == "weights" or recipe.anchor_weight == 0):
         return (
             f"`anchor_zoom` {recipe.anchor_zoom:g} has nothing to enlarge, with the anchor `{recipe.anchor}` at weight "

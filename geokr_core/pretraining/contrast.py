@@ -5,12 +5,15 @@ They are part of the recommended recipe, so that training it needs no extra. A t
 Not here: MoCo's head and memory, which are lightly's (``pretraining.network``, ``pretraining.losses``).
 """
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+SIMILARITY_TEMPERATURE: Final = 0.1
+"""Of the softmax over how alike land cover is: chips of one class share a soft target, half-alike ones have next to none of it."""
 
 
 class ProjectionHead(nn.Module):
@@ -34,21 +37,38 @@ class ProjectionHead(nn.Module):
 
 
 class NTXent(nn.Module):
-    """Each crop is asked which of all others is of its chip: the normalised, temperature-scaled cross entropy."""
+    """Each crop is asked which of all others is of its chip: the normalised, temperature-scaled cross entropy.
 
-    def __init__(self, temperature: float, *, distributed: bool) -> None:
+    With ``softness`` s the target is (1 - s) for the other crop of the chip, and s for all crops by how alike their land cover is,
+    softmax(Σ_k √(p_ik p_jk) / `SIMILARITY_TEMPERATURE`): two chips of one forest need not be told apart (after Wang and
+    others 2024, "Multi-label guided soft contrastive learning").
+    """
+
+    def __init__(self, temperature: float, softness: float = 0.0, *, distributed: bool) -> None:
         """A loss whose similarities are divided by ``temperature``; ``distributed``: compare with other processes' chips, too."""
         super().__init__()
-        self._temperature, self._distributed = temperature, distributed
+        self._temperature, self._softness, self._distributed = temperature, softness, distributed
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor, land_cover: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Mean over all crops of a batch, nat.
 
         Args:
             first: float32 (B, P), one crop a chip.
             second: float32 (B, P), another crop of the same chips in the same order.
+            land_cover: float32 (B, K) of each of the two; needed where the target is soft.
         """
-        first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+        logits, chips = self._compared(F.normalize(first, dim=1), F.normalize(second, dim=1), self._temperature)
+        if self._softness == 0 or land_cover is None:
+            return F.cross_entropy(logits, chips)
+        with torch.no_grad():
+            roots = [shares.float().clamp_min(0).sqrt() for shares in land_cover]
+            alike, _ = self._compared(roots[0], roots[1], SIMILARITY_TEMPERATURE)
+            target = self._softness * alike.softmax(dim=1)
+            target[torch.arange(len(chips), device=chips.device), chips] += 1.0 - self._softness
+        return F.cross_entropy(logits, target)
+
+    def _compared(self, first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Similarities (2B, 2M - 1) of each crop with all crops but itself, and the column of its partner, int64 (2B,)."""
         together = self._distributed and dist.is_initialized() and dist.get_world_size() > 1
         rank = dist.get_rank() if together else 0
         all_first, all_second = (_Gathered.apply(one) if together else one for one in (first, second))
@@ -58,17 +78,16 @@ class NTXent(nn.Module):
         others = torch.ones((size, len(all_first)), dtype=torch.bool, device=first.device)
         others[torch.arange(size, device=first.device), chips] = False
         pairs = ((first, all_first), (first, all_second), (second, all_first), (second, all_second))
-        first_same, first_partners, second_partners, second_same = (self._similarities(*pair) for pair in pairs)
+        first_same, first_partners, second_partners, second_same = (
+            torch.einsum("nc,mc->nm", *pair) / temperature for pair in pairs
+        )
         logits = torch.cat(
             [
                 torch.cat([first_partners, first_same[others].view(size, -1)], dim=1),
                 torch.cat([second_partners, second_same[others].view(size, -1)], dim=1),
             ]
         )
-        return F.cross_entropy(logits, chips.repeat(2))
-
-    def _similarities(self, one: Tensor, other: Tensor) -> Tensor:
-        return torch.einsum("nc,mc->nm", one, other) / self._temperature
+        return logits, chips.repeat(2)
 
 
 class _Gathered(torch.autograd.Function):

@@ -9,6 +9,7 @@ import pandas as pd
 from geokr_core.levir_kr.audited import WEIGHT_COLUMN
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.pretraining.coarsening import averaged_over_squares
+from geokr_core.pretraining.geographic_types import GeographicTypes, fit_types
 from geokr_core.pretraining.recipe import Recipe
 
 CELLS_HALF_WEIGHT: Final = 4.0
@@ -74,6 +75,7 @@ class RunLabels:
         num_cells: float32 (N,), land-cover cells that voted.
         rows: int64 (N,), the chip that each chip has its label from.
         cells: uint8 (N, n, n, K), the land cover within chips; None: as the data set has it.
+        types: int64 (N,), the type of ground of each chip, and their centres; None: not asked for.
     """
 
     proportions: np.ndarray
@@ -81,6 +83,7 @@ class RunLabels:
     num_cells: np.ndarray
     rows: np.ndarray
     cells: np.ndarray | None = None
+    types: tuple[np.ndarray, GeographicTypes] | None = None
 
 
 def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> RunLabels:
@@ -102,8 +105,11 @@ def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: 
         weights[train_rows] = _mean_one(weights[train_rows] * training[WEIGHT_COLUMN].to_numpy(np.float32))
     num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
     weigh = recipe.label_weighting or by_audit
+    types = _types(data, train_rows, recipe)
+    if types is not None:
+        types = types[0][rows], types[1]
     proportions, cells = _at_resolution(data, train_rows, recipe.label_resolution_m)
-    return RunLabels(proportions[rows], weights[rows] if weigh else None, num_cells[rows], rows, cells)
+    return RunLabels(proportions[rows], weights[rows] if weigh else None, num_cells[rows], rows, cells, types)
 
 
 def _at_resolution(data: LevirKR, train_rows: np.ndarray, side_m: float | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -119,6 +125,17 @@ def _at_resolution(data: LevirKR, train_rows: np.ndarray, side_m: float | None) 
     proportions = data.proportions.copy()
     proportions[train_rows] = np.divide(shares, known, out=np.zeros_like(shares), where=known > 0)
     return proportions, cells
+
+
+def _types(data: LevirKR, train_rows: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, GeographicTypes] | None:
+    """The type of each chip, found among the training chips."""
+    if recipe.types_weight == 0:
+        return None
+    lon, lat = (data.catalogue[name].to_numpy(np.float64) for name in ("lon", "lat"))
+    proportions = data.proportions
+    factors = recipe.types_land_cover, recipe.types_place
+    types = fit_types(proportions[train_rows], lon[train_rows], lat[train_rows], recipe.num_types, *factors)
+    return types.of(proportions, lon, lat), types
 
 
 def _mean_one(weights: np.ndarray) -> np.ndarray:

@@ -26,12 +26,14 @@ class Outputs(NamedTuple):
         logits: float (B, K) of land cover, or the projection (B, P) of a contrastive method.
         maps: float (B, K, H, W), logits of each cell; None where nothing asks for them.
         projected: float (B, P), what chips are compared by beside land cover; None where nothing asks for it.
+        types: float (B, T), logits of the types of ground; None where nothing asks for them.
     """
 
     stages: tuple[Tensor, ...]
     logits: Tensor
     maps: Tensor | None
     projected: Tensor | None = None
+    types: Tensor | None = None
 
 
 class CellHead(nn.Module):
@@ -79,6 +81,7 @@ class Network(nn.Module):
             mean; or the projection head of a contrastive method.
         correction: the product's confusions, or None.
         projection: projection head of a contrastive loss beside land cover, or None.
+        type_head: a linear layer on the pooled last stage that tells types of ground apart, or None.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class Network(nn.Module):
         has_land_cover_head = recipe is None or recipe.has_land_cover_head
         self.backbone = build(architecture, in_channels)
         self.head: nn.Module
-        if has_land_cover_head and recipe is not None and recipe.dense_weight > 0:
+        if recipe is not None and recipe.has_cell_head:
             widths = [stage.channels for stage in spec_of_network(self.backbone).stages]
             self.head = CellHead(widths, num_classes, cells_per_side)
         elif has_land_cover_head:
@@ -114,6 +117,8 @@ class Network(nn.Module):
         self.correction = Correction(num_classes) if recipe is not None and recipe.correction else None
         contrasts = recipe is not None and recipe.contrast_weight > 0
         self.projection = _projection(width) if contrasts else None
+        tells_types = recipe is not None and recipe.types_weight > 0
+        self.type_head = nn.Linear(width, recipe.num_types) if recipe is not None and tells_types else None
 
     def forward(self, images: Tensor) -> Outputs:
         """Everything that the heads give for normalised float32 images (B, C, H, W)."""
@@ -121,14 +126,15 @@ class Network(nn.Module):
         last = maps_of_stages[-1]
         pooled = F.adaptive_avg_pool2d(last, 1).flatten(1)
         projected = None if self.projection is None else self.projection(pooled)
+        types = None if self.type_head is None else self.type_head(pooled)
         if isinstance(self.head, CellHead):
             maps = self.head(maps_of_stages)
-            return Outputs(tuple(maps_of_stages), shares_of_chip(maps), maps, projected)
+            return Outputs(tuple(maps_of_stages), shares_of_chip(maps), maps, projected, types)
         maps = None
         if self.correction is not None and isinstance(self.head, nn.Linear):
             # The head applied to each cell by itself: the mean of these logits is the chip's.
             maps = torch.einsum("bdhw,kd->bkhw", last, self.head.weight) + self.head.bias[:, None, None]
-        return Outputs(tuple(maps_of_stages), self.head(pooled), maps, projected)
+        return Outputs(tuple(maps_of_stages), self.head(pooled), maps, projected, types)
 
     def as_product(self, logits: Tensor) -> Tensor:
         """Logits (..., K) of what the product would report, where confusions are learned; else the logits themselves."""

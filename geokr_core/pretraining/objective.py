@@ -32,6 +32,7 @@ class Inputs:
         labels: float32 (B, K), land cover of what ``student`` shows; rows of zeros where nothing is known.
         weights: float32 (B,), how much each label counts; None: all alike.
         cells: uint8 (B, n, n, K), land cover within the whole chips; None where no method asks for it.
+        types: int64 (B,), type of ground of each chip; None where no method asks for it.
     """
 
     student: Tensor
@@ -40,6 +41,7 @@ class Inputs:
     labels: Tensor
     weights: Tensor | None
     cells: Tensor | None
+    types: Tensor | None = None
 
 
 class Objective(ABC):

@@ -92,6 +92,18 @@ class Choices(Section):
     label_follows_crop: bool = Field(
         description="a crop is labelled with the land cover of exactly its area; needs a Levir-KR with `cells.npy`"
     )
+    cell_mean: bool = Field(
+        False,
+        description="the chip's proportions are predicted as the mean of what each cell is, read from all stages; needs `cells.npy`",
+    )
+    types_weight: float = Field(
+        0.0, ge=0, description="weight of telling types of ground apart: clusters of land cover and place; 0: none"
+    )
+    num_types: int = Field(128, ge=2, description="how many types")
+    types_land_cover: float = Field(
+        1.0, ge=0, description="factor of land cover among what makes a type; 0: place alone"
+    )
+    types_place: float = Field(1.0, ge=0, description="factor of place among what makes a type; 0: land cover alone")
     dense_weight: float = Field(
         0.0,
         ge=0,
@@ -105,6 +117,12 @@ class Choices(Section):
         0.1, ge=0, description="how much mixed and ragged land cover within a chip costs"
     )
     contrast_weight: float = Field(0.0, ge=0, description="weight of SimCLR's loss beside land cover; 0: none")
+    contrast_softness: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the contrast's target that chips get by how alike their land cover is; 0: the other crop gets all",
+    )
     temperature: float = Field(0.2, gt=0, description="of the contrastive losses")
     memory_bank_size: int = Field(4096, ge=1, description="chips that `moco` keeps as negatives")
 
@@ -190,7 +208,12 @@ class Recipe(Choices):
     def needs_cells(self) -> bool:
         """Whether the land cover within chips must be known."""
         follows = self.label_follows_crop and self.augmentation.crops
-        return follows or self.dense_weight > 0 or self.label_resolution_m is not None
+        return follows or self.has_cell_head or self.label_resolution_m is not None
+
+    @property
+    def has_cell_head(self) -> bool:
+        """Whether the head asks every cell, the chip's shares being their mean."""
+        return self.has_land_cover_head and (self.dense_weight > 0 or self.cell_mean)
 
     @property
     def has_land_cover_head(self) -> bool:
@@ -214,5 +237,11 @@ class Recipe(Choices):
     @property
     def learns(self) -> bool:
         """Whether anything at all is learned."""
-        others = (self.land_cover_weight, self.dense_weight, self.contrast_weight, self.anchor_weight)
+        others = (
+            self.land_cover_weight,
+            self.dense_weight,
+            self.types_weight,
+            self.contrast_weight,
+            self.anchor_weight,
+        )
         return not self.has_land_cover_head or any(weight > 0 for weight in others)

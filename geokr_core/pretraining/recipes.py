@@ -63,6 +63,14 @@ _CELLS: Final = {"land_cover_weight": 0.0}
 _PROPORTIONS: Final = {"land_cover_weight": 1.0, "dense_weight": 0.0}
 """Of land cover, the proportions of the chip alone."""
 
+_TYPES: Final = {
+    "land_cover_weight": 0.0,
+    "dense_weight": 0.0,
+    "contrast_weight": 0.0,
+    "types_weight": 1.0,
+    "label_follows_crop": False,
+}
+
 _NO_LAND_COVER: Final = _NO_TEACHER | {
     "label_follows_crop": False,
     "dense_weight": 0.0,
@@ -85,6 +93,22 @@ METHODS: Final[Mapping[str, Method]] = {
     "proportions": Method(
         "Land-cover proportions of the chip, one vector of the last stage; no contrast, no teacher.",
         _GENTLE | _PROPORTIONS | _NO_TEACHER | {"contrast_weight": 0.0},
+    ),
+    "cell_mean": Method(
+        "Land-cover proportions of the chip, predicted as the mean of what each cell is; no contrast, no teacher.",
+        _GENTLE | _PROPORTIONS | _NO_TEACHER | {"contrast_weight": 0.0, "cell_mean": True},
+    ),
+    "types": Method(
+        "Types of ground, clusters of land cover and place, told apart; no proportions, no contrast, no teacher.",
+        _GENTLE | _NO_TEACHER | _TYPES,
+        predicts=False,
+    ),
+    "proportion_contrast": Method(
+        "Contrast in which chips of like land cover need not be told apart.",
+        _CONTRASTIVE
+        | _NO_TEACHER
+        | {"land_cover_weight": 0.0, "dense_weight": 0.0, "contrast_weight": 1.0, "contrast_softness": 0.3},
+        predicts=False,
     ),
     "majority": Method(
         "Baseline: only the class that covers most of the ground, as in usual classification.",

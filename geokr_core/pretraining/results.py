@@ -13,6 +13,7 @@ import torch
 from geokr_core.errors import TrainingError
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.weights import save_weights
+from geokr_core.pretraining.geographic_types import GeographicTypes
 from geokr_core.pretraining.labels import constant_kl
 from geokr_core.pretraining.network import Network
 from geokr_core.pretraining.runs import weights_md5, weights_path
@@ -107,6 +108,8 @@ def finish_run(run: Run, state: State) -> None:
         save_weights(network.head, folder / "head.safetensors")
         if network.correction is not None:
             _write_correction(folder / "correction.json", network.correction.matrix(), run.data.classes)
+        if run.type_centres is not None:
+            _write_types(folder / "types.json", run.type_centres, run.data.classes)
         if on_validation is not None:
             write_json(folder / "calibration.json", on_validation.calibration(run.data.classes))
         write_json(folder / "run.json", _description(run) | evidence)
@@ -120,6 +123,13 @@ def _write_correction(path: Path, matrix: torch.Tensor, classes: Sequence[str]) 
     """The learned confusions: of ground that is of the row's class, the share that the product reports as the column's."""
     rows = [[round(float(value), 6) for value in row] for row in matrix.detach().cpu()]
     write_json(path, {"ground_classes": list(classes), "reported_classes": list(classes), "matrix": rows})
+
+
+def _write_types(path: Path, types: GeographicTypes, classes: Sequence[str]) -> None:
+    """Centres of the types of ground: square roots of shares and unit vectors of place, each times its factor."""
+    rows = [[round(float(value), 6) for value in row] for row in types.centres]
+    factors = {"land_cover_factor": types.land_cover_factor, "place_factor": types.place_factor}
+    write_json(path, {"columns": [*(f"sqrt_{name}" for name in classes), "x", "y", "z"], **factors, "centres": rows})
 
 
 def _figures(run: Run, network: Network) -> tuple[dict[str, Any], Judged | None]:

@@ -70,6 +70,8 @@ def runs_of(
                 num_cells=torch.from_numpy(labels.num_cells).to(device),
                 label_rows=labels.rows,
                 label_cells=labels.cells,
+                types=None if labels.types is None else torch.from_numpy(labels.types[0]).to(device),
+                type_centres=None if labels.types is None else labels.types[1],
                 train_rows=train_rows,
                 validation_rows=validation_rows,
                 fingerprint=name,
@@ -93,6 +95,12 @@ def _require_data(
         raise ConfigError(
             f"pretraining, variant {variant.name}: `{asks}` needs the land cover within chips, but {data.folder} holds no "
             f"cells.npy (its manifest has no `cells_per_side`). Freeze Levir-KR with sub-cells, or {remedy}."
+        )
+    num_chips = len(data.rows_of("train"))
+    if recipe.types_weight > 0 and recipe.num_types > num_chips:
+        raise ConfigError(
+            f"pretraining, variant {variant.name}: {recipe.num_types} types of ground of {num_chips} training chips would leave types "
+            f"empty; set `num_types` to {num_chips // 2} or fewer."
         )
     if recipe.balance == "sensor" and "sensor" not in data.catalogue:
         raise ConfigError(
@@ -122,6 +130,8 @@ def _for_want_of_cells(recipe: Recipe) -> tuple[str, str]:
     if recipe.dense_weight > 0:
         methods = "`simclr`; `proportions` with `pretraining.label_follows_crop: false`"
         return "dense_weight", f"take a method that asks for no cells ({methods})"
+    if recipe.cell_mean:
+        return "cell_mean", "take the method `proportions`"
     if recipe.label_resolution_m is not None:
         return "label_resolution_m", "leave that setting out"
     return "label_follows_crop", (

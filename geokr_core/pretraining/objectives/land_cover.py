@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geokr_core.networks.augmentation import cells_under
+from geokr_core.pretraining.contrast import NTXent
 from geokr_core.pretraining.correction import aggregation_loss
 from geokr_core.pretraining.losses import (
     consistency_loss,
-    contrastive_loss,
     dense_loss,
     label_kl,
     supervised_loss,
@@ -31,10 +31,13 @@ class LandCoverObjective(Objective):
         self.terms = ("loss", "supervised_loss", "consistency_loss", "train_kl", "label_entropy")
         self.terms += ("teacher_entropy",) if recipe.teacher_predicts else ("student_entropy",)
         self.terms += ("dense_loss",) if recipe.dense_weight > 0 else ()
+        self.terms += ("types_loss",) if recipe.types_weight > 0 else ()
         self.terms += ("identity_loss", "aggregation_loss") if recipe.correction else ()
         self.terms += ("contrast_loss",) if recipe.contrast_weight > 0 else ()
         contrasts = recipe.contrast_weight > 0
-        self._contrast = contrastive_loss(recipe.temperature, distributed=distributed) if contrasts else None
+        self._contrast = (
+            NTXent(recipe.temperature, recipe.contrast_softness, distributed=distributed) if contrasts else None
+        )
 
     @classmethod
     def code(cls, recipe: Recipe) -> Mapping[str, Any]:
@@ -58,6 +61,10 @@ class LandCoverObjective(Objective):
             dense = self._dense(network, outputs, inputs)
             loss = loss + recipe.dense_weight * dense
             terms.append(dense)
+        if outputs.types is not None and inputs.types is not None:
+            told_apart = F.cross_entropy(outputs.types.float(), inputs.types)
+            loss = loss + recipe.types_weight * told_apart
+            terms.append(told_apart)
         if network.correction is not None and outputs.maps is not None:
             identity, aggregation = network.correction.identity_loss(), aggregation_loss(outputs.maps)
             loss = loss + recipe.correction_identity_weight * identity
@@ -65,7 +72,8 @@ class LandCoverObjective(Objective):
             terms += [identity, aggregation]
         if self._contrast is not None and outputs.projected is not None:
             first, second = outputs.projected.float().chunk(2)
-            contrast: Tensor = self._contrast(first, second)
+            alike = inputs.labels.chunk(2) if recipe.contrast_softness > 0 else None
+            contrast: Tensor = self._contrast(first, second, alike)
             loss = loss + recipe.contrast_weight * contrast
             terms.append(contrast)
         return torch.stack([loss, *(term.float() for term in terms)])

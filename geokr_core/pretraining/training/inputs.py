@@ -56,7 +56,8 @@ def inputs_of(run: Run, batch: Batch, part: slice, normalisation: Normalisation)
     elif recipe.two_views and recipe.teacher_predicts:
         teacher = colour_view(planes, bands, normalisation, strength, second)
     labels, weights = labels_of(run, rows, cells, geometry)
-    return Inputs(student, teacher, geometry, labels, weights, cells)
+    types = None if run.types is None else run.types[rows]
+    return Inputs(student, teacher, geometry, labels, weights, cells, types)
 
 
 def labels_of(run: Run, rows: Tensor, cells: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor | None]:

@@ -20,6 +20,7 @@ from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime
 from geokr_core.networks.weights import load_initial_weights
 from geokr_core.pretraining.config import PretrainingConfig
+from geokr_core.pretraining.geographic_types import GeographicTypes
 from geokr_core.pretraining.network import Network, Outputs
 from geokr_core.pretraining.objective import Objective
 from geokr_core.pretraining.recipe import Recipe, objective_class
@@ -55,6 +56,8 @@ class Run:
         num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
         label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
         label_cells: uint8 (N, n, n, K), land cover within chips; None: as the data set has it.
+        types: int64 (N,) on the device: type of ground of each chip, as it is labelled; None: not asked for.
+        type_centres: what they are made of; None likewise.
         train_rows: int64, rows to train on.
         validation_rows: int64, rows held out; may be none.
         fingerprint: digest of everything that the result depends on.
@@ -75,6 +78,8 @@ class Run:
     num_cells: Tensor
     label_rows: np.ndarray
     label_cells: np.ndarray | None
+    types: Tensor | None
+    type_centres: GeographicTypes | None
     train_rows: np.ndarray
     validation_rows: np.ndarray
     fingerprint: str

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from short_runs import inputs_at, short_config, short_run
+from torch.nn import functional as F
 
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.augmentation import cells_under
-from geokr_core.pretraining.contrast import NTXent, ProjectionHead
+from geokr_core.pretraining.contrast import SIMILARITY_TEMPERATURE, NTXent, ProjectionHead
 from geokr_core.pretraining.network import Network
 from geokr_core.pretraining.objectives.land_cover import LandCoverObjective
 from geokr_core.pretraining.training import loop
@@ -142,6 +143,7 @@ import socket
 def refuse(*arguments, **options): raise SystemExit("called out")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import torch
+from torch.nn import functional as F
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import MoCoProjectionHead, SimCLRProjectionHead
 loss = NTXentLoss(0.2, memory_bank_size=(16, 8))
@@ -149,3 +151,27 @@ loss(torch.randn(4, 8, requires_grad=True), torch.randn(4, 8)).backward()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-1000:]
+
+
+def test_a_soft_target_gives_crops_of_like_land_cover_their_share() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(4, 8), torch.randn(4, 8)
+    forest, water = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    cover = torch.stack([forest, forest, water, water])
+    softness, temperature = 0.4, 0.5
+    views = F.normalize(torch.cat([first, second]), dim=1)
+    logits = views @ views.T / temperature
+    both = torch.cat([cover, cover])
+    alike = both.sqrt() @ both.sqrt().T / SIMILARITY_TEMPERATURE
+    itself = torch.eye(8, dtype=torch.bool)
+    target = softness * alike.masked_fill(itself, -torch.inf).softmax(dim=1)
+    target[torch.arange(8), torch.arange(8).roll(4)] += 1 - softness
+    expected = -(target * logits.masked_fill(itself, -1e9).log_softmax(dim=1)).sum(dim=1).mean()
+    found = NTXent(temperature, softness, distributed=False)(first, second, (cover, cover))
+    torch.testing.assert_close(found, expected)
+    assert found != NTXent(temperature, distributed=False)(first, second)
+    # Where all land cover is alike, every crop gets the same soft share; where none is asked for, the hard target stays.
+    torch.testing.assert_close(
+        NTXent(temperature, 0.0, distributed=False)(first, second, (cover, cover)),
+        NTXent(temperature, distributed=False)(first, second),
+    )
