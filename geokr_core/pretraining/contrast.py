@@ -40,7 +40,7 @@ class NTXent(nn.Module):
     """Each crop is asked which of all others is of its chip: the normalised, temperature-scaled cross entropy.
 
     With ``softness`` s the target is (1 - s) for the other crop of the chip, and s for all crops by how alike their land cover is,
-    softmax(Σ_k √(p_ik p_jk) / `SIMILARITY_TEMPERATURE`): two chips of one forest need not be told apart (after Wang and
+    softmax(Σ_k √(p_ik p_jk) / `SIMILARITY_TEMPERATURE`): two chips of one forest need not be distinguished (after Wang and
     others 2024, "Multi-label guided soft contrastive learning").
     """
 

@@ -1,4 +1,4 @@
-"""Types of ground: clusters of what covers a chip and of where it lies, as classes to be told apart.
+"""Types of ground: clusters of what covers a chip and of where it lies, as classes to be distinguished.
 
 Ten proportions say little of a chip that is pure; its type says what ground it is, and where. The idea is that of
 geo-location classification (Ayush and others 2021, "Geography-aware self-supervised learning"), with land cover beside place.

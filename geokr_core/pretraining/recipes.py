@@ -99,12 +99,12 @@ METHODS: Final[Mapping[str, Method]] = {
         _GENTLE | _PROPORTIONS | _NO_TEACHER | {"contrast_weight": 0.0, "cell_mean": True},
     ),
     "types": Method(
-        "Types of ground, clusters of land cover and place, told apart; no proportions, no contrast, no teacher.",
+        "Types of ground, clusters of land cover and place, distinguished; no proportions, no contrast, no teacher.",
         _GENTLE | _NO_TEACHER | _TYPES,
         predicts=False,
     ),
     "proportion_contrast": Method(
-        "Contrast in which chips of like land cover need not be told apart.",
+        "Contrast in which chips of like land cover need not be distinguished.",
         _CONTRASTIVE
         | _NO_TEACHER
         | {"land_cover_weight": 0.0, "dense_weight": 0.0, "contrast_weight": 1.0, "contrast_softness": 0.3},
