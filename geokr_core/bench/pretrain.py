@@ -7,21 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from geokr_core.bench.measure import Measurement
+from geokr_core.errors import DatasetError
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks.architectures import Architecture
-from geokr_core.networks.augmentation import Geometry
 from geokr_core.pretraining.config import PretrainingConfig
+from geokr_core.pretraining.contrast import NTXent
+from geokr_core.pretraining.losses import dense_loss
 from geokr_core.pretraining.network import Network
-from geokr_core.pretraining.objective import Inputs
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.batches import Batch, prefetched
 from geokr_core.pretraining.training.inputs import inputs_of
@@ -63,10 +61,10 @@ ON_GPU: Final = Scale("resnet50", 256, 256, 10, 5, 8192, 20, workers=8)
 
 
 def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
-    """Share of the speed that the same step reaches on one prepared batch that stays where it is.
+    """Share of the speed that a step of the default recipe reaches on one prepared batch that stays where it is.
 
     Beside it: the factor over the loop that one would write first (transforms chip by chip in DataLoader workers, float32,
-    NCHW), with the same networks, losses and threads; the share of the machine's matrix-product speed (MFU); where the
+    NCHW), with the same network, heads, losses and threads; the share of the machine's matrix-product speed (MFU); where the
     time of a step goes; and, for chips of 256 px, the hours that ten epochs of Levir-KR as published would take.
 
     Args:
@@ -82,16 +80,17 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     )
     (run,) = runs_of(config, data, folder / "checkpoints")
     (plain,) = runs_of(config.model_copy(update={"precision": "fp32"}), data, folder / "checkpoints")
-    with prefetched(reading(run), 1, 1 + 2 * scale.steps * (scale.rounds + 1)) as batches:
+    with prefetched(reading(run), 1, 2 + 2 * scale.steps * (scale.rounds + 1)) as batches:
         ours = _ours(run, batches, scale)
-        rounds = _interleaved({"ours": ours, "resident": _resident(run, scale)}, scale)
-        shares = _shares(run, next(batches))
+        rounds = _interleaved({"ours": ours, "resident": _resident(run, next(batches), scale)}, scale)
+        batch = next(batches)
+        shares = _shares(run, batch)
         # Only now: its workers go on filling their queue while others are measured.
         rivals = _interleaved({"ours": ours, "first_loop": _first_loop(plain, scale)}, scale)
     times = {name: statistics.median(seconds) for name, seconds in rounds.items()}
 
     images = scale.batch_size * scale.steps
-    flops = _flops(run, scale) * scale.steps
+    flops = _flops(run, batch, scale) * scale.steps
     peak = _matrix_product_speed(run, scale)
     precision = "bf16" if run.runtime.bf16 else "fp32"
     return Measurement(
@@ -99,7 +98,7 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
         _ratio(rounds, "resident"),
         0.97 if on_gpu else 0.95,
         images * scale.rounds,
-        f"{scale.architecture} with teacher, {scale.size_px} px, batch {scale.batch_size}, {precision}, "
+        f"{scale.architecture}, default recipe, {scale.size_px} px, batch {scale.batch_size}, {precision}, "
         + (torch.cuda.get_device_name() if on_gpu else f"{threads} thread(s)"),
         {
             "images_per_s": images / times["ours"],
@@ -119,19 +118,13 @@ def _shares(run: Run, batch: Batch) -> dict[str, float]:
     """Where the time of a step goes: each part timed by itself, the student's passes being what is left of the whole."""
     state, normalisation = begin(run), run.normalisation()
     everything = slice(0, len(batch.rows))
-    inputs = inputs_of(run, batch, everything, normalisation)
     losses = gradients(run, state, batch, normalisation)
-
-    def teach() -> None:
-        with run.runtime.autocast():
-            state.teacher(inputs.teacher)
 
     def step() -> None:
         update(run, state, gradients(run, state, batch, normalisation))
 
     parts: dict[str, Callable[[], object]] = {
         "augmenting": lambda: inputs_of(run, batch, everything, normalisation),
-        "teacher": teach,
         "updating": lambda: update(run, state, losses),
     }
     whole = _median_seconds(step)
@@ -184,14 +177,10 @@ def _ours(run: Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None
     return work
 
 
-def _resident(run: Run, scale: Scale) -> Callable[[], None]:
-    """The same networks, losses and optimiser on one batch that is normalised and on the device already."""
-    state, device = begin(run), run.runtime.device
-    shape = (scale.batch_size, len(run.data.bands), scale.size_px, scale.size_px)
-    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-    whole = Geometry(None, torch.zeros(scale.batch_size, dtype=torch.int64, device=device))
-    labels = run.labels[torch.from_numpy(np.resize(run.train_rows, scale.batch_size)).to(device)]
-    inputs = Inputs(images, images, whole, labels, None, None)
+def _resident(run: Run, batch: Batch, scale: Scale) -> Callable[[], None]:
+    """The same networks, losses and optimiser on one batch that is augmented, normalised and on the device already."""
+    state = begin(run)
+    inputs = inputs_of(run, batch, slice(0, len(batch.rows)), run.normalisation())
 
     def work() -> None:
         for _ in range(scale.steps):
@@ -204,7 +193,7 @@ def _resident(run: Run, scale: Scale) -> Callable[[], None]:
 
 
 class _ChipByChip(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
-    """Two augmented views of a chip and its label, made by torchvision, one chip at a time."""
+    """Two augmented views of a chip and the land cover of its cells, made by torchvision, one chip at a time."""
 
     def __init__(self, data: LevirKR, num_chips: int) -> None:
         self._data, self._rows = data, data.rows_of("train")
@@ -212,10 +201,11 @@ class _ChipByChip(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         mean, std = data.channel_mean.tolist(), data.channel_std.tolist()
         self._transform = v2.Compose(
             [
-                v2.RandomResizedCrop(data.chip_size_px, scale=(0.35, 1.0), antialias=True),
+                v2.RandomResizedCrop(data.chip_size_px, scale=(0.2, 1.0), antialias=True),
                 v2.RandomHorizontalFlip(),
                 v2.RandomVerticalFlip(),
-                v2.ColorJitter(0.3, 0.3, 0.3),
+                v2.ColorJitter(0.4, 0.4, 0.4),
+                v2.RandomGrayscale(0.2),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(mean, std),
             ]
@@ -227,14 +217,21 @@ class _ChipByChip(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         row = self._rows[index % len(self._rows)]
         image = torch.from_numpy(self._data.images(row[None])[0]).permute(2, 0, 1)
-        return self._transform(image), self._transform(image), torch.tensor(self._data.proportions[row])
+        cells = self._data.cells(row[None])
+        if cells is None:
+            raise DatasetError(f"{self._data.folder}: no land cover within chips; expected the generated data set's.")
+        return self._transform(image), self._transform(image), torch.from_numpy(cells[0]).float() / 255.0
 
 
 def _first_loop(run: Run, scale: Scale) -> Callable[[], None]:
-    device = run.runtime.device
-    student = Network(scale.architecture, len(run.data.bands), len(run.data.classes)).to(device)
-    teacher = Network(scale.architecture, len(run.data.bands), len(run.data.classes)).to(device).requires_grad_(False)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    """Contrast and the land cover of whole chips' cells, with the network and heads of the recipe; no label follows a crop."""
+    device, recipe = run.runtime.device, run.recipe
+    network = Network(scale.architecture, len(run.data.bands), len(run.data.classes), recipe, run.data.cells_per_side)
+    network = network.to(device)
+    optimiser, contrast = (
+        torch.optim.AdamW(network.parameters(), lr=1e-3),
+        NTXent(recipe.temperature, distributed=False),
+    )
     chips = _ChipByChip(run.data, scale.batch_size * scale.steps * (scale.rounds + 2))
     # One batch ahead a worker: each is 400 MB of shared memory at the GPU's scale.
     ahead = 1 if scale.workers else None
@@ -242,29 +239,23 @@ def _first_loop(run: Run, scale: Scale) -> Callable[[], None]:
 
     def work() -> None:
         for _ in range(scale.steps):
-            one, other, labels = (part.to(device) for part in next(batches))
-            logits = student(one).logits
-            with torch.no_grad():
-                targets = teacher(other).logits.softmax(dim=1)
-            loss = F.cross_entropy(logits, labels) + F.kl_div(logits.log_softmax(dim=1), targets, reduction="batchmean")
+            one, other, cells = (part.to(device) for part in next(batches))
+            outputs = network(torch.cat([one, other]))
+            loss = contrast(*outputs.projected.chunk(2))
+            logits = outputs.maps.permute(0, 2, 3, 1)
+            loss = loss + recipe.dense_weight * dense_loss(logits, torch.cat([cells, cells]), recipe.reduction)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
-            _move(teacher, student)
 
     return work
 
 
-@torch.no_grad()
-def _move(teacher: nn.Module, student: nn.Module) -> None:
-    for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
-        mine.mul_(0.99).add_(theirs, alpha=0.01)
-
-
-def _flops(run: Run, scale: Scale) -> float:
-    """Floating-point operations of one step, counted by torch: student forward and backward, teacher forward."""
+def _flops(run: Run, batch: Batch, scale: Scale) -> float:
+    """Floating-point operations of one step, counted by torch: forward and backward of all crops."""
     # The counter sees single operations, not what a compiler made of them.
-    work = _resident(replace(run, runtime=replace(run.runtime, bf16=False, compiled=False)), replace(scale, steps=1))
+    plain = replace(run, runtime=replace(run.runtime, bf16=False, compiled=False))
+    work = _resident(plain, batch, replace(scale, steps=1))
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())

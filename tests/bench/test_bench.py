@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+
 from geokr_core.bench.archive import status_seconds
 from geokr_core.bench.embed import bench_embed
 from geokr_core.bench.loader import bench_loader
 from geokr_core.bench.pretrain import Scale, bench_pretrain
+from geokr_core.pretraining.network import Network, Outputs
 
 TINY = Scale("squeezenet1_1", 32, 8, steps=1, rounds=2, matrix_size=64, matrix_products=2, workers=0)
 
@@ -20,11 +24,23 @@ def test_pretraining_is_measured_against_its_rivals(tmp_path: Path) -> None:
         "factor_over_first_loop",
         "mfu",
         "share_augmenting",
-        "share_teacher",
         "share_updating",
     ):
         assert details[name] > 0, name
     assert "projected_hours" not in details  # of chips that are smaller than those as published
+
+
+def test_every_way_of_training_sees_both_crops_of_each_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    forward = Network.forward
+
+    def counted(network: Network, images: torch.Tensor) -> Outputs:
+        seen.add(len(images))
+        return forward(network, images)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    bench_pretrain(tmp_path, TINY)
+    assert seen == {2 * TINY.batch_size}
 
 
 def test_waiting_for_data_is_a_share_of_the_time(tmp_path: Path) -> None:
