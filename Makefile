@@ -107,6 +107,12 @@ docs: setup ## build the site of the documents into dist/docs, offline; executes
 	@sphinx-build -W --keep-going -q -b html -d dist/doctrees docs dist/docs
 	@echo "The site: file://$(CURDIR)/dist/docs/index.html"
 
+.PHONY: gpu-budget
+gpu-budget: setup ## on a machine with a GPU: images/s, MFU, projected hours, and 5,000 steps of three methods (real scenes, some minutes)
+	@geokr bench pretrain
+	@geokr run --until levir-kr --params params/budget_resnet18.yaml
+	@geokr pretrain --params params/budget_resnet18.yaml
+
 .PHONY: bench
 bench: setup ## measure speed against the limits of docs/benchmarks.md
 	@geokr bench
