@@ -123,8 +123,10 @@ def picture_of(courses: Mapping[str, Mapping[int, Course]]) -> bytes:
         for start, style in styles.items():
             counts = sorted(next(iter(courses[start].values())))
             found = [t_interval([course[count] for course in courses[start].values()]) for count in counts]
-            looks = {"color": style.colour, "linestyle": style.line, "marker": style.marker}
-            axes.plot(counts, [one.mean for one in found], markersize=4, **looks)
+            (line,) = axes.plot(
+                counts, [one.mean for one in found], color=style.colour, marker=style.marker, markersize=4
+            )
+            line.set_linestyle(style.line)
             axes.fill_between(
                 counts,
                 [one.ci_low for one in found],
