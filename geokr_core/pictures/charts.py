@@ -35,7 +35,10 @@ INITIALISATION_NAMES: Final[Mapping[str, str]] = {
 
 _OTHER_COLOURS: Final = ("#cc6677", "#332288", "#44aa99", "#999933", "#882255", "#88ccee")
 """Those of Paul Tol's "muted" scheme (SRON/EPS/TN/09-002), safe for the colour-blind, that are none of the five above."""
-_SHAPES: Final[Mapping[str, tuple[str, str]]] = {
+LineStyle = Literal["solid", "dashed", "dotted", "dashdot"]
+"""How matplotlib draws a line."""
+
+_SHAPES: Final[Mapping[str, tuple[str, LineStyle]]] = {
     "o": ("●", "solid"),
     "s": ("■", "dashed"),
     "^": ("▲", "dotted"),
@@ -72,7 +75,7 @@ class Style:
         return _SHAPES[self.marker][0]
 
     @property
-    def line(self) -> str:
+    def line(self) -> LineStyle:
         """Matplotlib's line style."""
         return _SHAPES[self.marker][1]
 
