@@ -121,6 +121,10 @@ def _about(run: Run) -> str:
     control = ""
     if run.recipe.labels == "shuffled":
         control = " It is a **control**: each chip was given the land cover of another one."
+    elif run.recipe.label_resolution_m is not None:
+        control = (
+            f" It is a **control**: land cover was averaged over squares of {run.recipe.label_resolution_m:g} m first."
+        )
     return (
         f"{of}, seed {run.seed}: {config.architecture}, {config.steps} steps of {config.batch_size} chips.{control}\n\n"
         "`final/validation_kl` below `final/validation_constant_kl`: it predicts land cover on ground that it has not seen "

@@ -74,6 +74,8 @@ _TYPES: Final = {
 _NO_LAND_COVER: Final = _NO_TEACHER | {
     "label_follows_crop": False,
     "dense_weight": 0.0,
+    "types_weight": 0.0,
+    "cell_mean": False,
     "correction": False,
     "contrast_weight": 0.0,
 }
@@ -128,6 +130,8 @@ METHODS: Final[Mapping[str, Method]] = {
         required={
             "land_cover_weight": 0.0,
             "dense_weight": 0.0,
+            "types_weight": 0.0,
+            "cell_mean": False,
             "correction": False,
             "contrast_weight": 0.0,
             "label_follows_crop": False,

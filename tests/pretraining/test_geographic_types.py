@@ -92,6 +92,13 @@ def test_more_types_than_chips_are_refused(data: LevirKR) -> None:
         list(runs_of(config, data, data.folder))
 
 
+@pytest.mark.parametrize("method", ["simclr", "distilled"])
+def test_what_learns_no_land_cover_has_no_types_whatever_the_section_says(method: str) -> None:
+    config = short_config(types_weight=1.0, cell_mean=True, anchor_weight=1.0)
+    recipe = config.recipe(method)
+    assert (recipe.types_weight, recipe.cell_mean, recipe.has_cell_head) == (0.0, False, False)
+
+
 def test_a_chip_that_is_the_mean_of_its_cells_learns_its_proportions_alone(data: LevirKR) -> None:
     run = short_run(data, "cell_mean", precision="fp32", batch_size=16)
     state, seen = begin(run), inputs_at(run)
