@@ -70,7 +70,8 @@ def test_training_tells_types_apart_and_keeps_their_centres(data: LevirKR, tmp_p
 
 
 def test_the_loss_falls_below_that_of_guessing_by_how_common_types_are(data: LevirKR) -> None:
-    run = short_run(data, "types", num_types=4, steps=60, batch_size=32, learning_rate=2e-3, precision="fp32")
+    changes = {"num_types": 4, "steps": 60, "batch_size": 32, "learning_rate": 2e-3, "precision": "fp32"}
+    run = short_run(data, "types", **changes, checkpoint_every=100)
     assert run.types is not None
     shares = np.bincount(run.types[run.train_rows].numpy(), minlength=4) / len(run.train_rows)
     guessed = -np.sum(shares * np.log(np.maximum(shares, 1e-12)))
