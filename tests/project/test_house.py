@@ -71,6 +71,15 @@ def test_no_lock_of_dvc_is_committed() -> None:
     assert listed.stdout == ""
 
 
+def test_no_data_is_committed() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    paths = [PROJECT / name for name in listed.stdout.split("\0") if name and name != "uv.lock"]
+    large = [str(path.relative_to(PROJECT)) for path in paths if path.is_file() and path.stat().st_size > 500_000]
+    assert large == [], "a test that leaves files behind, or data that belongs into DVC"
+
+
 def test_every_package_says_what_lives_there() -> None:
     page = _reference().packages(PROJECT)
     assert not re.search(r"\| +\|$", page, re.MULTILINE), "a package without a docstring"
