@@ -104,12 +104,69 @@ def read_json_labels(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        EvaluationError: see `read_text`; or it is not JSON.
+        EvaluationError: see `read_text`; or it is not JSON, or gives a key twice, of which JSON would believe the last.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:  # also numbers of more digits than Python converts
         raise EvaluationError(f"{path}: not JSON ({error}); expected labels. Fetch the file again.") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in content if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is given twice in one place")
+    return content
+
+
+def number_of(value: Any) -> float:
+    """A number of a label file. What only Python takes for one, such as ``1_0`` or ``true``, is none.
+
+    Raises:
+        ValueError: it is no number, or too large for one.
+        TypeError: it is neither a number nor text.
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError(f"{value!r} is no number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError("a number of more than 308 digits") from error
+
+
+def class_name(name: Any, which: str) -> str:
+    """The name of a class as a file gives it, without blanks at its ends.
+
+    Args:
+        name: as it was read.
+        which: file and class, for the message.
+
+    Raises:
+        EvaluationError: it is empty, no text that can be written, or what YAML makes of ``yes``, ``no`` and ``null``.
+    """
+    text = "" if name is None or isinstance(name, bool) else str(name).strip()
+    if not text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise EvaluationError(f"{which} is named {name!r}; expected text. In YAML, write names such as 'no' in quotes.")
+    return text
+
+
+def class_names(names: Iterable[Any], where: Path) -> tuple[str, ...]:
+    """Names of the classes 0, 1, … as a file lists them.
+
+    Raises:
+        EvaluationError: see `class_name`; or two classes have the same.
+    """
+    found: list[str] = []
+    for number, name in enumerate(names):
+        text = class_name(name, f"{where}: class {number}")
+        if text in found:
+            raise EvaluationError(
+                f"{where}: classes {found.index(text)} and {number} are both named {text!r}; rename one."
+            )
+        found.append(text)
+    return tuple(found)
 
 
 def read_xml_labels(path: Path) -> ElementTree.Element:

@@ -102,6 +102,8 @@ def with_splits(
             ``fail``; a chosen group is not there, or nothing is left to learn from.
     """
     once = _each_once(folder, items, findings)
+    if not once:
+        raise EvaluationError(f"{folder}: no usable image is left ({'; '.join(findings.notes) or 'none listed'}).")
     if files := split_files(folder):
         return _by_files(folder, once, files, findings, form)
     said = {item.part for item in once}

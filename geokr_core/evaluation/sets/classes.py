@@ -96,7 +96,7 @@ def read_image_set(
     wanted = sorted((item for item in items if item.part != "val"), key=lambda item: item.part != "train")
     _require_every_class(folder, classes, wanted)
     read = _usable(read_in_threads(lambda item: _read_item(item, image_size_px), wanted, threads), findings)
-    _require_every_class(folder, classes, [each.item for each in read])
+    _require_every_class(folder, classes, [each.item for each in read], findings.notes)
     num_train = sum(each.item.part == "train" for each in read)
     return ImageSet(
         classes=classes,
@@ -193,13 +193,17 @@ def _halved(items: Sequence[_ClassImage], classes: tuple[str, ...]) -> list[_Cla
     return [replace(item, part=part) for part, chosen in halved.items() for item in chosen]
 
 
-def _require_every_class(folder: Path, classes: tuple[str, ...], items: Sequence[_ClassImage]) -> None:
+def _require_every_class(
+    folder: Path, classes: tuple[str, ...], items: Sequence[_ClassImage], left_out: Sequence[str] = ()
+) -> None:
+    """Refuse a set whose classes lack images; what was ``left_out`` of them may be why."""
     for part, words in (("train", "training"), ("test", "test")):
         counts = Counter(item.label for item in items if item.part == part)
         empty = [name for name in classes if not counts[name]]
         if empty:
+            so_have = "; ".join((f"so have {len(empty)} of {len(classes)} classes", *left_out))
             raise EvaluationError(
-                f"{folder}: class {empty[0]!r} has no {words} image (so have {len(empty)} of {len(classes)} classes); "
+                f"{folder}: class {empty[0]!r} has no {words} image ({so_have}); "
                 "expected at least one of every class. Complete the set or its split files, or remove the class folder."
             )
 

@@ -123,3 +123,5 @@ def test_thirteen_bands_are_named_for_what_they_are(tmp_path: Path) -> None:
             write_raster(tmp_path / "set" / name / f"{k}.tif", np.zeros((13, 8, 8), np.uint16), None, Affine.identity())
     with pytest.raises(EvaluationError, match=r"0\.tif: found 13 band\(s\) of uint16, expected 8-bit RGB"):
         read(tmp_path / "set")
+    with pytest.raises(EvaluationError, match=r"no training image \(.*not readable as 8-bit RGB: 4 \(0\.tif, "):
+        read(tmp_path / "set", bad_items="skip")

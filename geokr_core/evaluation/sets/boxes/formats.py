@@ -16,8 +16,10 @@ from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
 from geokr_core.evaluation.labelled.images import IMAGE_SUFFIXES
 from geokr_core.evaluation.labelled.label_files import (
+    class_name,
     entries,
     images_in,
+    number_of,
     read_json_labels,
     read_lines,
     read_xml_labels,
@@ -126,7 +128,7 @@ def _dota_mark(line: str) -> Mark | None:
         return None
     parts = line.split()
     try:
-        points = np.array([float(value) for value in parts[:8]]).reshape(4, 2)
+        points = np.array([number_of(value) for value in parts[:8]]).reshape(4, 2)
         name, difficult = parts[8], len(parts) > 9 and parts[9] == "1"
     except (IndexError, ValueError) as error:
         raise ValueError("x1 y1 x2 y2 x3 y3 x4 y4 class difficult") from error
@@ -206,11 +208,15 @@ def _voc_size(root: Element) -> tuple[int, int] | None:
 
 
 def _voc_mark(node: Element) -> Mark:
-    box, name = node.find("bndbox"), (node.findtext("name") or "").strip()
-    if box is None or not name:
-        raise ValueError("an object has no bndbox" if box is None else "an object has no name")
+    boxes, name = node.findall("bndbox"), (node.findtext("name") or "").strip()
+    if len(boxes) != 1 or not name:
+        raise ValueError(
+            "an object has no name" if boxes and not name else f"an object has {len(boxes) or 'no'} bndbox"
+        )
     try:
-        left, top, right, bottom = (float(box.findtext(key) or "nan") for key in ("xmin", "ymin", "xmax", "ymax"))
+        left, top, right, bottom = (
+            number_of(boxes[0].findtext(key) or "nan") for key in ("xmin", "ymin", "xmax", "ymax")
+        )
     except ValueError as error:
         raise ValueError(f"its bndbox holds something else than numbers ({error})") from error
     # VOC counts pixels from 1 and includes the last one.
@@ -243,10 +249,20 @@ def _coco(folder: Path, findings: Findings) -> FoundSet | None:
 
 
 def _coco_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    names: dict[int, str] = {}
     try:
-        return {int(category["id"]): str(category["name"]) for category in content["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
+        for category in content["categories"]:
+            number = int(category["id"])
+            name = class_name(category["name"], f"{path}: category {number}")
+            if names.setdefault(number, name) != name:
+                raise _broken_coco(path, f"category {number} is both {names[number]!r} and {name!r}")
+    except _BROKEN as error:
         raise _broken_coco(path, f"categories: {type(error).__name__}: {error}") from error
+    return names
+
+
+_BROKEN: Final = (KeyError, TypeError, ValueError, OverflowError)
+"""What Python raises over labels that are not as they should be; `OverflowError` over a whole number of infinity."""
 
 
 def _broken_coco(path: Path, what: str) -> EvaluationError:
@@ -277,12 +293,12 @@ def _coco_items(
                 continue
             listed[number], marks[number] = image, []
         annotations = list(content["annotations"])
-    except (KeyError, TypeError, ValueError) as error:
+    except _BROKEN as error:
         raise _broken_coco(path, f"images: {type(error).__name__}: {error}") from error
     for number, annotation in enumerate(annotations, start=1):
         try:
             marks[int(annotation["image_id"])].append(_coco_mark(annotation, classes))
-        except (KeyError, TypeError, ValueError) as error:
+        except _BROKEN as error:
             message = (
                 f"annotation {number}: broken COCO labels ({type(error).__name__}: {error}); expected a bbox of four numbers, "
                 "and an image_id and category_id that the file lists. Correct the file."
@@ -305,7 +321,7 @@ def _coco_items(
 
 
 def _coco_mark(annotation: Mapping[str, Any], classes: Mapping[int, str]) -> Mark:
-    left, top, width, height = (float(value) for value in annotation["bbox"])
+    left, top, width, height = (number_of(value) for value in annotation["bbox"])
     name = classes[int(annotation["category_id"])]
     return (left, top, left + width, top + height), name, bool(annotation.get("iscrowd", 0))
 
@@ -313,7 +329,7 @@ def _coco_mark(annotation: Mapping[str, Any], classes: Mapping[int, str]) -> Mar
 def _coco_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
         width, height = int(image["width"]), int(image["height"])
-    except (KeyError, TypeError, ValueError):
+    except _BROKEN:
         return None
     return (width, height) if width > 0 and height > 0 else None
 

@@ -12,7 +12,15 @@ from typing import Any, Final
 
 from geokr_core.errors import ConfigError, EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
-from geokr_core.evaluation.labelled.label_files import entries, images_in, named, read_lines, read_text
+from geokr_core.evaluation.labelled.label_files import (
+    class_names,
+    entries,
+    images_in,
+    named,
+    number_of,
+    read_lines,
+    read_text,
+)
 from geokr_core.evaluation.labelled.splits import Part, part_of, settled
 from geokr_core.evaluation.sets.boxes.found import FoundSet, LabelledImage, Mark, marks_of_lines
 from geokr_core.step.strict_yaml import parse_yaml
@@ -90,7 +98,7 @@ def _listed(labels: Path, images: Path, classes: tuple[str, ...], findings: Find
 
 def _mark(line: str, classes: tuple[str, ...]) -> Mark:
     try:
-        number, *values = (float(value) for value in line.split())
+        number, *values = (number_of(value) for value in line.split())
     except ValueError as error:
         raise ValueError(_LINE) from error
     if not number.is_integer() or not 0 <= number < len(classes):
@@ -134,11 +142,17 @@ def _classes(folder: Path, described: Mapping[str, Any], labels: list[Path]) -> 
         listed = dict(enumerate(names)) if isinstance(names, list) else names
         if not isinstance(listed, Mapping) or sorted(listed, key=str) != sorted(range(len(listed)), key=str):
             raise EvaluationError(f"{folder}: `names` is {names!r}; expected a name for each number from 0 on.")
-        return tuple(str(listed[number]) for number in range(len(listed)))
+        declared = described.get("nc", len(listed))
+        if declared != len(listed):
+            raise EvaluationError(
+                f"{folder}: `nc` says {declared!r} classes, `names` has {len(listed)}; expected one number. Correct the file."
+            )
+        return class_names((listed[number] for number in range(len(listed))), folder)
     for place in dict.fromkeys([folder, *labels]):
         for path in (place / name for name in _NAME_FILES):
             if path.is_file():
-                return tuple(read_lines(path))
+                # The place of a line is the number of its class: a blank line would move all that follow.
+                return class_names(read_text(path).rstrip().splitlines(), path)
     return None
 
 

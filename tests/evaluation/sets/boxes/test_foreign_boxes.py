@@ -320,3 +320,66 @@ def test_images_are_scaled_as_soon_as_they_are_read(tmp_path: Path, monkeypatch:
 
     assert {image.shape for image in found.images} == {(32, 48, 3)}
     assert len(found.images) == 12  # none was held at full size when the first was looked at
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("<xmin>11<", "<xmin>1_1<"), "'1_1' is no number"),
+        (lambda text: text.replace("</bndbox>", "</bndbox><bndbox><xmin>1</xmin></bndbox>"), "an object has 2 bndbox"),
+    ],
+)
+def test_what_only_a_library_takes_for_a_box_is_none(
+    tmp_path: Path, change: Callable[[str], str], message: str
+) -> None:
+    folder = voc(tmp_path / "set")
+    path = folder / "Annotations" / "1.xml"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(EvaluationError, match=rf"1\.xml: object 1: .*{message}"):
+        read(folder)
+    assert any("boxes left out: not readable: 1 (1.xml)" in note for note in read(folder, bad_items="skip").notes)
+
+
+@pytest.mark.parametrize(
+    ("found", "put", "message"),
+    [
+        ('"categories": [', '"categories": [{"id": 1, "name": "car"}, ', "category 1 is both 'car' and 'ship'"),
+        ('"categories": [', '"categories": [{"id": 1, "name": null}, ', "category 1 is named None; expected text"),
+        (
+            '"categories": [',
+            '"categories": [{"id": 1, "name": "\\ud800"}, ',
+            "category 1 is named '.ud800'; expected text",
+        ),
+        ('"categories": [', '"categories": [{"id": Infinity, "name": "car"}, ', "categories: OverflowError"),
+        ('"images": [', '"images": [], "images": [', "the key 'images' is given twice"),
+        ('"bbox": [', '"bbox": [], "bbox": [', "the key 'bbox' is given twice"),
+    ],
+)
+def test_a_label_file_that_says_two_things_is_refused_by_name(
+    tmp_path: Path, found: str, put: str, message: str
+) -> None:
+    folder = coco(tmp_path / "set", {"a": (0, 1, 2, 3)})
+    path = next(folder.rglob("a.json"))
+    path.write_text(path.read_text().replace(found, put, 1))
+    with pytest.raises(EvaluationError, match=rf"a\.json.*{message}"):
+        read(folder)
+
+
+@pytest.mark.parametrize("bad", ["[1e999, 1, 5, 5]", f"[1{'0' * 400}, 1, 5, 5]", "[true, 1, 5, 5]", '["1_0", 1, 5, 5]'])
+def test_numbers_that_are_none_are_broken_boxes(tmp_path: Path, bad: str) -> None:
+    folder = coco(tmp_path / "set", {"a": (0, 1, 2, 3)})
+    path = next(folder.rglob("a.json"))
+    content = json.loads(path.read_text())
+    content["annotations"][1]["bbox"] = "here"
+    path.write_text(json.dumps(content).replace('"here"', bad))
+    with pytest.raises(EvaluationError, match=r"annotation 2: broken|box 1 is"):
+        read(folder)
+    assert any(note.startswith("boxes left out") for note in read(folder, bad_items="skip").notes)
+
+
+def test_labels_of_which_none_can_be_read_are_named_where_faults_are_skipped(tmp_path: Path) -> None:
+    folder = voc(tmp_path / "set")
+    for path in (folder / "Annotations").iterdir():
+        path.write_text("<!DOCTYPE a [<!ENTITY x '5'>]>" + path.read_text())
+    with pytest.raises(EvaluationError, match=r"no usable image is left \(images left out: labels not readable: 4 "):
+        read(folder, bad_items="skip")

@@ -168,6 +168,10 @@ def test_a_label_file_without_its_image_is_a_fault(tmp_path: Path) -> None:
         ("names: {0: ship, 2: plane}\n", "expected a name for each number from 0 on"),
         ("names: ship\n", "expected a name for each number from 0 on"),
         ("names: [ship\n", "data.yaml"),
+        ("nc: 3\nnames: [ship, plane]\n", "`nc` says 3 classes, `names` has 2"),
+        ("names: [ship, ship]\n", "classes 0 and 1 are both named 'ship'"),
+        ("names: [ship, no]\n", "class 1 is named False; expected text"),
+        ("names: [ship, null]\n", "class 1 is named None; expected text"),
     ],
 )
 def test_classes_that_are_not_named_are_refused(tmp_path: Path, names: str, message: str) -> None:
@@ -180,3 +184,12 @@ def test_two_files_that_name_the_classes_otherwise_are_refused(tmp_path: Path) -
     (folder / "other.yaml").write_text("names: [plane, ship]\n")
     with pytest.raises(EvaluationError, match=r"data\.yaml, other\.yaml name the classes differently"):
         read(folder)
+
+
+def test_a_blank_line_among_the_names_would_move_the_classes_and_is_refused(tmp_path: Path) -> None:
+    folder = flat(tmp_path / "set", "nc: 2\n")
+    (folder / "classes.txt").write_text("ship\n\nplane\n\n")
+    with pytest.raises(EvaluationError, match=r"classes\.txt: class 1 is named ''"):
+        read(folder)
+    (folder / "classes.txt").write_text("ship\nplane\n\n")
+    assert read(folder).classes == ("ship", "plane")
