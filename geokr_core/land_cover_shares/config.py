@@ -12,6 +12,8 @@ from geokr_core.step.section import Section
 class LandCoverSharesConfig(Section):
     """Land-cover shares mapped from images."""
 
+    code_version: ClassVar[int] = 2
+
     without_effect: ClassVar[frozenset[str]] = frozenset({"workers", "device"})
 
     bundle: Path | None = Field(

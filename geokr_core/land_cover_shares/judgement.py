@@ -114,7 +114,7 @@ def predicted(dataset: LevirKR, rows: np.ndarray, encoder: Encoder, head: Head, 
     side = cells_per_side(dataset.chip_size_px)
 
     def encode(batch: np.ndarray) -> np.ndarray:
-        found: np.ndarray = head.shares(encoder.encode_cells(batch, side)).mean(axis=(1, 2), dtype=np.float64)
+        found: np.ndarray = head.cell_shares(encoder.encode_cells(batch, side)).mean(axis=(1, 2), dtype=np.float64)
         return found
 
     return np.concatenate(_in_batches(dataset, rows, encoder, workers, encode))

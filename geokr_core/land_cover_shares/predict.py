@@ -186,7 +186,7 @@ def _write(job: _Job, scene: Scene, inputs: str) -> None:
 
 def _shares_of_windows(job: _Job, side: int, workers: int, windows: np.ndarray) -> np.ndarray:
     def encode(batch: np.ndarray) -> np.ndarray:
-        return job.head.shares(job.encoder.encode_cells(batch, side))
+        return job.head.cell_shares(job.encoder.encode_cells(batch, side))
 
     return np.concatenate(list(job.encoder.batches(windows, workers, encode)))
 
