@@ -212,6 +212,8 @@ class Handling:
             turns.
         show: makes pictures of a scene that are shown and not kept.
         table: the Parquet file of its output whose columns and rows are shown.
+        columns_first: whether its columns are shown. Dagster puts them above all else, so they are not where one comes for scores or for
+            pictures; ``docs/formats.md`` has them.
         follows: the switch (``automation``) by which it is made when what it reads was.
         fresh_for_days: after as many days it is looked at again, whatever has changed.
     """
@@ -220,6 +222,7 @@ class Handling:
     pool: str | None = "dvc"
     show: "Callable[[Params, Scene], Mapping[str, bytes]] | None" = None
     table: str | None = None
+    columns_first: bool = True
     follows: Literal["data_set_follows", "training_follows"] | None = None
     fresh_for_days: int | None = None
 
@@ -234,9 +237,11 @@ HANDLING: Mapping[str, Handling] = {
     "pretraining": Handling(take=_in_own_process, pool="gpu", follows="training_follows"),
     "backbone": Handling(follows="training_follows"),
     "embeddings": Handling(pool="gpu", follows="data_set_follows"),
-    "map_audit": Handling(table="audit.parquet", follows="data_set_follows"),
+    "map_audit": Handling(table="audit.parquet", columns_first=False, follows="data_set_follows"),
     "land_cover_shares": Handling(pool="gpu", follows="training_follows"),
-    "evaluation": Handling(pool="gpu", table="results.parquet", follows="training_follows", fresh_for_days=90),
+    "evaluation": Handling(
+        pool="gpu", table="results.parquet", columns_first=False, follows="training_follows", fresh_for_days=90
+    ),
     "report": Handling(follows="training_follows"),
     "champion": Handling(follows="training_follows", fresh_for_days=180),
 }
@@ -299,8 +304,11 @@ def result_of(outcome: Outcome) -> Materialised:
 
 def _metadata_of(outcome: Outcome) -> "Mapping[str, dg.MetadataValue[Any]]":
     """What is shown of an outcome; of the whole archive's also columns and rows of its main table."""
-    table = handling_of(outcome.step).table
+    handling = handling_of(outcome.step)
+    table = handling.table
     columns = metadata.columns_of(outcome.folder / table, table_of(outcome.step, table)) if table else {}
+    if not handling.columns_first:
+        columns.pop("dagster/column_schema", None)
     return {**metadata.as_dagster(metadata.of_outcome(outcome)), **columns}
 
 

@@ -43,11 +43,11 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
         outcome: what the step did.
 
     Returns:
-        The pictures, the tables, each number by its name (Dagster plots numbers over time), warnings, the output's
+        Sentences (why a backbone was promoted, a line a task), the pictures, the tables, each number by its name (Dagster plots numbers over time), warnings, the output's
         path, its data version, and the link to the MLflow run if there is one.
     """
     summary = outcome.summary
-    entries: dict[str, Entry] = {}
+    entries: dict[str, Entry] = numbers(_sentences(summary.numbers))
     if summary.picture_png is not None:
         entries["preview"] = _picture(summary.picture_png, str(outcome.folder))
     for name, picture in summary.pictures.items():
@@ -73,6 +73,11 @@ def of_outcome(outcome: "Outcome") -> dict[str, Entry]:
     return entries
 
 
+def _sentences(values: Mapping[str, Number]) -> dict[str, Number]:
+    """Values of several words: what people read first, and what Dagster therefore gets first."""
+    return {name: value for name, value in values.items() if isinstance(value, str) and " " in value}
+
+
 def columns_of(path: "Path", described: Table | None = None) -> dict[str, "dg.MetadataValue[Any]"]:
     """Columns and number of rows of a Parquet file, by its footer alone; nothing where it cannot be read.
 
@@ -87,7 +92,9 @@ def columns_of(path: "Path", described: Table | None = None) -> dict[str, "dg.Me
     try:
         footer = pq.ParquetFile(path)
         columns = [
-            dg.TableColumn(field.name, str(field.type), described.meaning(field.name) if described else None)
+            dg.TableColumn(
+                field.name, str(field.type).replace("large_", ""), described.meaning(field.name) if described else None
+            )
             for field in footer.schema_arrow
         ]
         num_rows = footer.metadata.num_rows

@@ -354,6 +354,18 @@ def model_subject(params: "Params") -> str:
     return params.backbone.model_name
 
 
+def network_subject(params: "Params") -> str:
+    """Whose features say what the images show: of embeddings, which an audit reads."""
+    section = need(params.embeddings, "embeddings")
+    return section.architecture or (params.backbone.model_name if section.bundle is None else section.bundle.name)
+
+
+def maps_subject(params: "Params") -> str:
+    """Whose features the maps of shares are made from."""
+    bundle = need(params.land_cover_shares, "land_cover_shares").bundle
+    return params.backbone.model_name if bundle is None else bundle.name
+
+
 def refuse_legends(params: "Params") -> None:
     """Refuse legends that cannot be read."""
     from geokr_core.land_cover.legend import common_legend, load_legend

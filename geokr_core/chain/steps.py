@@ -284,6 +284,7 @@ _TABLE = (
         example="--set map_audit.num_folds=10",
         resumes="nothing: it is short",
         tracked=True,
+        subject=calls.network_subject,
         is_wanted=lambda params: params.map_audit is not None,
     ),
     Step(
@@ -301,6 +302,7 @@ _TABLE = (
         tracked=True,
         kept_by_scene=calls.outputs_of_shares,
         outdated=calls.shares_outdated,
+        subject=calls.maps_subject,
         is_wanted=lambda params: params.land_cover_shares is not None,
     ),
     Step(

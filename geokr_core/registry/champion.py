@@ -316,10 +316,13 @@ def _promotion_summary(decision: Mapping[str, Any]) -> Summary:
             numbers[name] = float(decision[name])
     table: list[dict[str, Number]]
     if decision["margins"]:
-        table = [{key: _shown_figure(value) for key, value in row.items()} for row in decision["margins"]]
+        # Names of criteria are codes for programs; the table is for people.
+        rows = [{"criterion": _in_words(str(row["name"])), **row} for row in decision["margins"]]
+        table = [{key: _shown_figure(value) for key, value in row.items() if key != "name"} for row in rows]
     else:
         table = [
-            {"name": name, "challenger": _shown_figure(score.value)} for name, score in _scores_of(decision).items()
+            {"criterion": _in_words(name), "challenger": _shown_figure(score.value)}
+            for name, score in _scores_of(decision).items()
         ]
     return Summary(numbers=numbers, table=table)
 

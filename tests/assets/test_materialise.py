@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from geokr_assets import metadata
-from geokr_assets.materialise import record_in_dvc
+from geokr_assets.materialise import handling_of, record_in_dvc, result_of
 from geokr_core.chain import versioning
 from geokr_core.chain.params import Params
 from geokr_core.chain.run import Outcome
@@ -173,6 +173,13 @@ def test_a_picture_too_large_for_the_event_log_is_left_out() -> None:
     assert "store/scenes" in str(shown["preview"]["raw_value"])
 
 
+def test_sentences_stand_above_tables_and_numbers(tmp_path: Path) -> None:
+    summary = Summary(numbers={"seconds": 2.0, "version": "1", "reason": "no champion yet"}, table=[{"a": 1}])
+    shown = list(metadata.of_outcome(Outcome("champion", tmp_path, "v", summary, was_current=False)))
+    assert shown[:2] == ["reason", "table"]
+    assert {"seconds", "version"} < set(shown[2:])
+
+
 def test_curves_are_thinned_and_keep_both_ends() -> None:
     shown = metadata.curves([(step, {"loss": 1.0 / (step + 1)}) for step in range(1001)], max_rows=10)
     records = shown["curves"]["raw_value"]["records"]  # type: ignore[index, call-overload]
@@ -191,3 +198,16 @@ def test_columns_are_shown_with_what_they_mean(tmp_path: Path) -> None:
         "year": "edition",
         "mine": None,
     }
+    assert {column.name: column.type for column in schema.columns} == {
+        "product": "string",
+        "year": "int64",
+        "mine": "double",
+    }
+
+
+@pytest.mark.parametrize(("step", "first"), [("evaluation", False), ("map_audit", False), ("levir_kr", True)])
+def test_columns_do_not_stand_above_scores_and_galleries(step: str, first: bool, tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1, 2, 3]}).to_parquet(tmp_path / str(handling_of(step).table))
+    made = result_of(Outcome(step, tmp_path, "v", Summary(numbers={}), was_current=False))
+    assert ("dagster/column_schema" in made.metadata) is first
+    assert made.metadata["dagster/row_count"].value == 3

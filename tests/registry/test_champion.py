@@ -18,6 +18,7 @@ from geokr_core.errors import MissingInputError, RegistryError
 from geokr_core.evaluation.config import EvaluationConfig, TaskConfig
 from geokr_core.evaluation.scorecard import Scorecard
 from geokr_core.levir_kr.dataset import LevirKR
+from geokr_core.registry.champion import _promotion_summary
 from geokr_core.registry.config import ChampionConfig
 from geokr_core.registry.evidence import SCORES, keep_record, kept_record
 from geokr_core.registry.promotion import decide
@@ -322,6 +323,14 @@ def test_compare_sets_two_versions_side_by_side(shop: "Shop", server: MlflowClie
     assert (row[pair[0]], row[pair[1]], row["difference"]) == (0.5, 0.6, -0.1)
     assert summary.numbers["would_be_promoted"] is False
     assert aliases(server, shop.name)["champion"] == 2, "comparing decides nothing"
+
+
+def test_the_table_of_a_decision_names_criteria_in_words(shop: "Shop") -> None:
+    for seed, scores in enumerate(([0.5, 0.5], [0.6, 0.6])):
+        (row,) = _promotion_summary(shop.promote(seed, scores)).table
+        assert str(row["criterion"]).startswith("scenes, linear probe, last stage, "), "no code with slashes"
+        assert row["challenger"] == scores[0]
+    assert row["champion"] == 0.5
 
 
 def test_an_evaluation_of_another_bundle_or_with_a_broken_score_blocks(shop: "Shop", server: MlflowClient) -> None:
