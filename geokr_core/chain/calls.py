@@ -235,8 +235,8 @@ def embeddings(params: "Params", folders: Folders, out: Path, reporter: Reporter
 
 def spared_by_embeddings(params: "Params") -> tuple[str, ...]:
     """The chain's backbone is not read where another network is named: nothing need be trained to use a downloaded one."""
-    section = need(params.embeddings, "embeddings")
-    return () if section.bundle is None and section.architecture is None else ("backbone",)
+    section = params.embeddings  # which a parameter file may leave out: Dagster asks every step what it reads
+    return () if section is None or (section.bundle is None and section.architecture is None) else ("backbone",)
 
 
 def map_audit(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
@@ -261,7 +261,8 @@ def land_cover_shares(params: "Params", folders: Folders, out: Path, reporter: R
 
 def spared_by_shares(params: "Params") -> tuple[str, ...]:
     """The chain's backbone is not read where another bundle is named."""
-    return () if need(params.land_cover_shares, "land_cover_shares").bundle is None else ("backbone",)
+    section = params.land_cover_shares
+    return () if section is None or section.bundle is None else ("backbone",)
 
 
 def outputs_of_shares(folders: Folders) -> "SceneOutputs":

@@ -109,6 +109,9 @@ def test_who_names_another_network_need_not_train_one(params: Params, tmp_path: 
     )
     own = Params.model_validate(params.model_dump() | {"embeddings": {}, "land_cover_shares": {}})
     assert STEPS["embeddings"].inputs_in(own) == ("backbone", "chips")
+    left_out = params.model_copy(update={"embeddings": None, "land_cover_shares": None})
+    assert [step.inputs_in(left_out) for step in STEPS.values()], "Dagster asks every step, wanted or not"
+    assert "backbone" in STEPS["embeddings"].inputs_in(left_out)
     with pytest.raises(MissingInputError, match="geokr backbone"):
         run(own, "embeddings")
 

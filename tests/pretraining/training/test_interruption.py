@@ -188,6 +188,7 @@ def test_two_processes_stop_together_and_resume_to_the_same_bytes(data: LevirKR,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # three trainings that save after each step: slow beside other work, and never stuck
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_that_is_stopped_at_a_random_moment_resumes_to_the_same_bytes(
     number: signal.Signals, data: LevirKR, tmp_path: Path
