@@ -75,7 +75,7 @@ def _write_scene(chips: Path, scene_id: str, number: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     chips.mkdir(parents=True, exist_ok=True)
     np.save(chips / f"{scene_id}.npy", rng.integers(0, 256, (number, 64, 64, 3), dtype=np.uint8))
-    lon, lat = rng.uniform(0, 1, number) + seed, rng.uniform(40, 41, number)
+    lon, lat = rng.uniform(0, 1, number) + seed % 179, rng.uniform(40, 41, number)
     columns: dict[str, Any] = {
         "chip_id": [f"{scene_id}-{k:05d}" for k in range(number)],
         "scene_id": [scene_id] * number,
