@@ -20,6 +20,7 @@ def opened_page(path: Path) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         opened = browser.new_page(viewport={"width": 1400, "height": 900}, accept_downloads=True)
+        opened.set_default_timeout(120_000)  # milliseconds: a page of 40 MB on a machine that others use
         problems: list[str] = []
         opened.on("pageerror", lambda error: problems.append(str(error)))
         opened.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
