@@ -187,6 +187,20 @@ def objective_class(name: str) -> Any:
         ) from error
 
 
+_LATER: Final = frozenset(
+    {
+        "label_resolution_m",
+        "cell_mean",
+        "types_weight",
+        "num_types",
+        "types_land_cover",
+        "types_place",
+        "contrast_softness",
+    }
+)
+"""Choices that were added when there were runs already; see `Recipe.described`."""
+
+
 class Recipe(Choices):
     """Everything that a pretraining run does, nothing left open.
 
@@ -203,6 +217,11 @@ class Recipe(Choices):
     learning_rate_schedule: Literal["cosine", "epoch_decay"]
     ramp_steps: int = Field(ge=0)
     augmentation: Strength
+
+    def described(self) -> dict[str, Any]:
+        """Every field by its name, for people; those that came later say nothing at their default, as the runs before them did."""
+        later = {name: Recipe.model_fields[name].default for name in _LATER}
+        return {name: value for name, value in self.model_dump().items() if name not in later or value != later[name]}
 
     @property
     def needs_cells(self) -> bool:

@@ -16,6 +16,7 @@ from geokr_core.networks.weights import save_weights
 from geokr_core.pretraining.geographic_types import GeographicTypes
 from geokr_core.pretraining.labels import constant_kl
 from geokr_core.pretraining.network import Network
+from geokr_core.pretraining.recipe import Recipe
 from geokr_core.pretraining.runs import weights_md5, weights_path
 from geokr_core.pretraining.training.loop import delivered, judged
 from geokr_core.pretraining.training.resuming import drop_progress
@@ -157,10 +158,12 @@ def _figures(run: Run, network: Network) -> tuple[dict[str, Any], Judged | None]
 def _description(run: Run) -> dict[str, Any]:
     """What one needs to know to use or repeat a run. No paths: the output must not depend on where it was made."""
     data, weights = run.data, weights_path(run.config)
-    settings = {key: value for key, value in as_plain(run.config).items() if key not in {"seeds", "variants"}}
+    recipe = run.recipe.described()
+    told_elsewhere = {"seeds", "variants", *Recipe.model_fields} - set(recipe)
+    settings = {key: value for key, value in as_plain(run.config).items() if key not in told_elsewhere}
     start = None if weights is None else {"file": weights.name, "md5": weights_md5(run.config)}
     return {
-        "config": settings | {"initial_weights": start} | run.recipe.model_dump(),
+        "config": settings | {"initial_weights": start} | recipe,
         "variant": run.variant,
         "method": run.method,
         "seed": run.seed,

@@ -69,6 +69,15 @@ def test_training_tells_types_apart_and_keeps_their_centres(data: LevirKR, tmp_p
     assert record["validation_kl"] is None, "it predicts no land cover, so that no figure may say it does"
 
 
+def test_runs_without_types_describe_themselves_as_those_before_there_were_any(data: LevirKR, tmp_path: Path) -> None:
+    config = short_config(variants=("geokr", {"name": "types", "method": "types", "settings": {"num_types": 4}}))
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    plain, types = (read_json(tmp_path / f"out/{name}-seed0/run.json")["config"] for name in ("geokr", "types"))
+    assert {"types_weight", "num_types"} <= set(types)
+    assert not {"types_weight", "num_types", "cell_mean", "contrast_softness", "label_resolution_m"} & set(plain)
+    assert (plain["dense_weight"], plain["labels"]) == (0.0, "proportions")
+
+
 def test_the_loss_falls_below_that_of_guessing_by_how_common_types_are(data: LevirKR) -> None:
     changes = {"num_types": 4, "steps": 60, "batch_size": 32, "learning_rate": 2e-3, "precision": "fp32"}
     run = short_run(data, "types", **changes, checkpoint_every=100)
