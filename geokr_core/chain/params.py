@@ -44,7 +44,7 @@ class Params(Section):
     """A whole parameter file."""
 
     _file: Path = PrivateAttr(DEFAULT_PARAMS)
-    _overridden: bool = PrivateAttr(False)
+    _overridden: bool = PrivateAttr(True)  # until a file was read: what Python made is no file's
 
     store: Path = Field(Path("data/store"), description="where the chain writes")
     world: WorldConfig | None = None
@@ -107,7 +107,7 @@ class Params(Section):
 
     @property
     def is_overridden(self) -> bool:
-        """Whether values were set over those of the file."""
+        """Whether values are others than those of the file: set over them, or made in Python without one."""
         return self._overridden
 
     @property

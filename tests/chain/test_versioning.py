@@ -4,9 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from geokr_core.chain import versioning
-from geokr_core.chain.params import load_params
+from geokr_core.chain.params import Params, load_params
 from geokr_core.errors import VersioningError
 from geokr_core.step.reporter import RecordingReporter
 
@@ -50,6 +51,14 @@ def test_what_is_made_from_a_generated_world_is_recorded_once_someone_has_begun_
         (project / begun).write_text("stages: {}\n")
         assert versioning.is_recorded(load_params())
         (project / begun).unlink()
+
+
+def test_what_python_made_without_a_file_is_not_taken_for_that_of_the_file(project: Path) -> None:
+    made = Params.model_validate(yaml.safe_load(OWN_DATA))
+    assert versioning.is_recorded(load_params())
+    assert not versioning.is_recorded(made)
+    assert not versioning.commit("scenes", made, RecordingReporter())
+    assert not (project / "dvc.lock").exists()
 
 
 def test_what_dvc_says_reaches_the_user(project: Path) -> None:
