@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import rasterio
-import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from geokr_core.audit.output import MAP_ENDING
 from geokr_core.embeddings.cells import CHIP_PLACES, cells_per_side
+from geokr_core.rasters.cloud_optimised import copy_cloud_optimised
 from geokr_core.scenes.scene_outputs import chip_outputs
 
 _FIGURES: Final = ("score", "moved_fraction")
@@ -59,16 +59,7 @@ def _write(path: Path, rows: pd.DataFrame, bands: list[str]) -> None:
     raw = path.with_suffix(".raw.tif")
     try:
         _write_raw(raw, values, transform, CRS.from_wkt(str(rows["crs_wkt"].iloc[0])), bands)
-        rasterio.shutil.copy(
-            raw,
-            path,
-            driver="COG",
-            COMPRESS="DEFLATE",
-            BLOCKSIZE=256,
-            OVERVIEW_RESAMPLING="AVERAGE",
-            NUM_THREADS=1,
-            BIGTIFF="IF_SAFER",
-        )
+        copy_cloud_optimised(raw, path)
     finally:
         raw.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.bundle import GOLDEN, WEIGHTS, open_bundle
 from geokr_core.backbone.config import BackboneConfig
 from geokr_core.backbone.loader import geokr_backbone
+from geokr_core.bench.page import written_between
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.evaluate import evaluate
 from geokr_core.networks.architectures import ARCHITECTURES, spec_of
@@ -29,7 +30,7 @@ from geokr_core.networks.runtime import one_thread
 from geokr_core.networks.weights import load_weights
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.pretrain import pretrain
-from geokr_core.step.files import read_json, whole_file
+from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter, Reporter
 from geokr_core.testing import make_box_set, make_image_set, make_levir_kr, make_mask_set
 
@@ -215,8 +216,7 @@ def write_page(page: Path, reporter: Reporter) -> None:
         GeoKRError: an architecture does not go all the way.
         ValueError: the page lacks a mark.
     """
-    text = page.read_text(encoding="utf-8")
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    write = written_between(page, BEGIN, END)
     rows: dict[str, tuple[Mapping[str, float], Sequence[str]]] = {}
     with tempfile.TemporaryDirectory() as temporary, reporter.progress("architectures", len(ARCHITECTURES)) as advance:
         made = make_inputs(Path(temporary) / "made")
@@ -227,8 +227,7 @@ def write_page(page: Path, reporter: Reporter) -> None:
             trained = folder / "pretraining" / "geokr-seed0" / WEIGHTS
             rows[name] = (differences(bundle, trained), list(fine_tune_on_tasks(folder, made)))
             advance(1)
-    with whole_file(page) as partial:
-        partial.write_text(f"{before}\n\n{table(rows)}\n\n{after}", encoding="utf-8")
+    write(f"\n\n{table(rows)}\n\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from geokr_core.bench.page import written_between
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import open_encoder, usable_workers
 from geokr_core.embeddings.quantisation import quantise
@@ -22,7 +23,6 @@ from geokr_core.evaluation.statistics import Estimate, t_interval
 from geokr_core.networks.architectures import Features
 from geokr_core.search.index import Index, build_index
 from geokr_core.search.labels import Learned, learn
-from geokr_core.step.files import whole_file
 from geokr_core.step.reporter import LOG, Reporter
 
 BEGIN: Final = "<!-- results: begin -->"
@@ -254,8 +254,7 @@ def write_page(data: Path, page: Path, reporter: Reporter) -> None:
         OSError: a file is missing.
         ValueError: the page lacks a mark.
     """
-    text = page.read_text(encoding="utf-8")
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    write = written_between(page, BEGIN, END)
     found: dict[Features, pd.DataFrame] = {}
     bits: dict[Features, tuple[float, float]] = {}
     for features in FEATURES:
@@ -264,8 +263,7 @@ def write_page(data: Path, page: Path, reporter: Reporter) -> None:
             found[features] = study(labelled, advance)
         bits[features] = eight_bits(labelled)
         shown = table(found, bits, int((~labelled.in_training).sum()))
-        with whole_file(page) as partial:  # after each: what is done is kept
-            partial.write_text(f"{before}\n\n{shown}\n\n{after}", encoding="utf-8")
+        write(f"\n\n{shown}\n\n")  # after each: what is done is kept
 
 
 if __name__ == "__main__":

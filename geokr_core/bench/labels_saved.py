@@ -13,6 +13,7 @@ from typing import Final
 import pandas as pd
 from matplotlib.figure import Figure
 
+from geokr_core.bench.page import written_between
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import chips_of_labels
 from geokr_core.evaluation.statistics import t_interval
@@ -151,10 +152,8 @@ def write_page(store: Path, task: str, page: Path, picture: Path) -> None:
         ValueError: the page has no markers.
     """
     courses = courses_of(pd.read_parquet(store / "evaluation" / "results.parquet"), task)
-    text = page.read_text(encoding="utf-8")
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    with whole_file(page) as partial:
-        partial.write_text(f"{before}\n{page_of(courses)}\n{after}", encoding="utf-8")
+    write = written_between(page, BEGIN, END)
+    write(f"\n{page_of(courses)}\n")
     with whole_file(picture) as partial:
         partial.write_bytes(picture_of(courses))
 

@@ -17,6 +17,7 @@ import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
+from geokr_core.bench.page import written_between
 from geokr_core.embeddings.cells import cells_per_side
 from geokr_core.embeddings.regression import as_shares, fit, place_folds
 from geokr_core.evaluation.protocols.probe import colour_histogram
@@ -25,7 +26,6 @@ from geokr_core.land_cover_shares.judgement import place_size_deg
 from geokr_core.land_cover_shares.maps import NODATA, STEPS
 from geokr_core.land_cover_shares.outputs import SHARES
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
-from geokr_core.step.files import whole_file
 
 BEGIN: Final = "<!-- maps: begin -->"
 END: Final = "<!-- maps: end -->"
@@ -162,11 +162,9 @@ def table(judged: Judged) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Write the tables into a page, between its two marks."""
     trained, mapped, page = Path(arguments[0]), Path(arguments[1]), Path(arguments[2])
+    write = written_between(page, BEGIN, END)
     stores = [open_levir_kr(store / "levir_kr") for store in (trained, mapped)]
-    written = table(judge_maps(stores[0], stores[1], mapped / "land_cover_shares"))
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    with whole_file(page) as partial:
-        partial.write_text(f"{before}{BEGIN}\n{written}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write(f"\n{table(judge_maps(stores[0], stores[1], mapped / 'land_cover_shares'))}\n")
 
 
 if __name__ == "__main__":

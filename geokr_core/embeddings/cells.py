@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import rasterio
-import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from geokr_core.embeddings.quantisation import STEPS
+from geokr_core.rasters.cloud_optimised import copy_cloud_optimised
 
 CHIP_PLACES: Final = ("pixel_row", "pixel_col", "transform", "crs_wkt", "size_px")
 """What must be known of a chip to put its cells on a map."""
@@ -61,16 +61,7 @@ def write_cell_map(path: Path, chips: pd.DataFrame, batches: Iterable[np.ndarray
             first_col - int(row["pixel_col"]), first_row - int(row["pixel_row"])
         )
         _write(raw, sums, weights, origin @ Affine.scale(cell_px), CRS.from_wkt(str(row["crs_wkt"])))
-        rasterio.shutil.copy(
-            raw,
-            path,
-            driver="COG",
-            COMPRESS="DEFLATE",
-            BLOCKSIZE=256,
-            OVERVIEW_RESAMPLING="AVERAGE",
-            NUM_THREADS=1,
-            BIGTIFF="IF_SAFER",
-        )
+        copy_cloud_optimised(raw, path)
     finally:
         for left in (raw, sums_file):
             left.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from affine import Affine
 from rasterio.windows import Window
 
@@ -18,6 +17,7 @@ from geokr_core.land_cover_shares.intervals import interval
 from geokr_core.land_cover_shares.outputs import CLASSES, INTERVALS, SHARES
 from geokr_core.land_cover_shares.windows import CellRows, Cells
 from geokr_core.pictures.images import palette_of
+from geokr_core.rasters.cloud_optimised import copy_cloud_optimised
 from geokr_core.rasters.grid import Grid
 
 STEPS: Final = 250
@@ -65,9 +65,9 @@ def write_maps(paths: Mapping[str, Path], grid: Grid, cells: Cells, rows: Iterab
             _name_shares(shares, head)
             _name_classes(largest, head)
         _write_intervals(raw[SHARES], raw[INTERVALS], own, cells, head)
-        _as_cog(raw[SHARES], paths[SHARES], "AVERAGE")
-        _as_cog(raw[CLASSES], paths[CLASSES], "MODE")
-        _as_cog(raw[INTERVALS], paths[INTERVALS], "AVERAGE")
+        copy_cloud_optimised(raw[SHARES], paths[SHARES], block_px=512, resampling="AVERAGE")
+        copy_cloud_optimised(raw[CLASSES], paths[CLASSES], block_px=512, resampling="MODE")
+        copy_cloud_optimised(raw[INTERVALS], paths[INTERVALS], block_px=512, resampling="AVERAGE")
     finally:
         for path in raw.values():
             path.unlink(missing_ok=True)
@@ -137,17 +137,3 @@ def _means(lines: np.ndarray, width: int, side: int) -> tuple[np.ndarray, np.nda
     number = held[0].sum(axis=(0, 2))
     sums = np.where(held, squares, 0).sum(axis=(1, 3), dtype=np.int64)
     return sums / np.maximum(number, 1) / STEPS, number > 0
-
-
-def _as_cog(source: Path, target: Path, resampling: str) -> None:
-    rasterio.shutil.copy(
-        source,
-        target,
-        driver="COG",
-        COMPRESS="DEFLATE",
-        PREDICTOR="NO",
-        BLOCKSIZE=512,
-        OVERVIEW_RESAMPLING=resampling,
-        NUM_THREADS=1,
-        BIGTIFF="IF_SAFER",
-    )
