@@ -13,7 +13,6 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-import yaml
 
 from geokr_assets.executors import NAMES, configured_executor, executor_named, scenes_per_run
 from geokr_core.chain.params import load_params
@@ -63,59 +62,6 @@ def test_scenes_a_run_are_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEOKR_SCENES_PER_RUN", "0")
     with pytest.raises(ConfigError, match="'0' found, expected a number of scenes, at least 1"):
         scenes_per_run()
-
-
-# --- configuration files for machines that are not here -------------------------------------------------------------
-
-
-def _yaml(path: str) -> dict:  # type: ignore[type-arg]
-    content = yaml.safe_load((REPOSITORY / "docker" / path).read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
-
-
-def test_the_instance_on_kubernetes_is_that_of_compose_but_for_where_runs_go() -> None:
-    kubernetes, compose = _yaml("kubernetes/dagster.yaml"), _yaml("dagster.yaml")
-    assert kubernetes["storage"] == compose["storage"]
-    assert kubernetes["concurrency"]["pools"] == compose["concurrency"]["pools"]
-    assert kubernetes["telemetry"] == {"enabled": False}
-    launcher = kubernetes["run_launcher"]
-    assert (launcher["module"], launcher["class"]) == ("dagster_k8s", "K8sRunLauncher")
-    # Without its own parameters and the archive's volume a pod would find nothing.
-    values = _yaml("kubernetes/values.yaml")
-    (deployment,) = values["dagster-user-deployments"]["deployments"]
-    of_chart = values["runLauncher"]["config"]["k8sRunLauncher"]
-    assert launcher["config"]["volumes"] == of_chart["volumes"] == deployment["volumes"]
-    assert launcher["config"]["volume_mounts"] == of_chart["volumeMounts"] == deployment["volumeMounts"]
-    assert launcher["config"]["env_config_maps"] == [entry["name"] for entry in of_chart["envConfigMaps"]]
-    assert values["additionalInstanceConfig"]["concurrency"] == kubernetes["concurrency"]
-    assert kubernetes["retention"] == compose["retention"]
-    for kind in ("schedule", "sensor"):
-        days = compose["retention"][kind]["purge_after_days"]
-        assert values["retention"][kind]["purgeAfterDays"] == {**days, "started": 90}
-    assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "geokr_assets.definitions", "--location-name", "geokr"]
-
-
-def test_pods_are_told_of_executors_that_exist() -> None:
-    documents = yaml.safe_load_all((REPOSITORY / "docker/kubernetes/environment.yaml").read_text(encoding="utf-8"))
-    environment = next(document["data"] for document in documents if document["kind"] == "ConfigMap")
-    assert environment["GEOKR_EXECUTOR"] in NAMES
-    assert all(isinstance(value, str) for value in environment.values())
-    assert int(environment["GEOKR_SCENES_PER_RUN"]) > 0
-    assert int(environment["GEOKR_TRAINING_PROCESSES"]) > 0
-    launcher = _yaml("celery/values.yaml")["runLauncher"]
-    assert launcher["type"] == "CeleryK8sRunLauncher"
-
-
-def test_the_launcher_takes_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    dagster_k8s = pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed")
-    from dagster._config import process_config, resolve_to_config_type
-
-    monkeypatch.setenv("GEOKR_IMAGE", "geokr:0.1.0")
-    monkeypatch.setenv("DAGSTER_NAMESPACE", "geokr")
-    config = _yaml("kubernetes/dagster.yaml")["run_launcher"]["config"]
-    result = process_config(resolve_to_config_type(dagster_k8s.K8sRunLauncher.config_type()), config)
-    assert result.success, result.errors
 
 
 # --- real processes -------------------------------------------------------------------------------------------------
