@@ -44,7 +44,7 @@ def test_the_chart_makes_the_same_instance() -> None:
     assert values["telemetry"] == kubernetes["telemetry"]
     assert _as_dagster_spells(values["dagsterDaemon"]["runMonitoring"]) == kubernetes["run_monitoring"]
     added = values["additionalInstanceConfig"]
-    # The chart writes a section of its own for each of these that is on, and Dagster takes none twice.
+    # The chart writes these sections itself where they are on, and Dagster takes no section twice.
     assert not values["dagsterDaemon"]["runRetries"]["enabled"]
     assert not values["dagsterDaemon"]["runCoordinator"]["enabled"]
     assert added == {name: kubernetes[name] for name in ("concurrency", "run_retries")}
