@@ -71,7 +71,9 @@ class RunLabels:
 
     Attributes:
         proportions: float32 (N, K).
-        weights: float32 (N,), mean 1 over the training chips; None: all alike.
+        weights: float32 (N,), mean 1 over the training chips: how much a chip's proportions count; None: all alike.
+        audit_weights: float32 (N,), the part of it that an audit of the map gave: how much anything counts that the map says of the
+            chip, its cells and its type too; None: no audit weighs.
         num_cells: float32 (N,), land-cover cells that voted.
         rows: int64 (N,), the chip that each chip has its label from.
         cells: uint8 (N, n, n, K), the land cover within chips; None: as the data set has it.
@@ -80,6 +82,7 @@ class RunLabels:
 
     proportions: np.ndarray
     weights: np.ndarray | None
+    audit_weights: np.ndarray | None
     num_cells: np.ndarray
     rows: np.ndarray
     cells: np.ndarray | None = None
@@ -87,7 +90,10 @@ class RunLabels:
 
 
 def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: int) -> RunLabels:
-    """Labels of one run. Where the data set weighs chips by an audit, these weights count beside those of the recipe.
+    """Labels of one run.
+
+    Where the data set weighs chips by an audit, these weights count beside those of the recipe, and alone for what the recipe does
+    not weigh.
 
     ``shuffled`` permutes the labels of the training chips, with their weights and the land cover within them, among these
     chips; everything else of the run is as it is for ``geokr``. ``label_resolution_m`` averages the land cover of training
@@ -101,15 +107,22 @@ def labels_of_data(data: LevirKR, train_rows: np.ndarray, recipe: Recipe, seed: 
     by_audit = WEIGHT_COLUMN in training  # asked for in `levir_kr.audit`, whatever the recipe weighs by
     if recipe.label_weighting:
         weights[train_rows] = label_weights(training)
+    audit_weights = None
     if by_audit:
-        weights[train_rows] = _mean_one(weights[train_rows] * training[WEIGHT_COLUMN].to_numpy(np.float32))
+        audited = training[WEIGHT_COLUMN].to_numpy(np.float32)
+        weights[train_rows] = _mean_one(weights[train_rows] * audited)
+        audit_weights = np.ones(len(rows), dtype=np.float32)
+        audit_weights[train_rows] = _mean_one(audited)
+        audit_weights = audit_weights[rows]
     num_cells = data.catalogue["num_cells"].to_numpy(np.float32)
     weigh = recipe.label_weighting or by_audit
     types = _types(data, train_rows, recipe)
     if types is not None:
         types = types[0][rows], types[1]
     proportions, cells = _at_resolution(data, train_rows, recipe.label_resolution_m)
-    return RunLabels(proportions[rows], weights[rows] if weigh else None, num_cells[rows], rows, cells, types)
+    return RunLabels(
+        proportions[rows], weights[rows] if weigh else None, audit_weights, num_cells[rows], rows, cells, types
+    )
 
 
 def _at_resolution(data: LevirKR, train_rows: np.ndarray, side_m: float | None) -> tuple[np.ndarray, np.ndarray | None]:

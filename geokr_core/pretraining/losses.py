@@ -27,25 +27,38 @@ def supervised_loss(logits: Tensor, proportions: Tensor, reduction: Reduction, w
         A scalar.
     """
     per_chip = -(proportions * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
-    if weights is not None:
-        # Divided by the batch size and not by the batch's own weights: a chip counts the same in any company.
-        per_chip = per_chip * weights
-    return _reduce(per_chip, logits.shape[1], reduction)
+    return _reduce(_weighed(per_chip, weights), logits.shape[1], reduction)
 
 
-def dense_loss(logits: Tensor, parts: Tensor, reduction: Reduction) -> Tensor:
+def types_loss(logits: Tensor, types: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the type of ground of each chip.
+
+    Args:
+        logits: float (B, T).
+        types: int64 (B,).
+        weights: float32 (B,), see `supervised_loss`.
+
+    Returns:
+        A scalar.
+    """
+    return _weighed(F.cross_entropy(logits.float(), types, reduction="none"), weights).mean()
+
+
+def dense_loss(logits: Tensor, parts: Tensor, reduction: Reduction, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with the land cover of each feature-map cell; a cell counts as much as its ground is known.
 
     Args:
         logits: float (B, H, W, K) of each cell.
         parts: float32 (B, H, W, K), share of each class in the cell's ground; sums below 1 where some is unknown.
         reduction: see `Reduction`.
+        weights: float32 (B,), how much the cells of each chip count, see `supervised_loss`.
 
     Returns:
         A scalar: mean over all cells, so that one counts the same in any company, as a chip does in `supervised_loss`.
     """
     # Unnormalised shares weigh each cell by its known share by themselves.
-    return _reduce(-(parts * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1), logits.shape[-1], reduction)
+    per_cell = -(parts * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
+    return _reduce(_weighed(per_cell, weights), logits.shape[-1], reduction)
 
 
 def consistency_loss(student: Tensor, teacher: Tensor, kind: Consistency, reduction: Reduction) -> Tensor:
@@ -79,6 +92,14 @@ def consistency_loss(student: Tensor, teacher: Tensor, kind: Consistency, reduct
     else:
         per_chip = -(log_s.exp() * log_t).sum(dim=1)
     return _reduce(per_chip, student.shape[1], reduction)
+
+
+def _weighed(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Losses (B, ...) times the weight of their chip.
+
+    Not divided by the batch's own weights: a chip counts the same in any company.
+    """
+    return losses if weights is None else losses * weights.reshape(-1, *[1] * (losses.ndim - 1))
 
 
 def _reduce(per_chip: Tensor, num_classes: int, reduction: Reduction) -> Tensor:

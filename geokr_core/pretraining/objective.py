@@ -30,9 +30,10 @@ class Inputs:
         teacher: the same chips for the teacher, or the other view of a contrastive method; often the very same tensor.
         geometry: what of the chips ``student`` shows.
         labels: float32 (B, K), land cover of what ``student`` shows; rows of zeros where nothing is known.
-        weights: float32 (B,), how much each label counts; None: all alike.
+        weights: float32 (B,), how much each chip's proportions count; None: all alike.
         cells: uint8 (B, n, n, K), land cover within the whole chips; None where no method asks for it.
         types: int64 (B,), type of ground of each chip; None where no method asks for it.
+        audit_weights: float32 (B,), how much cells and type of each chip count; None: all alike.
     """
 
     student: Tensor
@@ -42,6 +43,7 @@ class Inputs:
     weights: Tensor | None
     cells: Tensor | None
     types: Tensor | None = None
+    audit_weights: Tensor | None = None
 
 
 class Objective(ABC):

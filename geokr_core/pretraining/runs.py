@@ -8,7 +8,6 @@ import torch
 
 from geokr_core import __version__
 from geokr_core.errors import ConfigError, TrainingError
-from geokr_core.levir_kr.audited import WEIGHT_COLUMN
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.networks import batch_order
 from geokr_core.networks.architectures import spec_of
@@ -67,6 +66,9 @@ def runs_of(
                 seed=seed,
                 labels=torch.from_numpy(labels.proportions).to(device),
                 weights=None if labels.weights is None else torch.from_numpy(labels.weights).to(device),
+                audit_weights=None
+                if labels.audit_weights is None
+                else torch.from_numpy(labels.audit_weights).to(device),
                 num_cells=torch.from_numpy(labels.num_cells).to(device),
                 label_rows=labels.rows,
                 label_cells=labels.cells,
@@ -84,12 +86,6 @@ def _require_data(
     variant: VariantConfig, config: PretrainingConfig, recipe: Recipe, data: LevirKR, processes: ProcessGroup
 ) -> None:
     """Refuse what this data set, or this number of processes, cannot give; the section itself refuses the rest."""
-    if recipe.dense_weight > 0 and WEIGHT_COLUMN in data.catalogue:
-        raise ConfigError(
-            f"pretraining, variant {variant.name}: {data.folder} lets chips that an audit flagged weigh less, but land cover of cells "
-            "(`dense_weight`) is not weighed: nothing would come of it. Set `levir_kr.audit.use: exclude`, or take `preset: "
-            "averaged_teacher`, which learns from proportions of chips."
-        )
     if recipe.needs_cells and not data.cells_per_side:
         asks, remedy = _for_want_of_cells(recipe)
         raise ConfigError(

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from short_runs import short_config
 
 from geokr_core.chain.calls import refuse_audit
 from geokr_core.chain.freshness import own_inputs
@@ -17,7 +16,6 @@ from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.levir_kr.freeze import freeze
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.labels import label_weights, labels_of_data
-from geokr_core.pretraining.runs import runs_of
 from geokr_core.step.digests import file_md5
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.step.section import as_plain, effective
@@ -93,16 +91,6 @@ def test_flagged_chips_weigh_less_the_higher_their_score(data: LevirKR, tmp_path
             weights[train] / weights[train][0], own * expected[train] / (own * expected[train])[0], rtol=1e-4
         )
         assert weights[train].mean() == pytest.approx(1.0, rel=1e-5)
-
-
-def test_weights_that_would_change_nothing_are_refused(data: LevirKR, tmp_path: Path) -> None:
-    path = tmp_path / "audit.parquet"
-    audit_of(data, path)
-    found = refrozen(data, use="weight", table=pinned(path), flagged_fraction=0.3)
-    chips = short_config(preset="averaged_teacher", label_follows_crop=False, variants=("geokr", "simclr"))
-    assert len(list(runs_of(chips, found, tmp_path))) == 2
-    with pytest.raises(ConfigError, match=r"variant geokr: .* is not weighed.*`levir_kr\.audit\.use: exclude`"):
-        list(runs_of(short_config(preset="geokr"), found, tmp_path))
 
 
 def test_what_people_judged_counts_more_than_the_list(data: LevirKR, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from geokr_core.pretraining.losses import (
     dense_loss,
     label_kl,
     supervised_loss,
+    types_loss,
 )
 from geokr_core.pretraining.network import Network, Outputs
 from geokr_core.pretraining.objective import Forward, Inputs, Objective
@@ -62,9 +63,9 @@ class LandCoverObjective(Objective):
             loss = loss + recipe.dense_weight * dense
             terms.append(dense)
         if outputs.types is not None and inputs.types is not None:
-            told_apart = F.cross_entropy(outputs.types.float(), inputs.types)
-            loss = loss + recipe.types_weight * told_apart
-            terms.append(told_apart)
+            distinguished = types_loss(outputs.types, inputs.types, inputs.audit_weights)
+            loss = loss + recipe.types_weight * distinguished
+            terms.append(distinguished)
         if network.correction is not None and outputs.maps is not None:
             identity, aggregation = network.correction.identity_loss(), aggregation_loss(outputs.maps)
             loss = loss + recipe.correction_identity_weight * identity
@@ -82,7 +83,8 @@ class LandCoverObjective(Objective):
         if outputs.maps is None or inputs.cells is None:  # refused, with words, before training begins
             return outputs.logits.new_zeros((), dtype=torch.float32)
         targets = cells_under(inputs.cells, inputs.geometry, outputs.maps.shape[-1])
-        return dense_loss(network.as_product(outputs.maps.permute(0, 2, 3, 1)), targets, self._recipe.reduction)
+        cells = network.as_product(outputs.maps.permute(0, 2, 3, 1))
+        return dense_loss(cells, targets, self._recipe.reduction, inputs.audit_weights)
 
 
 def consistency_weight(step: int, recipe: Recipe) -> float:

@@ -57,7 +57,8 @@ def inputs_of(run: Run, batch: Batch, part: slice, normalisation: Normalisation)
         teacher = colour_view(planes, bands, normalisation, strength, second)
     labels, weights = labels_of(run, rows, cells, geometry)
     types = None if run.types is None else run.types[rows]
-    return Inputs(student, teacher, geometry, labels, weights, cells, types)
+    audit_weights = None if run.audit_weights is None else run.audit_weights[rows]
+    return Inputs(student, teacher, geometry, labels, weights, cells, types, audit_weights)
 
 
 def labels_of(run: Run, rows: Tensor, cells: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor | None]:

@@ -52,7 +52,8 @@ class Run:
         seed: of initialisation, order and augmentation.
         labels: float32 (N, K) on the device: label of each chip of the catalogue, already
             permuted where the method says so.
-        weights: float32 (N,) on the device: how much each label counts; None: all alike.
+        weights: float32 (N,) on the device: how much each chip's proportions count; None: all alike.
+        audit_weights: float32 (N,) on the device: how much its cells and its type count; None: all alike.
         num_cells: float32 (N,) on the device: land-cover cells that voted for each label.
         label_rows: int64 (N,): the chip of the catalogue that each chip has its label from.
         label_cells: uint8 (N, n, n, K), land cover within chips; None: as the data set has it.
@@ -75,6 +76,7 @@ class Run:
     seed: int
     labels: Tensor
     weights: Tensor | None
+    audit_weights: Tensor | None
     num_cells: Tensor
     label_rows: np.ndarray
     label_cells: np.ndarray | None

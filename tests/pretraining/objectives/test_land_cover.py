@@ -105,6 +105,35 @@ def test_dense_beside_contrast_asks_both_crops_of_a_chip(data: LevirKR) -> None:
     assert losses["loss"] == pytest.approx(5 * losses["dense_loss"] + losses["contrast_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["geokr", "dense", "types", "cell_mean", "proportions"])
+def test_what_the_map_says_of_a_chip_that_an_audit_weighs_at_nothing_teaches_nothing(
+    data: LevirKR, method: str
+) -> None:
+    weights = np.arange(len(data.catalogue)) % 2  # every other chip
+    audited = replace(data, catalogue=data.catalogue.assign(audit_weight=weights))
+    settings = {"num_types": 4} if method == "types" else {}
+    run = short_run(audited, method, preset="geokr", precision="fp32", batch_size=16, **settings)
+    state, seen = begin(run), inputs_at(run)
+    assert seen.weights is not None
+    assert seen.audit_weights is not None
+    off = seen.audit_weights == 0
+    assert 0 < int(off.sum()) < len(off)
+    assert torch.equal(off, seen.weights == 0)
+    wrong = replace(seen, labels=seen.labels.clone(), cells=None if seen.cells is None else seen.cells.clone())
+    wrong.labels[off] = wrong.labels[off].flip(1)
+    if wrong.cells is not None:
+        wrong.cells[off] = wrong.cells[off].flip(3)
+    if seen.types is not None:
+        wrong = replace(wrong, types=torch.where(off, (seen.types + 1) % 4, seen.types))
+    objective, student = LandCoverObjective(run.recipe, torch.device("cpu")), state.student
+    unweighed = replace(wrong, weights=None, audit_weights=None)
+    losses = [
+        float(objective.losses(student, student, student, inputs, 1).detach()[0]) for inputs in (seen, wrong, unweighed)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-3)
+
+
 def test_dense_learns(data: LevirKR, tmp_path: Path) -> None:
     run = short_run(data, "dense", steps=60, batch_size=16, learning_rate=2e-3, log_every=20)
     state, _ = train(replace(run, folder=tmp_path), RecordingReporter())
