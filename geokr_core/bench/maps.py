@@ -1,4 +1,4 @@
-"""How good are maps of shares on ground that neither network nor head has seen? The tables of ``docs/land-cover-shares.md``.
+"""How good are maps of shares on ground that neither network nor head has seen? The first tables of ``docs/land-cover-shares.md``.
 
 python -m geokr_core.bench.maps TRAINED_STORE MAPPED_STORE docs/land-cover-shares.md
 
@@ -88,6 +88,27 @@ def mapped_shares(maps: Path, catalogue: pd.DataFrame, chip_size_px: int) -> np.
     return np.stack([found[number] for number in range(len(rows))])
 
 
+def shares_without_network(trained: LevirKR, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What can be said of chips without a network.
+
+    Args:
+        trained: whose training chips it is learned from.
+        images: uint8 (N, H, W, 3) of other chips, stretched alike.
+
+    Returns:
+        ``colours``: by ridge regression on colour numbers; ``mean``: the training chips' own; float64 (N, K).
+    """
+    rows = trained.rows_of("train")
+    labels = trained.proportions[rows].astype(np.float64)
+    lonlat = trained.catalogue[["lon", "lat"]].to_numpy()[rows]
+    folds = place_folds(lonlat[:, 0], lonlat[:, 1], place_size_deg(trained), _FOLDS)
+    colours = fit(colour_histogram(trained.images(rows)), labels, folds)
+    return {
+        "colours": as_shares(colours(colour_histogram(images))).astype(np.float64),
+        "mean": np.tile(labels.mean(axis=0), (len(images), 1)),
+    }
+
+
 def judge_maps(trained: LevirKR, mapped: LevirKR, maps: Path) -> Judged:
     """Bring together the product, the maps, and what needs no network.
 
@@ -99,16 +120,10 @@ def judge_maps(trained: LevirKR, mapped: LevirKR, maps: Path) -> Judged:
     Raises:
         OSError: a map is missing.
     """
-    rows = trained.rows_of("train")
-    labels = trained.proportions[rows].astype(np.float64)
-    lonlat = trained.catalogue[["lon", "lat"]].to_numpy()[rows]
-    folds = place_folds(lonlat[:, 0], lonlat[:, 1], place_size_deg(trained), _FOLDS)
-    colours = fit(colour_histogram(trained.images(rows)), labels, folds)
     everything = np.arange(len(mapped.catalogue))
     given = {
         "map": mapped_shares(maps, mapped.catalogue, mapped.chip_size_px),
-        "colours": as_shares(colours(colour_histogram(mapped.images(everything)))).astype(np.float64),
-        "mean": np.tile(labels.mean(axis=0), (len(everything), 1)),
+        **shares_without_network(trained, mapped.images(everything)),
     }
     known = np.isfinite(given["map"]).all(axis=1)
     cells = np.floor(mapped.catalogue[["lon", "lat"]].to_numpy() / place_size_deg(mapped)).astype(int)
