@@ -35,10 +35,9 @@ def before_start(settings: Settings, ports: Ports, services: list[Service]) -> N
     (settings.folder / "mlflow" / "accounts.ini").write_text(here, encoding="utf-8")
     password = (settings.secrets / "redis").read_text()
     redis = settings.folder / "redis"
-    _private(
-        redis / "redis.conf",
-        f"bind {LOOPBACK}\nport {ports.redis}\ndir {redis}\nappendonly yes\nrequirepass {password}\n",
-    )
+    # Each step on the disk before it is confirmed: the run of a step that was lost would wait for ever.
+    kept = f"dir {redis}\nappendonly yes\nappendfsync always"
+    _private(redis / "redis.conf", f"bind {LOOPBACK}\nport {ports.redis}\n{kept}\nrequirepass {password}\n")
     _private(redis / "url", f"redis://:{password}@{LOOPBACK}:{ports.redis}/0")
     _guard(settings, ports, next(service.user for service in services if service.name == "guard"))
     _database_cluster(settings, next(service.user for service in services if service.name == "postgres"))

@@ -109,7 +109,7 @@ def _of_rank(run: subprocess.Popen[bytes], rank: str) -> psutil.Process | None:
 def test_whichever_process_of_a_training_is_killed_it_resumes_to_the_same_bytes(
     tmp_path: Path, cut_world: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    settings = {"steps": 200, "checkpoint_every": 1, "batch_size": 4}
+    settings = {"steps": 80, "checkpoint_every": 1, "batch_size": 4}
     straight, killed = (_project(tmp_path / name, cut_world, **settings) for name in ("straight", "killed"))
     with _run(straight, GEOKR_TRAINING_PROCESSES="2") as run:
         assert run.wait(timeout=900) == 0, _said(straight)

@@ -23,7 +23,7 @@ import requests
 from forked_runs import Undisturbed, command, killed_at_random, recorded, said, versions
 from running_stack import patiently, started
 from tiny_worlds import tiny_world
-from unreliable_server import unreliable
+from unreliable_server import SLOW_SECONDS, unreliable
 
 NUM_KILLS = int(os.environ.get("GEOKR_NUM_KILLS", "20"))
 SEED = 18
@@ -104,6 +104,7 @@ def test_a_tracking_server_that_spoils_requests(
             "MLFLOW_TRACKING_URI": server.url,
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(SLOW_SECONDS * 2 / 3)),
             "GEOKR_SPOOL": str(tmp_path / "spool"),
         }
         server.spoiled_fraction = 0.2
@@ -121,7 +122,7 @@ def test_a_tracking_server_that_spoils_requests(
     assert wanted_runs - runs == Counter()
     lost, twice = wanted_figures - figures, figures - wanted_figures
     assert (list(lost), [name for name in twice if not name.startswith("champion")]) == ([], [])
-    record_property("fault", "MLflow answers with 500, half an answer, or none, to one request in five")
+    record_property("fault", "MLflow answers with 500, half an answer, too late, or not at all, to one request in five")
     record_property("kills", server.spoiled.total())
     record_property("after", ", ".join(f"{kind} {count}" for kind, count in sorted(server.spoiled.items())))
 

@@ -1,4 +1,4 @@
-"""SIGTERM to each process of the stack, one after another, during a run: each comes back, and the run ends as if nothing had happened."""
+"""SIGTERM to each process of the stack, one after another, then `kill -9` of the broker: each comes back, and the runs end as if undisturbed."""
 
 import os
 import signal
@@ -23,6 +23,8 @@ SERVICES = (
     "postgres",
     "code-location",
 )
+KILLED = ("redis",)
+"""By ``kill -9``, after that. The other servers are killed in ``test_faults.py``, whose runs need no broker."""
 PAUSE_SECONDS = 5.0
 STATUS = "query($id: ID!){runOrError(runId: $id){... on Run{status}}}"
 
@@ -39,26 +41,27 @@ def test_each_process_of_the_stack_is_told_to_end_during_a_run(
     launches = 0
     with started(folder, GEOKR_PARAMS=params, GEOKR_EXECUTOR="celery") as stack:
         assert set(SERVICES) == set(stack.state["services"])
-        left, status, run = list(SERVICES), "", ""
+        left, status, run = [(name, signal.SIGTERM) for name in SERVICES], "", ""
+        left += [(name, signal.SIGKILL) for name in KILLED]
         while left or status != "SUCCESS":
             if status in ("", "SUCCESS", "FAILURE", "CANCELED"):
                 assert launches < 8, status
                 run = patiently(lambda: stack.launch("whole_chain"))
                 launches += 1
             if left:
-                service = left.pop(0)
+                service, how = left.pop(0)
                 pid, begun = stack.pid(service), time.monotonic()
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, how)
                 while stack.pid(service) == pid:
                     assert time.monotonic() < begun + 240, f"{service} was not started again"
                     time.sleep(0.2)
-                waited[service] = time.monotonic() - begun
+                waited[f"{service} ({how.name})"] = time.monotonic() - begun
                 time.sleep(PAUSE_SECONDS)
             status = patiently(lambda run=run: stack.ask(STATUS, id=run)["runOrError"]["status"])
             time.sleep(0.5)
     assert versions(params) == undisturbed.versions
     assert not list(project.rglob("*.partial"))
-    record_property("fault", "SIGTERM to each process of the stack in turn, during runs")
-    record_property("kills", len(SERVICES))
+    record_property("fault", "SIGTERM to each process of the stack in turn, then kill -9 of the broker, during runs")
+    record_property("kills", len(waited))
     record_property("launches", launches)
     record_property("seconds", ", ".join(f"{name} {seconds:.0f}" for name, seconds in waited.items()))

@@ -3,14 +3,17 @@
 import http.client
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-KINDS = ("500 before", "500 after", "cut off", "hung up")
-"""Refused without being passed on; passed on and then refused; half an answer; no answer at all."""
+KINDS = ("500 before", "500 after", "cut off", "hung up", "slow")
+"""Refused without being passed on; passed on and then refused; half an answer; no answer at all; an answer after `SLOW_SECONDS`."""
+
+SLOW_SECONDS = 12.0
 
 
 @dataclass
@@ -56,6 +59,8 @@ def unreliable(port: int, seed: int) -> Iterator[Unreliable]:
             if kind == "500 after":
                 self._answer(500, [], b"spoiled")
             elif kind != "hung up":
+                if kind == "slow":
+                    time.sleep(SLOW_SECONDS)
                 self._answer(answer.status, answer.getheaders(), content, cut=kind == "cut off")
 
         def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, *, cut: bool = False) -> None:
