@@ -96,6 +96,8 @@ def _together(processes: int, words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    # Else they meet, after a restart, where they met before (torch 2.15), and the first to arrive waits for one that is dead.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={MAX_RESTARTS}"]
     try:
         torchrun([*options, f"--shutdown-timeout={SECONDS_TO_STOP:.0f}", "-m", "geokr_assets.step_process", *words])

@@ -14,7 +14,10 @@ import psutil
 import pytest
 import yaml
 from tiny_worlds import tiny_world
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from geokr_assets import step_process
 from geokr_assets.executors import training_processes
 from geokr_core.chain.params import load_params
 from geokr_core.chain.steps import Folders
@@ -39,6 +42,24 @@ def test_processes_of_a_training_are_a_number(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GEOKR_TRAINING_PROCESSES", "two")
     with pytest.raises(ConfigError, match="'two' found, expected a number of processes, at least 1"):
         training_processes()
+
+
+def test_processes_that_are_started_again_do_not_meet_where_dead_ones_left_their_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ports = []
+
+    def torchrun(_: object) -> None:
+        """What torchrun does before it starts its processes, twice."""
+        settings = {"endpoint": "localhost:0", "run_id": "tried", "min_nodes": 1, "max_nodes": 1, "is_host": "true"}
+        meeting = get_rendezvous_handler(RendezvousParameters(backend="c10d", **settings))
+        ports.extend(meeting.next_rendezvous().bootstrap_store_info.master_port for _ in range(2))
+        meeting.shutdown()
+
+    monkeypatch.setattr("torch.distributed.run.main", torchrun)
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0")  # as it was, afterwards
+    assert step_process._together(2, []) == 0
+    assert ports[0] != ports[1]
 
 
 def _project(root: Path, cut_world: Path, **pretraining: object) -> Path:
