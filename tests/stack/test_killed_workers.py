@@ -18,7 +18,7 @@ from tiny_worlds import tiny_world
 NUM_KILLS = int(os.environ.get("GEOKR_NUM_KILLS", "20"))
 SEED = 46
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 def test_a_run_worker_killed_at_random_moments(
