@@ -47,6 +47,9 @@ def test_a_run_worker_killed_at_random_moments(
 SILENCE_SECONDS = 90
 """Longer than any step of the tiny world takes, and short enough to wait for."""
 
+KILLS_A_STEP = 2
+"""Of one launch at most, so that all steps are met and not the first ones alone."""
+
 
 def _working(stack: Started) -> psutil.Process | None:
     """A Celery worker that carries out a step now: the one whose processes have computed most within a moment."""
@@ -90,14 +93,16 @@ def test_celery_workers_killed_at_random_moments(
     ends: Counter[str] = Counter()
     with started(folder, GEOKR_PARAMS=params, GEOKR_EXECUTOR="celery") as stack:
         while True:
-            run = stack.launch("whole_chain")
-            pause, status = time.monotonic() + rng.uniform(2, 15), ""
+            run, met = stack.launch("whole_chain"), Counter[str]()
+            pause, status = time.monotonic() + rng.uniform(1, 8), ""
             while status not in ("SUCCESS", "FAILURE", "CANCELED"):
                 time.sleep(0.5)
                 status = stack.ask("query($id: ID!){runOrError(runId: $id){... on Run{status}}}", id=run)["runOrError"][
                     "status"
                 ]
-                if status != "STARTED" or time.monotonic() < pause or kills.total() >= NUM_KILLS // 2:
+                if status != "STARTED" or time.monotonic() < pause or kills.total() >= NUM_KILLS:
+                    continue
+                if met[after := last_step(params)] >= KILLS_A_STEP:
                     continue
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if (worker := _working(stack)) is None:
@@ -108,8 +113,9 @@ def test_celery_workers_killed_at_random_moments(
                     _kill_children(worker)
                     if whole:
                         worker.kill()
-                    kills[last_step(params)] += 1
-                pause = time.monotonic() + rng.uniform(2, 15)
+                    kills[after] += 1
+                    met[after] += 1
+                pause = time.monotonic() + rng.uniform(1, 8)
             ends[status] += 1
             assert ends["FAILURE"] + ends["CANCELED"] <= 5, ends
             if status != "SUCCESS":
