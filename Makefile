@@ -17,6 +17,10 @@ SETTINGS ?= docker/stack.env
 SOURCES := geokr_core geokr_assets docker tests
 # Tests start a hundred processes that import torch, MLflow or Dagster: keep what Python compiled, whatever the shell says.
 COMPILED := PYTHONDONTWRITEBYTECODE=
+# The oldest releases: what runs the tests, and all tests but those of the repository, the browser and the stack.
+MINIMUM := .venv-minimum
+MINIMUM_TOOLS := 'pytest>=8.4' 'pytest-timeout>=2.4' 'pytest-xdist>=3.6' 'hypothesis>=6.130' 'exactextract>=0.2.2'
+MINIMUM_TESTS ?= tests --ignore tests/project --ignore tests/browser --ignore tests/stack
 # By file, so that what the tests of a file share is made in one of the two processes only.
 SPREAD := -n 2 --dist loadfile
 TYPES := mypy && lint-imports --no-logo --no-cache
@@ -49,6 +53,14 @@ test: style ## format, lint, types and every test that is quick and needs no GPU
 .PHONY: test-slow
 test-slow: setup ## the tests left out by `make test`: minutes long, or in need of a GPU
 	@$(COMPILED) pytest -m "slow or gpu" --durations=15
+
+.PHONY: test-minimum
+test-minimum: setup ## the library's tests at the oldest releases that pyproject.toml allows (downloads some 5 GB once)
+	@uv="$$($(FIND_UV))"; mkdir -p dist; \
+	"$$uv" pip compile --quiet --resolution lowest-direct --extra all -o dist/minimum.txt pyproject.toml; \
+	[ -x $(MINIMUM)/bin/python ] || "$$uv" venv --quiet $(MINIMUM); \
+	"$$uv" pip install --quiet --python $(MINIMUM) -r dist/minimum.txt -c dist/minimum.txt $(MINIMUM_TOOLS) -e .
+	@export PATH="$(CURDIR)/$(MINIMUM)/bin:$$PATH"; $(COMPILED) OMP_NUM_THREADS=1 pytest $(SPREAD) -m "not slow and not gpu" $(MINIMUM_TESTS)
 
 .PHONY: reliability
 reliability: setup ## put every promise of docs/reliability.md to the test and write its figures (hours; NUM_DAMAGES=60 for fewer)

@@ -230,7 +230,7 @@ _TABLE = (
         sections=("pretraining",),
         sources=(),
         run=calls.pretraining,
-        purpose="Train a student to predict land-cover proportions beside its averaged teacher.",
+        purpose="Pretrain the backbone on land cover and contrast, and the variants that it is compared with.",
         writes="a folder of weights a variant and seed; runs.json; history.csv",
         example="--set pretraining.steps=400",
         resumes="finished runs, and the last checkpoint of the present one",

@@ -199,7 +199,9 @@ def _farewell(params: Any) -> None:
         lines.insert(0, f"Learnt     {read_json(folders['report'] / 'report.json')['learnt']}")
     if "champion" in made:
         lines.append(f"Registry   geokr download {params.backbone.model_name}@champion --to my-backbone")
-    lines.append("Next       make ui (the chain in Dagster); mlflow ui (curves, registry); geokr init (your own data)")
+    lines.append(
+        "Next       make ui (the chain in Dagster); mlflow ui (curves, registry: docs/mlflow.md); geokr init (your own data)"
+    )
     typer.echo("\n" + "\n".join(lines))
 
 

@@ -127,7 +127,7 @@ def _about(run: Run) -> str:
         )
     return (
         f"{of}, seed {run.seed}: {config.architecture}, {config.steps} steps of {config.batch_size} chips.{control}\n\n"
-        "`final/validation_kl` below `final/validation_constant_kl`: it predicts land cover on ground that it has not seen "
+        "`result/validation_kl` below `result/validation_constant_kl`: it predicts land cover on ground that it has not seen "
         "better than one and the same prediction for every chip would. To compare trainings, select their runs and choose *Compare*."
     )
 

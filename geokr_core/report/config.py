@@ -1,5 +1,7 @@
 """The section `report` of the parameter file: what the page says."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from geokr_core.step.section import Section
@@ -7,6 +9,8 @@ from geokr_core.step.section import Section
 
 class ReportConfig(Section):
     """The page that people read."""
+
+    code_version: ClassVar[int] = 2  # 2: a score without an interval does not take it from differences that have one
 
     title: str = "GeoKR report"
     num_example_chips: int = Field(12, ge=0, le=200)

@@ -117,9 +117,12 @@ def headline(judged: Judged, primary: Primary) -> str:
             "No colour histogram was evaluated: without it no one knows whether more than colour was learned."
         )
     if ours.n_seeds == 1:
+        has_intervals = any(known.estimate.n_seeds > 1 for known in found.values())
         sentences.append(
-            "GeoKR was measured once (one seed, or one pretraining that was given all labels), so there is no interval and "
-            "no conclusion."
+            "GeoKR itself was measured once: its score has no interval, and a difference without one is no conclusion."
+            if has_intervals
+            else "GeoKR was measured once (one seed, or one pretraining that was given all labels), so there is no interval "
+            "and no conclusion."
         )
     return " ".join(sentences)
 

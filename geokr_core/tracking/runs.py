@@ -30,16 +30,15 @@ KEEP_TAG: Final = "geokr/keep"
 RETIRED_TAG: Final = "geokr/retired"
 """When retention deleted the run, in seconds since 1970."""
 MAX_PARAM_CHARS: Final = 500
+PAGE_MODE: Final = "?workflowType=machine_learning"
+"""Ends the address of a page: without it MLflow 3 opens in its mode for language models, where runs are hidden."""
 
 PARENT_TAG: Final = "mlflow.parentRunId"
 
 _PROCESS_TAG: Final = "geokr/process"
 """Host, process id and its start: whether the process of a run that says it is running is alive."""
-_ATTEMPT_TAG: Final = "geokr/attempt"
-_KEY_TAG: Final = "geokr/key"
-"""Key of the newest opening of a run."""
-_OPENED_BY: Final = "geokr/opened_by/"
-"""Begins a tag for each opening of a run; its key follows."""
+_OPENINGS_TAG: Final = "geokr/openings"
+"""Keys of all openings of a run, the newest last, with a blank between them: a run that was resumed has several."""
 _ERROR_TAG: Final = "geokr/error"
 _SIGN_OF_LIFE: Final = "system/cpu_utilization_percentage"
 _SILENCE_SECONDS: Final = 300.0
@@ -87,8 +86,12 @@ def process_tags() -> Mapping[str, str]:
 
 def run_of_key(connection: Connection, key: str) -> Run | None:
     """The run that was opened by a key, if there is one."""
-    found = connection.client.search_runs([connection.experiment_id], f"tags.`{_OPENED_BY}{key}` = 'yes'")
+    found = connection.client.search_runs([connection.experiment_id], f"tags.`{_OPENINGS_TAG}` LIKE '%{key}%'")
     return found[0] if found else None
+
+
+def _openings(run: Run) -> list[str]:
+    return run.data.tags.get(_OPENINGS_TAG, "").split()
 
 
 def open_run(connection: Connection, opening: Opening, known: Run | None = None) -> Opened:
@@ -100,44 +103,51 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
         known: the run of the opening's key, where the server was lost before it had heard all of this.
     """
     client = connection.client
-    tags = {**opening.tags, _KEY_TAG: opening.key, f"{_OPENED_BY}{opening.key}": "yes", _ATTEMPT_TAG: "1"}
-    unfinished = None if known else _unfinished(connection, tags)
+    keys = [opening.key]
+    unfinished = None if known else _unfinished(connection, opening.tags)
     if known is not None:
         run_id = known.info.run_id
-        tags[_ATTEMPT_TAG] = known.data.tags.get(_ATTEMPT_TAG, "1")
-        _forget_error(client, known)
+        keys = _openings(known)
+        _delete_tag(client, known, _ERROR_TAG)
     elif unfinished is not None:
         run_id = unfinished.info.run_id
-        tags[_ATTEMPT_TAG] = str(int(unfinished.data.tags.get(_ATTEMPT_TAG, "1")) + 1)
-        _reopen(client, unfinished, tags)
+        keys = [*_openings(unfinished), opening.key]
+        _reopen(client, unfinished, {**opening.tags, _OPENINGS_TAG: " ".join(keys)})
     else:
+        tags = {**opening.tags, _OPENINGS_TAG: opening.key}
         created = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.name or opening.step)
         run_id = created.info.run_id
-    _relate(connection, run_id, tags)
+    _relate(connection, run_id, opening)
     _log_parameters(client, run_id, opening.parameters)
-    return Opened(run_id, int(tags[_ATTEMPT_TAG]))
+    return Opened(run_id, len(keys))
 
 
-def _relate(connection: Connection, run_id: str, tags: Mapping[str, str]) -> None:
+def _relate(connection: Connection, run_id: str, opening: Opening) -> None:
     """Put a run below its parent, its children below it, and a link to the run that trained what it reuses.
 
     Parent and child may be delivered in any order when the server was away: whichever comes second finds the other.
     """
-    client, above = connection.client, tags.get(PARENT_KEY_TAG)
+    client, tags = connection.client, opening.tags
+    above = tags.get(PARENT_KEY_TAG)
     parent = run_of_key(connection, above) if above else None
     if parent is not None:
-        client.set_tag(run_id, PARENT_TAG, parent.info.run_id)
-    for child in client.search_runs([connection.experiment_id], f"tags.`{PARENT_KEY_TAG}` = '{tags[_KEY_TAG]}'"):
-        client.set_tag(child.info.run_id, PARENT_TAG, run_id)
+        _put_below(client, run_id, parent.info.run_id)
+    for child in client.search_runs([connection.experiment_id], f"tags.`{PARENT_KEY_TAG}` = '{opening.key}'"):
+        _put_below(client, child.info.run_id, run_id)
     if TRAINED_TAG not in tags:
         return
     same = f"tags.`{FINGERPRINT_TAG}` = '{tags[TRAINED_TAG]}' AND attributes.status = 'FINISHED'"
     found = client.search_runs([connection.experiment_id], same, max_results=1, order_by=["start_time DESC"])
     for run in found:
-        link = f"#/experiments/{connection.experiment_id}/runs/{run.info.run_id}"
+        link = f"#/experiments/{connection.experiment_id}/runs/{run.info.run_id}{PAGE_MODE}"
         client.set_tag(run_id, TRAINED_IN_TAG, run.info.run_id)
         note = f"Finished before and kept: the curves are in [the run that trained it]({link})."
         client.set_tag(run_id, NOTE_TAG, "\n\n".join(filter(None, [note, tags.get(NOTE_TAG)])))
+
+
+def _put_below(client: MlflowClient, run_id: str, parent_id: str) -> None:
+    client.set_tag(run_id, PARENT_TAG, parent_id)
+    _delete_tag(client, client.get_run(run_id), PARENT_KEY_TAG)  # only needed until the parent is found
 
 
 def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: int, error: str | None) -> None:
@@ -151,11 +161,13 @@ def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: in
         end_ms: when it ended, Unix time.
         error: what it ended in, if it did not end well.
     """
-    if client.get_run(run_id).data.tags.get(_KEY_TAG, key) != key:
+    run = client.get_run(run_id)
+    if _openings(run)[-1:] not in ([], [key]):
         return
     if error is not None:
         client.set_tag(run_id, _ERROR_TAG, error)
     client.set_terminated(run_id, status, end_time=end_ms)
+    _delete_tag(client, run, _PROCESS_TAG)  # only asked of runs that say they are running
 
 
 def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:
@@ -200,13 +212,13 @@ def _is_left(client: MlflowClient, run: Run) -> bool:
 def _reopen(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")
-    _forget_error(client, run)
+    _delete_tag(client, run, _ERROR_TAG)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def _forget_error(client: MlflowClient, run: Run) -> None:
-    if _ERROR_TAG in run.data.tags:
-        client.delete_tag(run.info.run_id, _ERROR_TAG)
+def _delete_tag(client: MlflowClient, run: Run, tag: str) -> None:
+    if tag in run.data.tags:
+        client.delete_tag(run.info.run_id, tag)
 
 
 def _log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:

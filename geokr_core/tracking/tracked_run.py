@@ -27,6 +27,7 @@ from geokr_core.tracking.runs import (
     FINGERPRINT_TAG,
     MAX_PARAM_CHARS,
     NOTE_TAG,
+    PAGE_MODE,
     PARENT_KEY_TAG,
     TRAINED_TAG,
     Opening,
@@ -85,7 +86,7 @@ class _MlflowReporter(Reporter):
         """Add a point to each curve; sent some seconds later, with others."""
         now = int(time.time() * 1000)
         for name, value in values.items():
-            key = metric_key(name.removeprefix(self.prefix))
+            key = metric_key(_behind_the_loss(name.removeprefix(self.prefix)))
             self.last_steps[key] = step
             self._points.append((key, float(value), now, step))
         if len(self._points) >= _BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
@@ -106,7 +107,7 @@ class _MlflowReporter(Reporter):
     def figures(self, values: Mapping[str, float]) -> None:
         """Record them beside the curves, whose names they do not share."""
         now = int(time.time() * 1000)
-        metrics = [(metric_key(f"final/{name}"), float(value), now, 0) for name, value in values.items()]
+        metrics = [(metric_key(f"result/{name}"), float(value), now, 0) for name, value in values.items()]
         self.delivery.send({"kind": "batch", "metrics": metrics})
 
     @contextmanager
@@ -127,6 +128,15 @@ class _MlflowReporter(Reporter):
             batch = points[start : start + _BATCH]
             self.delivery.send({"kind": "batch", "metrics": batch})
         self._flushed = time.monotonic()
+
+
+def _behind_the_loss(name: str) -> str:
+    """The name of a curve such that its section stands below that of the loss.
+
+    MLflow makes a section of what stands before a slash, and lists sections by the alphabet, with names without a slash
+    under "Model metrics": ten curves of ``bias/`` would be what a training's page shows first.
+    """
+    return f"validation_{name}" if name.startswith("bias/") else name
 
 
 def metric_key(name: str) -> str:
@@ -178,9 +188,9 @@ class TrackedRun:
             for name, value in summary.numbers.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and name != _DURATION
         ]
-        tags = {DATA_VERSION_TAG: data_version, "geokr/num_warnings": str(len(summary.warnings))}
+        metrics.append(("num_warnings", float(len(summary.warnings)), now, 0))
         shown = {"numbers": dict(summary.numbers), "table": list(summary.table), "warnings": list(summary.warnings)}
-        delivery.send({"kind": "batch", "metrics": metrics, "tags": tags})
+        delivery.send({"kind": "batch", "metrics": metrics, "tags": {DATA_VERSION_TAG: data_version}})
         delivery.send({"kind": "text", "name": "summary.json", "text": json.dumps(shown, indent=2, default=str)})
         if summary.table:
             text = pd.DataFrame(list(summary.table)).to_csv(index=False)
@@ -328,4 +338,4 @@ def _page(connection: Connection, run_id: str) -> str:
     base = os.environ.get(UI_VARIABLE, "") or connection.uri
     if not base.startswith(("http://", "https://")):
         return f"runs:/{run_id}"
-    return f"{without_password(base).rstrip('/')}/#/experiments/{connection.experiment_id}/runs/{run_id}"
+    return f"{without_password(base).rstrip('/')}/#/experiments/{connection.experiment_id}/runs/{run_id}{PAGE_MODE}"

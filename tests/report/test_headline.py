@@ -69,6 +69,18 @@ def test_headline_claims_nothing_from_one_seed() -> None:
     assert "clears" not in text
 
 
+def test_headline_of_one_pretraining_takes_no_interval_from_a_difference() -> None:
+    results = results_of(geokr=[0.7] * 3, random=[0.50, 0.51, 0.52])
+    seeds = results["seed"].astype(str)
+    results["network"] = results["initialisation"] + "-" + seeds.where(results["initialisation"] == "random", "0")
+    text = said_of(results)
+
+    assert "ahead by +0.190 [+0.165, +0.215], over 3 pairs" in text
+    assert text.endswith(
+        "GeoKR itself was measured once: its score has no interval, and a difference without one is no conclusion."
+    )
+
+
 def test_headline_without_the_backbone_says_so() -> None:
     assert "was not evaluated" in said_of(results_of(random=[0.5, 0.6]))
 

@@ -57,8 +57,9 @@ def test_each_part_is_a_run_below_the_steps_with_plain_curves_and_its_data(serve
         assert one.info.status == "FINISHED"
         assert one.data.tags["mlflow.note.content"] == f"Seed {seed}."
         assert one.data.params["seed"] == str(seed)
+        assert not {"geokr/parent_key", "geokr/process"} & one.data.tags.keys(), "notes of a run that is going on"
         shown = {name: value for name, value in one.data.metrics.items() if not name.startswith("system/")}
-        assert shown == {"loss": 0.5, "bias/forest": 0.1, "final/validation_kl": 0.5}
+        assert shown == {"loss": 0.5, "validation_bias/forest": 0.1, "result/validation_kl": 0.5}
         (read,) = one.inputs.dataset_inputs
         assert (read.dataset.name, read.dataset.digest) == ("levir_kr", LEVIR_KR.data_version)
         assert json.loads(read.dataset.profile) == {"num_rows": 480}
@@ -75,9 +76,9 @@ def test_a_part_that_is_kept_links_to_the_run_that_trained_it(server: MlflowClie
     (trained,), (kept,) = below(server, first.run_id), below(server, second.run_id)
     assert kept.data.tags["geokr/trained_in"] == trained.info.run_id
     note = kept.data.tags["mlflow.note.content"]
-    assert f"/runs/{trained.info.run_id})" in note
+    assert f"/runs/{trained.info.run_id}?workflowType=machine_learning)" in note
     assert note.endswith("\n\nSeed 0.")
-    assert kept.data.metrics["final/validation_kl"] == trained.data.metrics["final/validation_kl"]
+    assert kept.data.metrics["result/validation_kl"] == trained.data.metrics["result/validation_kl"]
 
 
 def test_a_part_that_was_killed_is_resumed_below_the_step_that_resumes_it(server: MlflowClient) -> None:

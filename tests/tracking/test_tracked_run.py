@@ -53,6 +53,9 @@ def test_tracked_step_records_everything(server: MlflowClient, monkeypatch: pyte
     assert found.data.tags["geokr/data_version"] == "abc.dir"
     assert found.data.tags["dagster/run_id"] == "d-1"
     assert found.data.tags["dagster/asset_key"] == "pretraining"
+    shown = {name for name in found.data.tags if name.startswith("geokr/")}
+    assert shown == {f"geokr/{name}" for name in ("step", "data_version", "git_sha", "version", "trace_id", "openings")}
+    assert found.data.metrics["num_warnings"] == 1
     assert {info.path for info in server.list_artifacts(run.run_id)} == {
         "params.json",
         "summary.json",
@@ -192,7 +195,7 @@ def test_link_to_the_run_goes_where_people_open_mlflow(monkeypatch: pytest.Monke
     monkeypatch.setenv("GEOKR_MLFLOW_UI_URL", "https://mlflow.example.org/")
     with registry.track_step("chips", {}, {}, RecordingReporter()) as run:
         assert str(run.url).startswith("https://mlflow.example.org/#/experiments/")
-        assert str(run.url).endswith(f"/runs/{run.run_id}")
+        assert str(run.url).endswith(f"/runs/{run.run_id}?workflowType=machine_learning")
 
 
 def test_git_commit_is_told_with_whether_it_is_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
