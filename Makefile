@@ -119,6 +119,10 @@ docs: setup ## build the site of the documents into dist/docs, offline; executes
 	@sphinx-build -W --keep-going -q -b html -d dist/doctrees docs dist/docs
 	@echo "The site: file://$(CURDIR)/dist/docs/index.html"
 
+.PHONY: screens
+screens: setup ## take the pictures of Dagster and MLflow that the documents show, from a finished demo (needs chromium)
+	@python docs/screens.py
+
 .PHONY: gpu-budget
 gpu-budget: setup ## on a machine with a GPU: images/s, MFU, projected hours, and 5,000 steps of three methods (real scenes, some minutes)
 	@geokr bench pretrain

@@ -131,12 +131,12 @@ class _MlflowReporter(Reporter):
 
 
 def _behind_the_loss(name: str) -> str:
-    """The name of a curve such that its section stands below that of the loss.
+    """The name of a curve such that the page of a training shows it after the loss.
 
-    MLflow makes a section of what stands before a slash, and lists sections by the alphabet, with names without a slash
-    under "Model metrics": ten curves of ``bias/`` would be what a training's page shows first.
+    MLflow makes a section of what stands before a slash, and shows names without a slash after all sections, by the alphabet: ten curves
+    of ``bias/`` would be the first that one sees.
     """
-    return f"validation_{name}" if name.startswith("bias/") else name
+    return name.replace("bias/", "validation_bias_") if name.startswith("bias/") else name
 
 
 def metric_key(name: str) -> str:

@@ -59,7 +59,7 @@ def test_each_part_is_a_run_below_the_steps_with_plain_curves_and_its_data(serve
         assert one.data.params["seed"] == str(seed)
         assert not {"geokr/parent_key", "geokr/process"} & one.data.tags.keys(), "notes of a run that is going on"
         shown = {name: value for name, value in one.data.metrics.items() if not name.startswith("system/")}
-        assert shown == {"loss": 0.5, "validation_bias/forest": 0.1, "result/validation_kl": 0.5}
+        assert shown == {"loss": 0.5, "validation_bias_forest": 0.1, "result/validation_kl": 0.5}
         (read,) = one.inputs.dataset_inputs
         assert (read.dataset.name, read.dataset.digest) == ("levir_kr", LEVIR_KR.data_version)
         assert json.loads(read.dataset.profile) == {"num_rows": 480}
