@@ -113,7 +113,7 @@ def _of_mlflow(address: str, client: MlflowClient) -> list[Picture]:
     run_id = _training(runs)
     trained = f"{pages}/runs/{run_id}"
     return [
-        Picture("mlflow-runs", f"{pages}/runs{PAGE_MODE}", "evaluation"),
+        Picture("mlflow-runs", f"{pages}/runs{PAGE_MODE}", "evaluation", (WIDTH, 640)),
         Picture("mlflow-run", f"{trained}{PAGE_MODE}", "About this run"),
         Picture("mlflow-curves", f"{trained}/model-metrics{PAGE_MODE}", "consistency_loss", (WIDTH, 1500)),
         Picture(

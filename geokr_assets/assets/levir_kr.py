@@ -43,8 +43,7 @@ def _chips_and_proportions(params: Params) -> dg.AssetsDefinition:
             kinds={"rasterio", "parquet"},
             description="For each chip the fraction of its ground that is forest, water, cropland, … according to the "
             "land-cover product. These **proportions are the labels**: no one had to draw them.\n\nDo image and land "
-            "cover lie on each other? Set `alignment.check: true` in the parameter file, and every scene is asked."
-            + first,
+            "cover are aligned? Set `alignment.check: true` in the parameter file, and every scene is asked." + first,
         ),
     ]
     with warnings.catch_warnings():

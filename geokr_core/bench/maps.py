@@ -89,7 +89,7 @@ def mapped_shares(maps: Path, catalogue: pd.DataFrame, chip_size_px: int) -> np.
 
 
 def shares_without_network(trained: LevirKR, images: np.ndarray) -> dict[str, np.ndarray]:
-    """What can be said of chips without a network.
+    """What can be said about chips without a network.
 
     Args:
         trained: whose training chips it is learned from.

@@ -202,7 +202,7 @@ def land_cover_lies_on_image(
         "aligned": f"Image and land cover fit best within the tolerance, at {found.peak_px} px (right, down).",
         "shifted": f"The land cover fits best when moved {right:+.1f} px to the right and {down:+.1f} px down: labels are not "
         "those of the ground in the chips. Compare CRS, datum and pixel registration of the scene and of the product.",
-        "unclear": "The ground does not tell whether image and land cover lie on each other: too uniform, too little of it "
+        "unclear": "The ground does not tell whether image and land cover are aligned: too uniform, too little of it "
         "known, or image and map are of different years.",
     }[verdict]
     return Finding(

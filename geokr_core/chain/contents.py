@@ -26,7 +26,7 @@ class Contents:
         return self._files(folder, _walk(folder))
 
     def of_source(self, folder: Path) -> Mapping[str, str]:
-        """The same for a folder that a user filled; what operating systems leave behind, and the store, are passed over.
+        """The same for a folder that a user filled; what operating systems leave behind, and the store, are skipped.
 
         A link to nothing is there with an empty md5: its target may come later.
         """

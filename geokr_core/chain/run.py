@@ -57,7 +57,7 @@ def run(
     until: str | None = None,
     force: bool = False,
 ) -> list[Outcome]:
-    """Run the chain: every step in order, those that are up to date passed over, each recorded in DVC where DVC versions it.
+    """Run the chain: every step in order, those that are up to date skipped, each recorded in DVC where DVC versions it.
 
     Args:
         params: the parameter file.

@@ -69,7 +69,7 @@ class SceneCut:
 def cut_chips(
     config: ChipsConfig, source: Path, scenes: Path, out: Path, reporter: Reporter = LOG, *, force: bool = False
 ) -> Summary:
-    """Cut every usable scene. Scenes whose shard is current are passed over, so a killed run is resumed where it was.
+    """Cut every usable scene. Scenes whose shard is current are skipped, so a killed run is resumed where it was.
 
     Args:
         config: size, stride, bands, stretch and quality thresholds.

@@ -1,4 +1,4 @@
-"""Embed the chips of all scenes: one table and one STAC item a scene. Scenes that are current are passed over."""
+"""Embed the chips of all scenes: one table and one STAC item a scene. Scenes that are current are skipped."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from geokr_core.step.summary import Summary
 def embed_scenes(
     config: EmbeddingsConfig, backbone: Path | None, chips: Path, out: Path, reporter: Reporter = LOG
 ) -> Summary:
-    """Embed every chip of an archive. Scenes that are current are passed over; a killed run is resumed where it was.
+    """Embed every chip of an archive. Scenes that are current are skipped; a killed run is resumed where it was.
 
     Args:
         config: which network, and what of it is kept.

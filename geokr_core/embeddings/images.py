@@ -66,7 +66,7 @@ def embed_images(
         out: Parquet file that gets ``path`` below the folder, ``model``, ``model_version`` and ``embedding`` (int8; scale and offset
             are in the footer, as in the files of scenes); the same images give the same bytes.
         size_px: side that images are scaled and cropped to.
-        reporter: hears of files that are no readable images; they are passed over.
+        reporter: hears of files that are no readable images; they are skipped.
 
     Returns:
         Counts.
@@ -119,5 +119,5 @@ def _readable(paths: Sequence[Path], size_px: int, reporter: Reporter) -> tuple[
             images.append(read_image(path, size_px))
             read.append(path)
         except EmbeddingsError as error:
-            reporter.warning(f"passed over: {error}")
+            reporter.warning(f"skipped: {error}")
     return read, images

@@ -149,9 +149,9 @@ def _files(folder: Path, product: ProductConfig, remarks: _Remarks) -> list[str]
             f"{path}: {reason}. {len(found.unreachable)} such tile(s) or folder(s) of product {product.name!r}."
         )
     for file in found.leftovers:
-        remarks.add(product.name, "left by an operating system or archive, passed over", file)
+        remarks.add(product.name, "left by an operating system or archive, skipped", file)
     for file in found.repeated:
-        remarks.add(product.name, "linked folder that is read elsewhere already, passed over", file)
+        remarks.add(product.name, "linked folder that is read elsewhere already, skipped", file)
     files = [file for file in found.files if not file.casefold().endswith(SIDE_FILES)]
     if not files:
         raise MissingInputError(

@@ -1,4 +1,4 @@
-"""Map the land-cover shares of all scenes. Scenes whose maps are current are passed over."""
+"""Map the land-cover shares of all scenes. Scenes whose maps are current are skipped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

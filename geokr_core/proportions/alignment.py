@@ -1,4 +1,4 @@
-"""Do a scene and its land cover lie on each other? Mutual information between the two, at a range of shifts.
+"""Is a scene aligned with its land cover? Mutual information between the two, at a range of shifts.
 
 Where image and map show the same ground, knowing a pixel's brightness tells most about its class when nothing is
 shifted; each pixel of misregistration costs information. So the shift at which mutual information peaks says how far
@@ -46,7 +46,7 @@ _STRIPS = 4
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a scene and its land cover lie on each other. Shifts are (right, down), of the land cover, in image pixels.
+    """How well a scene and its land cover are aligned. Shifts are (right, down), of the land cover, in image pixels.
 
     Attributes:
         scene_id: the scene.
@@ -115,7 +115,7 @@ def align_scene(
     product: Product,
     num_classes: int,
 ) -> Alignment:
-    """Measure how a scene and its land cover lie on each other.
+    """Measure how well a scene and its land cover are aligned.
 
     About ``config.max_pixels`` pixels are read at full resolution, as lines spread over the scene; of wide scenes more,
     because a strip must be some times higher than the shifts.
@@ -151,7 +151,7 @@ def shifts_of(most: int, product: Product, scene: Scene) -> tuple[int, ...]:
 def alignment_of(
     scene_id: str, product: str, parts: Sequence[QuickLook], num_classes: int, shifts: tuple[int, ...]
 ) -> Alignment:
-    """Measure how pieces of a scene and their land cover lie on each other.
+    """Measure how well pieces of a scene and their land cover are aligned.
 
     Args:
         scene_id: the scene.
@@ -205,7 +205,7 @@ def alignments(
     land_cover: Path,
     reporter: Reporter,
 ) -> Iterator[Alignment]:
-    """`align_scene` for every usable scene, in order; a scene that cannot be read is passed over with a warning.
+    """`align_scene` for every usable scene, in order; a scene that cannot be read is skipped with a warning.
 
     Args:
         config: shifts and number of pixels.

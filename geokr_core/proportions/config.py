@@ -32,7 +32,7 @@ class ProportionsConfig(Section):
 
 
 class AlignmentConfig(Section):
-    """Whether image and land cover lie on each other. Labels do not depend on it: switching it on recounts nothing."""
+    """Whether image and land cover are aligned. Labels do not depend on it: switching it on recounts nothing."""
 
     check: bool = Field(False, description="ask every scene in Dagster; a scene that seems shifted gives a warning")
     max_shift: int = Field(

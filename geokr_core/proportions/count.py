@@ -38,7 +38,7 @@ _INDEX_FILES = ("tiles.parquet", "products.json")
 def count_proportions(
     config: ProportionsConfig, source: Path, land_cover: Path, chips: Path, out: Path, reporter: Reporter = LOG
 ) -> Summary:
-    """Count land cover under every chip. Scenes that are current are passed over.
+    """Count land cover under every chip. Scenes that are current are skipped.
 
     Args:
         config: how chip edges are carried to another CRS, and how many processes count; the result is the same.

@@ -1,4 +1,4 @@
-"""A scene and the land cover of its ground on one grid: for looking, and for asking whether the two lie on each other.
+"""A scene and the land cover of its ground on one grid: for looking, and for asking whether the two are aligned.
 
 The land cover is resampled here, by nearest neighbour, onto the scene's own grid. That is good enough for eyes and for
 `alignment`, and deliberately another way than the one by which labels are made: no label ever comes from here.

@@ -80,7 +80,7 @@ def look_up(windows: Windows, placed: PlacedTiles, cells: TileCells, edge_segmen
 
     Args:
         windows: of one scene.
-        placed: tiles of one edition; those that are not near the windows are passed over.
+        placed: tiles of one edition; those that are not near the windows are skipped.
         cells: their cells.
         edge_segments: straight pieces a window's edge is cut into before it is carried to another CRS.
 

@@ -213,7 +213,7 @@ def _with_card(written: str, card: str) -> str:
 
 
 def drop_tags(client: MlflowClient, name: str, version: int, *keys: str) -> None:
-    """Take tags from a version; those that it does not have are passed over."""
+    """Take tags from a version; those that it does not have are skipped."""
     there = client.get_model_version(name, str(version)).tags
     for key in keys:
         if key in there:

@@ -40,7 +40,7 @@ class Discovery:
 
     Attributes:
         candidates: by scene id, ascending.
-        leftovers: files and folders of operating systems and archives that were passed over.
+        leftovers: files and folders of operating systems and archives that were skipped.
         repeated: links to folders that are read elsewhere.
     """
 

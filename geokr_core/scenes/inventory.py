@@ -61,9 +61,7 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
     usable = [row for row in rows if row["status"] == USABLE]
     remarks += taken_twice(usable)
     if found.repeated:
-        remarks.append(
-            f"linked folder(s) that are read elsewhere already, passed over: {', '.join(found.repeated[:5])}"
-        )
+        remarks.append(f"linked folder(s) that are read elsewhere already, skipped: {', '.join(found.repeated[:5])}")
     for remark in remarks:
         reporter.warning(remark)
     with whole_folder(out) as folder:

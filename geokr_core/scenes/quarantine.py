@@ -15,7 +15,7 @@ def quarantined(scenes: Path, *later: Path) -> Sequence[dict[str, str]]:
 
     Args:
         scenes: folder of the inventory.
-        later: folders of the steps after it, in their order; those that do not exist are passed over.
+        later: folders of the steps after it, in their order; those that do not exist are skipped.
 
     Returns:
         Rows with the keys of `COLUMNS`, in the order of the steps and then of the scenes.

@@ -1,6 +1,6 @@
 """What lies below a folder that a user filled: the files that a pattern matches, found the same way everywhere.
 
-Links are followed, each folder once. What operating systems and archives leave behind is passed over and counted. What is
+Links are followed, each folder once. What operating systems and archives leave behind is skipped and counted. What is
 listed but cannot be reached (a link to nothing, a folder that may not be read) is returned by name, because a file that
 silently does not count is worse than one that is refused. No file is opened here, and no format is known.
 """

@@ -17,7 +17,7 @@ _FOREIGN_MARKS = {
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. A byte-order mark of UTF-8 is passed over.
+    """The content of a YAML file. A byte-order mark of UTF-8 is skipped.
 
     Raises:
         FileNotFoundError: there is no such file.

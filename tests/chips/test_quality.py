@@ -121,7 +121,7 @@ def test_every_window_that_gives_no_chip_is_counted_by_its_reason(
     assert summary.numbers["num_dropped"] == 5
     assert summary.table[0] == {"scene": "s", "chips": 1, **expected, "quarantined": ""}
     again = cut(tmp_path, pixels, config, nodata=0)
-    assert again.table == summary.table, "a scene that is passed over still says what it dropped"
+    assert again.table == summary.table, "a scene that is skipped still says what it dropped"
     one = scene_summary(tmp_path / "chips", "s")
     assert one.table == [{"threshold": name.removeprefix("dropped_by_"), "dropped": 1} for name in sorted(expected)]
     with pytest.raises(SceneRefusedError, match="passes: 1 fail min_valid_fraction 0.98, 5 fail min_contrast 200"):

@@ -41,7 +41,7 @@ def test_twenty_kills_at_random_moments_leave_the_same_bytes(archive: Callable[.
     seconds, rng = time.monotonic() - started, random.Random(0)
     for _ in range(20):
         process = start(killed)
-        # Later and later: what is finished already is passed over at once.
+        # Later and later: what is finished already is skipped at once.
         time.sleep(rng.uniform(0.02, 0.3) * seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()

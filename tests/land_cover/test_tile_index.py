@@ -127,7 +127,7 @@ def test_leftovers_among_tiles_are_passed_over_with_a_warning(tmp_path: Path, fi
     (tmp_path / "lc" / "a.tif.aux.xml").write_text("<PAMDataset/>")
     summary = index(tmp_path, files=files, year=2020)
     assert summary.numbers["num_tiles"] == 1
-    assert any("passed over (1 file(s), e.g. ._a.tif)" in warning for warning in summary.warnings)
+    assert any("skipped (1 file(s), e.g. ._a.tif)" in warning for warning in summary.warnings)
 
 
 def test_a_tile_that_is_listed_but_not_there_is_an_error(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ PLAIN = {
     "bears the name": "is named",
     "speaks first": "takes precedence",
     "take stock": "inventory",
+    "passed over": "skipped",
+    "lie on each other": "are aligned",
 }
 FOLDERS = ("geokr_core", "geokr_assets", "tests", "docs", "docker", "params")
 ENDINGS = {".py", ".pyi", ".md", ".yaml", ".j2", ".html", ".toml"}

@@ -100,7 +100,7 @@ def test_linked_folders_are_scenes_and_dead_links_are_rows(tmp_path: Path) -> No
     assert set(found) == {"dead", "disk2", "round"}
     assert "a link to nowhere.tif, where there is nothing" in found["dead"]
     assert "leads in a circle" in found["round"]
-    assert any("read elsewhere already, passed over: loop" in warning for warning in summary.warnings)
+    assert any("read elsewhere already, skipped: loop" in warning for warning in summary.warnings)
 
 
 def test_a_change_behind_a_link_is_noticed(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_backfill_over_two_workers_survives_one_of_them(
     for asset, of_scenes in counts.items():
         assert set(of_scenes) == set(scenes), asset
     again = sum(count > 1 for count in counts["chips"].values())
-    # Only scenes of the step that died are reported a second time: they are passed over, and said to be there.
+    # Only scenes of the step that died are reported a second time: they are skipped, and said to be there.
     assert again <= 10
     assert min(done) > 0, done
     record_property("killed_after_scenes", killed_at)

@@ -1,6 +1,6 @@
 """The one door through which label files are read: texts, tables, JSON and XML, in the encodings that people save them in.
 
-Files that operating systems and archives leave behind are no labels and no images: they are passed over everywhere
+Files that operating systems and archives leave behind are no labels and no images: they are skipped everywhere
 (``step.found_files``).
 """
 
