@@ -49,6 +49,7 @@ class Picture:
         awaited: text that has to be there.
         size: of the window, width and height in pixels.
         prepare: what is done on the page before the picture.
+        corner: pixels at the left and the top that are cut off.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Picture:
     awaited: str
     size: tuple[int, int] = (WIDTH, 900)
     prepare: Callable[[Page], None] = lambda _: None
+    corner: tuple[int, int] = (0, 0)
 
 
 def _free_port() -> int:
@@ -90,17 +92,25 @@ def _answers(address: str) -> bool:
 
 def _of_dagster(address: str) -> list[Picture]:
     return [
-        Picture("asset-graph", f"{address}/asset-groups", "applications", (1900, 900), _show_all_assets),
+        Picture("asset-graph", f"{address}/asset-groups", "applications", (2100, 900), _show_all_assets, (542, 110)),
         Picture("evaluation", f"{address}/assets/evaluation", "Latest materialization", (WIDTH, 1060)),
         Picture("promotion", f"{address}/assets/champion", "Latest materialization", (WIDTH, 1060)),
     ]
 
 
 def _show_all_assets(page: Page) -> None:
+    """All groups unfolded, and the graph in the middle: Dagster remembers what is unfolded, and fits the graph into the page when it loads."""
     page.wait_for_timeout(SETTLE_MS)
-    page.get_by_text("Hide navigation").click()
     page.locator("body").press("Alt+e")
     page.get_by_text("proportions", exact=True).last.wait_for(timeout=PATIENCE_MS)
+    page.reload(timeout=PATIENCE_MS)
+    page.get_by_text("champion", exact=True).last.wait_for(timeout=PATIENCE_MS)
+    page.wait_for_timeout(5 * SETTLE_MS)  # the states of the assets come after their names
+
+
+def _hide_path(page: Page) -> None:
+    """Where the file lies on this machine, which is no one's business."""
+    page.get_by_text("Path: ").first.evaluate("node => { node.style.visibility = 'hidden' }")
 
 
 def _of_mlflow(address: str, client: MlflowClient) -> list[Picture]:
@@ -120,7 +130,8 @@ def _of_mlflow(address: str, client: MlflowClient) -> list[Picture]:
             "mlflow-examples",
             f"{trained}/artifacts/{_last_examples(client, run_id)}{PAGE_MODE}",
             "examples",
-            (WIDTH, 500),
+            (WIDTH, 400),
+            _hide_path,
         ),
         Picture(
             "registry",
@@ -150,8 +161,8 @@ def _take(browser: BrowserContext, picture: Picture, folder: Path) -> None:
     expect(page.get_by_text(picture.awaited).first).to_be_visible(timeout=PATIENCE_MS)
     picture.prepare(page)
     page.wait_for_timeout(SETTLE_MS)
-    shot = Image.open(BytesIO(page.screenshot(timeout=PATIENCE_MS))).convert("RGB").quantize(256)
-    shot.save(folder / f"{picture.name}.png", optimize=True)
+    shot = Image.open(BytesIO(page.screenshot(timeout=PATIENCE_MS))).convert("RGB")
+    shot.crop((*picture.corner, *picture.size)).quantize(256).save(folder / f"{picture.name}.png", optimize=True)
     page.close()
 
 

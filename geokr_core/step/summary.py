@@ -47,6 +47,12 @@ def write_summary(folder: Path, summary: Summary) -> None:
         "warnings": list(summary.warnings),
         "pictures": list(summary.pictures),
         "texts": dict(summary.texts),
+        # The file is sorted by key, and who reads a table reads its first column first.
+        "order": {
+            "numbers": list(summary.numbers),
+            "table": list(summary.table[0]) if summary.table else [],
+            "texts": list(summary.texts),
+        },
     }
     for number, picture in enumerate(summary.pictures.values()):
         with whole_file(folder / f"picture-{number}.png") as partial:
@@ -65,14 +71,20 @@ def read_summary(folder: Path) -> Summary:
     """
     content = read_json(folder / "summary.json")
     picture = folder / "preview.png"
+    order = content.get("order", {})
     return Summary(
-        numbers=content["numbers"],
-        table=content["table"],
+        numbers=_in_order(content["numbers"], order.get("numbers", ())),
+        table=[_in_order(row, order.get("table", ())) for row in content["table"]],
         picture_png=picture.read_bytes() if picture.exists() else None,
         warnings=content["warnings"],
         pictures={
             name: (folder / f"picture-{number}.png").read_bytes()
             for number, name in enumerate(content.get("pictures", ()))
         },
-        texts=content.get("texts", {}),
+        texts=_in_order(content.get("texts", {}), order.get("texts", ())),
     )
+
+
+def _in_order(named: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The same with these names first, in this order; a summary of an earlier release has none."""
+    return {name: named[name] for name in names if name in named} | dict(named)
