@@ -22,6 +22,7 @@ UNSURE: Final = "unsure"
 """What a person says who cannot tell the class of a chip; it counts for no class and is left out."""
 
 _COLUMNS: Final = ("chip_id", "label", "who", "when", "sample_id")
+_TEXTS: Final = ("chip_id", "label", "sample_id")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def read_judgements(path: Path, sample: Sample) -> pd.Series:
         ) from error
     if missing:
         raise AuditError(f"{path}: no judgements, column {missing[0]!r} is missing; save them from the page.")
+    if odd := [name for name in _TEXTS if not table[name].map(lambda value: isinstance(value, str)).all()]:
+        raise AuditError(f"{path}: a row has no {odd[0]!r}; save the judgements from the page.")
     others = sorted(set(table["sample_id"]) - {sample.sample_id})
     if others:
         raise AuditError(

@@ -10,10 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from geokr_core.bench.measure import Measurement
+from geokr_core.bench.names import BENCHMARKS
 from geokr_core.errors import ConfigError
-
-BENCHMARKS = ("ingest", "align", "archive", "scale", "loader", "pretrain", "embed", "evaluate", "startup")
-"""Names: the module ``geokr_core.bench.<name>`` holds ``bench_<name>``."""
 
 
 def benchmark(name: str) -> Callable[[Path], Measurement]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from geokr_core import __version__
+from geokr_core.bench.names import BENCHMARKS
 from geokr_core.commands.options import ABOUT, add
 
 
@@ -36,9 +37,7 @@ def parameters() -> None:
 
 
 def bench(
-    name: Annotated[
-        str, typer.Argument(help="ingest, align, archive, scale, loader, pretrain, evaluate, startup, or all.")
-    ] = "all",
+    name: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, so that the figures hold on any machine."""

@@ -8,14 +8,17 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import BATCH_SIZE, described, open_encoder, usable_workers
 from geokr_core.embeddings.quantisation import quantise
 from geokr_core.embeddings.table import METADATA_KEY
 from geokr_core.errors import EmbeddingsError, MissingInputError
+from geokr_core.rasters.image_files import UnusableImageError
+from geokr_core.rasters.image_files import read_image as read_picture
 from geokr_core.step.files import whole_file
+from geokr_core.step.found_files import find_files
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
 
@@ -27,7 +30,7 @@ def read_image(path: Path, size_px: int) -> np.ndarray:
     """An image file as a chip: scaled by its shorter side, and cropped to a square around its middle.
 
     Args:
-        path: an 8-bit image.
+        path: an image in 8 bits, grey or in colour; it stands as its EXIF tag says.
         size_px: side of the chip.
 
     Returns:
@@ -35,18 +38,16 @@ def read_image(path: Path, size_px: int) -> np.ndarray:
 
     Raises:
         MissingInputError: there is no such file.
-        EmbeddingsError: it is no readable image.
+        EmbeddingsError: it is no readable image, too large, or of other bands or more bits.
     """
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file.")
     try:
-        with Image.open(path) as image:
-            image.load()
-            mode, rgb = image.mode, image.convert("RGB")
-    except FileNotFoundError as error:
-        raise MissingInputError(f"{path}: no such file.") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
-        raise EmbeddingsError(f"{path}: not a readable image ({error}).") from error
-    if mode.startswith(("I", "F")):
-        raise EmbeddingsError(f"{path}: {mode} pixels, expected 8 bits; cut such images as scenes.")
+        picture = read_picture(path)
+        is_grey = picture.pixels.dtype == np.uint8 and picture.pixels.shape[-1] == 1
+        rgb = Image.fromarray(np.repeat(picture.pixels, 3, axis=-1) if is_grey else picture.as_rgb8())
+    except UnusableImageError as error:
+        raise EmbeddingsError(f"{path}: {error}") from error
     factor = size_px / min(rgb.size)
     width, height = (max(size_px, round(side * factor)) for side in rgb.size)
     scaled = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
@@ -80,7 +81,10 @@ def embed_images(
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder of images.")
     encoder = open_encoder(config, backbone, RGB)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    there = find_files(folder, "**")
+    for name, reason in there.unreachable.items():
+        reporter.warning(f"passed over: {folder / name}: {reason}.")
+    paths = sorted(path for name in there.files if (path := folder / name).suffix.lower() in SUFFIXES)
     read, vectors = [], []
     with reporter.progress("images", len(paths)) as advance:
         for first in range(0, len(paths), 16 * BATCH_SIZE):
@@ -108,7 +112,7 @@ def embed_images(
     with whole_file(out) as partial:
         named = table.replace_schema_metadata({METADATA_KEY: json.dumps(footer).encode()})
         pq.write_table(named, partial, compression="zstd")
-    left = len(paths) - len(read)
+    left = len(paths) - len(read) + len(there.unreachable)
     return Summary(numbers={"num_images": len(read), "num_passed_over": left, "num_dimensions": encoder.num_dimensions})
 
 

@@ -17,14 +17,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from geokr_core.errors import ConfigError
 from geokr_core.land_cover.slots import EXCLUDED, MAX_CLASSES, SEA, UNKNOWN, UNLISTED
 from geokr_core.step.digests import text_digest
 from geokr_core.step.explain import explain
 from geokr_core.step.plugins import load_plugin, plugins
-from geokr_core.step.section import unknown_name
+from geokr_core.step.section import Section, unknown_name
 from geokr_core.step.strict_yaml import parse_yaml
 
 GROUP = "geokr.legends"
@@ -95,7 +95,7 @@ def _checked_pattern(value: str) -> str:
     return value
 
 
-class LegendClass(BaseModel):
+class LegendClass(Section):
     """One class of a product.
 
     Attributes:
@@ -106,7 +106,6 @@ class LegendClass(BaseModel):
         common: the common class it belongs to; null leaves it out on purpose.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     code: Code
     also: tuple[Code, ...] = ()
     name: str = Field(min_length=1)
@@ -131,7 +130,7 @@ class LegendClass(BaseModel):
         return value
 
 
-class YearBands(BaseModel):
+class YearBands(Section):
     """Files whose bands are years.
 
     Attributes:
@@ -141,7 +140,6 @@ class YearBands(BaseModel):
         step_years: years from one band to the next.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     file_name: str = ""
     first_year: Year | None = None
     num_bands: int = Field(ge=2)
@@ -165,7 +163,7 @@ class YearBands(BaseModel):
         return tuple(int(text) + self.step_years * band for band in range(self.num_bands))
 
 
-class ProductLegend(BaseModel):
+class ProductLegend(Section):
     """A land-cover product as data: what its codes mean, and what is known of its tiles.
 
     Attributes:
@@ -184,7 +182,6 @@ class ProductLegend(BaseModel):
         classes: every other code, with the common class it belongs to; null excludes it on purpose.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     licence: str
     source: str
@@ -391,7 +388,12 @@ def _legend(reference: str, content: Any) -> ProductLegend:
 def _csv_content(reference: str, text: str) -> dict[str, Any]:
     delimiter = ";" if ";" in text.partition("\n")[0] else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    columns = {str(name).strip() for name in reader.fieldnames or ()}
+    headings = [str(name).strip() for name in reader.fieldnames or ()]
+    columns = set(headings)
+    if len(columns) < len(headings):
+        raise ConfigError(
+            f"legend {reference}: a column is named twice in {headings}; of two only the last would be read."
+        )
     if not {"code", "name"} <= columns <= {"code", "name", "colour", "common"}:
         raise ConfigError(
             f"legend {reference}: columns {sorted(columns)} found, expected code and name, and if wanted colour and common."

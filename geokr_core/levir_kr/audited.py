@@ -114,6 +114,8 @@ def read_verdicts(config: AuditUseConfig, classes: tuple[str, ...]) -> Verdicts:
     table = _read(config.table.file, columns, "audit.parquet, as `geokr audit` writes it by the same legend").set_index(
         "chip_id"
     )
+    if table.index.has_duplicates or not np.isfinite(table["score"].to_numpy(dtype=np.float64)).all():
+        raise DatasetError(f"{config.table.file}: a chip stands there twice, or has no score; run `geokr audit` again.")
     table = table.sort_values("rank", kind="stable")
     num_flagged = max(1, int(len(table) * config.flagged_fraction))
     score = table["score"].to_numpy(dtype=np.float64)
@@ -129,6 +131,8 @@ def _judged(given: PinnedFile, table: pd.DataFrame, classes: tuple[str, ...]) ->
     """Which chips of the audit people saw otherwise than the map, and which as the map has them; both bool (N,)."""
     require_pinned(given, "levir_kr.audit.judgements")
     frame = _read(given.file, ["chip_id", "label"], "judgements, as the page of `geokr audit sample` saves them")
+    if not frame.map(lambda value: isinstance(value, str)).all(axis=None):
+        raise DatasetError(f"{given.file}: a chip_id or label is not text; save the judgements from the page.")
     if unknown := sorted(set(frame["label"]) - {*classes, _UNSURE}):
         raise DatasetError(f"{given.file}: label {unknown[0]!r} is no class; the map's are {', '.join(classes)}.")
     strangers = ~frame["chip_id"].isin(table.index)

@@ -31,7 +31,9 @@ class SceneCollection(Section):
     band_files: tuple[str, ...] | None = Field(None, description="what `{band}` becomes, one entry a band")
     land_cover: str = Field(description="name of the product under `land_cover.products` that covers this ground")
     nodata: float | None = Field(
-        None, description="pixels whose every band is this value are no data, where the file does not say so"
+        None,
+        allow_inf_nan=True,
+        description="pixels whose every band is this value are no data, where the file does not say so",
     )
     acquired: date | None = Field(None, description="acquisition date where file names and tags do not give it")
     max_abs_latitude_deg: float = Field(

@@ -1,7 +1,7 @@
 """Inspecting a scene: its header, place, bands and date; a refusal where it cannot be used."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from rasterio.rpc import RPC
 from geokr_core.errors import GeoKRError, SceneRefusedError
 from geokr_core.rasters.checksums import Checksums
 from geokr_core.rasters.grid import Grid, unwrap_lon
-from geokr_core.rasters.masks import mask_beside, open_with_mask
+from geokr_core.rasters.masks import mask_beside, open_with_mask, stored_value
 from geokr_core.rasters.open_raster import FILE_ERRORS, RASTER_ERRORS, cause_of, refuse_flood, unopened
 from geokr_core.scenes.clouds import whole_factor
 from geokr_core.scenes.config import SceneCollection
@@ -66,6 +66,11 @@ def _inspect(folder: Path, candidate: Candidate, checksums: Checksums) -> tuple[
     headers = [_header(folder, file, collection, described) for file in described.files]
     grid = headers[0].grid
     for header in headers:
+        if "palette" in header.stack.colours:
+            raise SceneRefusedError(
+                f"{header.stack.file}: its pixels are places in a colour table, not measurements; expand them, e.g. with "
+                "gdal_translate -expand rgb"
+            )
         if header.grid != grid:
             raise SceneRefusedError(
                 f"{header.stack.file}: grid differs from {described.files[0]}; the files of a scene must share CRS, "
@@ -102,9 +107,22 @@ def _inspect(folder: Path, candidate: Candidate, checksums: Checksums) -> tuple[
         rpc_height_m=collection.rpc_height_m if raw else None,
         dem=collection.dem.as_posix() if raw and collection.dem else "",
     )
-    swapped = contradiction(bands, headers[0].stack) if len(headers) == 1 else ""
-    remarks = [f"{swapped}: if the names are wrong, give `bands` of collection {collection.name!r}"] if swapped else []
-    return scene, (*described.remarks, *remarks)
+    return scene, (*described.remarks, *_remarks(collection, bands, headers))
+
+
+def _remarks(collection: SceneCollection, bands: tuple[str, ...], headers: Sequence["_Header"]) -> Iterator[str]:
+    """What of a collection's settings can hardly be meant for this scene."""
+    files = tuple(header.stack.descriptions[0] for header in headers)
+    stack = headers[0].stack
+    if collection.band_files is not None:
+        told = tuple(described or name for described, name in zip(files, collection.band_files, strict=True))
+        stack = Stack(stack.file, (), told)
+    if (len(headers) == 1 or collection.band_files is not None) and (swapped := contradiction(bands, stack)):
+        yield f"{swapped}: if the names are wrong, give `bands` of collection {collection.name!r}"
+    dtypes = {dtype for header in headers for dtype in header.dtypes}
+    nodata = collection.nodata
+    if nodata is not None and np.isfinite(nodata) and all(stored_value(nodata, dtype) is None for dtype in dtypes):
+        yield f"`nodata: {nodata:g}` of collection {collection.name!r} marks nothing: {', '.join(sorted(dtypes))} cannot hold it"
 
 
 def _digest(files: Sequence[Path], side: Sequence[Path], checksums: Checksums, height_m: float | None) -> str:
@@ -154,6 +172,7 @@ class _Header:
     grid: Grid
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
+    dtypes: tuple[str, ...]
     side_files: tuple[Path, ...]
     raw: bool
     acquired: str
@@ -178,6 +197,7 @@ def _header(folder: Path, file: str, collection: SceneCollection, product: Descr
                 grid=_raw_grid(path, source, rpcs, collection) if rpcs and raw else _map_grid(path, source),
                 scales=tuple(source.scales),
                 offsets=tuple(source.offsets),
+                dtypes=tuple(source.dtypes),
                 side_files=tuple(f for f in (rpc_file if raw else None, mask_beside(path)) if f),
                 raw=raw,
                 # GDAL's own tag, "2021-07-04 18:12:01": `geokr fetch` writes it.

@@ -17,6 +17,7 @@ from geokr_core.search.index import Index
 from geokr_core.step.files import whole_file
 
 COLUMNS: Final = ("chip_id", "target", "label", "who", "when", "model", "model_version", "geometry")
+_TEXTS: Final = ("chip_id", "label", "model_version")
 LABELS: Final = ("yes", "no", "unsure")
 
 MAX_ROWS: Final = 1_000_000
@@ -72,6 +73,9 @@ def read_labels(path: Path, found: Embeddings) -> pd.DataFrame:
         raise EmbeddingsError(f"{path}: not a GeoParquet file of labels ({error}).") from error
     if missing := [name for name in COLUMNS if name not in frame]:
         raise EmbeddingsError(f"{path}: no file of labels, column {missing[0]!r} is missing; save it from the page.")
+    odd = [name for name in _TEXTS if not frame[name].map(lambda value: isinstance(value, str)).all()]
+    if odd or frame["when"].isna().any():
+        raise EmbeddingsError(f"{path}: a row has no {(*odd, 'when')[0]!r}; save the labels from the page.")
     if wrong := sorted(set(frame["label"]) - set(LABELS)):
         raise EmbeddingsError(f"{path}: label {wrong[0]!r}; expected one of {', '.join(LABELS)}.")
     versions = set(frame["model_version"]) - {found.network["model_version"]}

@@ -1,10 +1,11 @@
 """The base of every section of the parameter file. How a refused one is explained is in ``explain``."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from geokr_core.step.found_files import glob_fault
 
@@ -36,7 +37,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error.
+    """Base of all that people write: frozen, an unknown key is an error, and no value is taken for one that was not meant.
+
+    Pydantic makes 0 of ``no``, 1 of ``yes`` and the working directory of an empty path; a field that says neither that it is true
+    or false refuses the first two, a path the third. Numbers are finite where the field does not say otherwise.
 
     Attributes:
         code_version: of the step that the section belongs to. Raised by hand whenever the step's code gives another output
@@ -51,7 +55,24 @@ class Section(BaseModel):
     without_effect: ClassVar[frozenset[str]] = frozenset()
     silent_unless_given: ClassVar[frozenset[str]] = frozenset()
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        has_section = any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
+        for one in _scalars(value, into_mappings=not has_section):
+            if isinstance(one, bool) and not kinds & {bool, Any, object}:
+                raise ValueError(
+                    f"expected no truth value (found {one!r}, which YAML reads in yes, no, on, off, true and false). Write the number "
+                    "that is meant, text between quotes, or null for nothing."
+                )
+            if isinstance(one, str) and not one.strip() and Path in kinds:
+                raise ValueError(
+                    f"expected a path (found {one!r}). Write `.` for the working directory, null for nothing."
+                )
+        return value
 
     @classmethod
     def code_mark(cls) -> list[int]:
@@ -60,6 +81,27 @@ class Section(BaseModel):
         The first version adds nothing, so that what was kept before versions counted is still known.
         """
         return [] if cls.code_version == 1 else [cls.code_version]
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of."""
+    pending = [annotation]
+    while pending:
+        kind = pending.pop()
+        yield bool if isinstance(kind, bool) else kind  # of a literal
+        pending.extend(getattr(kind, "__args__", ()))
+
+
+def _scalars(value: Any, *, into_mappings: bool) -> Iterator[Any]:
+    """What lists, and mappings that are no sections, hold at last."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _scalars(part, into_mappings=into_mappings)
+    elif isinstance(value, Mapping):
+        for part in value.values() if into_mappings else ():
+            yield from _scalars(part, into_mappings=into_mappings)
+    else:
+        yield value
 
 
 def effective(section: BaseModel) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """YAML files that people write, read so that no mistake passes silently: encodings, keys given twice, broken syntax."""
 
 import codecs
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,21 @@ def parse_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"{name}: not valid YAML: {error}.") from error
 
 
+_NOT_DECIMAL = re.compile(r"[-+]?0[0-7_]*[0-7]|.*:.*")
+"""Whole numbers that YAML 1.1 reads otherwise than people do: ``010`` is 8, ``1:30`` is 90."""
+
+
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that is given twice."""
+    """Refuses a key that is given twice, and numbers that would be read otherwise than they look."""
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> int:
+        value = int(self.construct_yaml_int(node))
+        if _NOT_DECIMAL.fullmatch(node.value):
+            raise ConfigError(
+                f"{self.name}: line {node.start_mark.line + 1}: YAML reads {node.value} as {value}. Write a number without a leading "
+                "zero or colon, or text between quotes."
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
@@ -83,3 +97,6 @@ class _Strict(yaml.SafeLoader):
                 )
             lines[key] = line
         return super().construct_mapping(node, deep)
+
+
+_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_decimal)

@@ -104,6 +104,8 @@ def test_a_part_of_a_sample_and_judgements_of_another_are_refused(store: Path, t
         estimate.read_judgements(judged(sample, tmp_path / "o.parquet", sample_id="abc"), sample)
     with pytest.raises(AuditError, match="'marsh' is no class"):
         estimate.read_judgements(judged(sample, tmp_path / "o.parquet", label="marsh"), sample)
+    with pytest.raises(AuditError, match="a row has no 'sample_id'"):
+        estimate.read_judgements(judged(sample, tmp_path / "o.parquet", sample_id=None), sample)
     pd.concat([whole, whole.head(1)]).to_parquet(tmp_path / "twice.parquet")
     with pytest.raises(AuditError, match="is judged 2 times"):
         estimate.read_judgements(tmp_path / "twice.parquet", sample)

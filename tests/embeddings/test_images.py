@@ -35,8 +35,8 @@ def test_every_readable_image_gets_its_vector(folder: Path, weights: Path, tmp_p
     reporter = RecordingReporter()
     summary = embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
     assert (summary.numbers["num_images"], summary.numbers["num_passed_over"]) == (5, 2)
-    assert any("broken.jpg: not a readable image" in warning for warning in reporter.warnings)
-    assert any("deep.png" in warning and "expected 8 bits" in warning for warning in reporter.warnings)
+    assert any("broken.jpg: cannot be read as an image" in warning for warning in reporter.warnings)
+    assert any("deep.png" in warning and "expected 8-bit RGB" in warning for warning in reporter.warnings)
     table = pq.read_table(tmp_path / "vectors.parquet")
     assert table["path"].to_pylist() == ["a/1.png", "a/3.png", "b/0.png", "b/2.png", "b/4.png"]
     footer = footer_of(table.schema)
@@ -46,6 +46,35 @@ def test_every_readable_image_gets_its_vector(folder: Path, weights: Path, tmp_p
     before = (tmp_path / "vectors.parquet").read_bytes()
     embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
     assert (tmp_path / "vectors.parquet").read_bytes() == before
+
+
+def test_images_are_read_as_those_of_labelled_sets(tmp_path: Path) -> None:
+    upright = np.zeros((32, 64, 3), dtype=np.uint8)
+    upright[:, :32] = 200
+    turned = Image.fromarray(np.rot90(upright))
+    exif = turned.getexif()
+    exif[274] = 6  # shown a quarter to the right
+    turned.save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png", 32).shape == (32, 32, 3)
+    assert (read_image(tmp_path / "a.png", 32)[:, :12] == 200).all()
+    (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(EmbeddingsError, match=r"b\.png: cannot be read as an image"):
+        read_image(tmp_path / "b.png", 32)
+    Image.fromarray(upright).save(tmp_path / "c.webp", lossless=True)
+    assert (read_image(tmp_path / "c.webp", 32)[:, :12] == 200).all()
+
+
+def test_links_are_followed_and_dead_ones_named(folder: Path, weights: Path, tmp_path: Path) -> None:
+    (folder / "elsewhere").symlink_to(tmp_path / "more")
+    (folder / "dead.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "more").mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8)).save(tmp_path / "more" / "5.png")
+    (tmp_path / "more" / "._5.png").write_bytes(b"of another system")
+    config = EmbeddingsConfig.model_validate({"architecture": "squeezenet1_1", "weights": weights, "workers": 1})
+    reporter = RecordingReporter()
+    summary = embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
+    assert (summary.numbers["num_images"], summary.numbers["num_passed_over"]) == (6, 3)
+    assert any("dead.png" in warning for warning in reporter.warnings)
 
 
 def test_a_folder_without_images_is_refused(folder: Path, weights: Path, tmp_path: Path) -> None:

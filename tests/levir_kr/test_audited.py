@@ -141,6 +141,13 @@ def test_files_that_are_not_what_was_meant_are_refused(data: LevirKR, tmp_path: 
     pd.DataFrame({"chip_id": ["x"], "label": ["unsure"]}).to_parquet(judged)
     with pytest.raises(DatasetError, match="none of its 1 chips is in the audit"):
         refrozen(data, use="weight", table=meant, judgements=pinned(judged))
+    pd.DataFrame({"chip_id": ["scene0-00000", None], "label": ["unsure", None]}).to_parquet(judged)
+    with pytest.raises(DatasetError, match="a chip_id or label is not text"):
+        refrozen(data, use="weight", table=meant, judgements=pinned(judged))
+    twice = pd.read_parquet(path)
+    pd.concat([twice, twice.head(1)]).to_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(DatasetError, match="a chip stands there twice"):
+        refrozen(data, use="weight", table=pinned(tmp_path / "twice.parquet"))
     with pytest.raises(DatasetError, match=r"column 'rank' is missing; expected audit\.parquet"):
         refrozen(data, use="weight", table=pinned(judged))
     path.write_bytes(b"no parquet")

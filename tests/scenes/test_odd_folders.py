@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from geokr_core.errors import MissingInputError
+from geokr_core.errors import MissingInputError, SceneRefusedError
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.discovery import discover
 from geokr_core.scenes.inventory import read_inventory, take_inventory, usable_scenes
@@ -298,6 +298,36 @@ def test_descriptions_that_contradict_the_names_are_a_warning(
     assert all("described as" in warning and descriptions[0] in warning for warning in warnings)
     # Said again by the next inventory, which does not open the file.
     assert take(tmp_path, bands=given).warnings == warnings
+
+
+@pytest.mark.parametrize(("band_files", "contradict"), [(("B2", "B3", "B4"), True), (("B4", "B3", "B2"), False)])
+def test_files_of_bands_that_contradict_their_names_are_a_warning(
+    tmp_path: Path, band_files: tuple[str, ...], contradict: bool
+) -> None:
+    for band in band_files:
+        write_raster(tmp_path / "in" / f"s_{band}.tif", np.full((1, 8, 8), 9, np.uint8), "EPSG:32648", UTM)
+    warnings = take(tmp_path, "*_{band}.tif", bands=("red", "green", "blue"), band_files=band_files).warnings
+    assert [
+        f"described as {', '.join(f'{b} for {c}' for b, c in zip(band_files, ('red', 'green', 'blue'), strict=True))}"
+        in w
+        for w in warnings
+    ] == [True] * contradict
+
+
+@pytest.mark.parametrize(("nodata", "told"), [(-9999, True), (0.5, True), (0, False), (float("nan"), False)])
+def test_a_nodata_value_that_no_pixel_can_have_is_a_warning(tmp_path: Path, nodata: float, told: bool) -> None:
+    write_raster(tmp_path / "in" / "a.tif", np.full((1, 8, 8), 9, np.uint16), "EPSG:32648", UTM)
+    warnings = take(tmp_path, nodata=nodata).warnings
+    assert any("marks nothing: uint16 cannot hold it" in warning for warning in warnings) == told
+
+
+def test_places_in_a_colour_table_are_no_measurements(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "a.tif"
+    write_raster(path, np.full((1, 8, 8), 1, np.uint8), "EPSG:32648", UTM, photometric="palette")
+    with rasterio.open(path, "r+") as target:
+        target.write_colormap(1, {0: (0, 0, 0, 255), 1: (0, 0, 255, 255)})
+    with pytest.raises(SceneRefusedError, match="places in a colour table, not measurements"):
+        take(tmp_path)
 
 
 def test_a_pattern_that_finds_leftovers_only_finds_nothing(tmp_path: Path) -> None:

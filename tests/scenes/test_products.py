@@ -273,6 +273,13 @@ def test_incomplete_safe_folders_end_one_scene_each(tmp_path: Path) -> None:
     assert "no resolution has all of blue, green, red, nir" in found["S2A_MSIL2A_lost"]
 
 
+def test_an_offset_that_one_band_lacks_is_not_taken_for_none(tmp_path: Path) -> None:
+    metadata = write_safe(tmp_path / "in") / "MTD_MSIL2A.xml"
+    metadata.write_text(metadata.read_text().replace('<BOA_ADD_OFFSET band_id="3">-1003</BOA_ADD_OFFSET>', ""))
+    with pytest.raises(SceneRefusedError, match="state offsets, but none of B04"):
+        inventory(tmp_path, "*.SAFE")
+
+
 def test_a_scene_folder_that_is_itself_a_product(tmp_path: Path) -> None:
     safe = write_safe(tmp_path)
     take_inventory(config(safe, "MTD_MSI*.xml"), tmp_path / "out", RecordingReporter())
@@ -312,9 +319,10 @@ def write_landsat(
     groups = {
         "PRODUCT_CONTENTS": contents | {k: v for k, v in changes.items() if k.startswith("FILE")},
         "IMAGE_ATTRIBUTES": {"SPACECRAFT_ID": spacecraft, "SENSOR_ID": "OLI_TIRS", "DATE_ACQUIRED": "2015-08-18"}
-        | {k: v for k, v in changes.items() if not k.startswith("FILE")},
+        | {k: v for k, v in changes.items() if not k.startswith(("FILE", "REFLECTANCE"))},
         "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS": {f"REFLECTANCE_MULT_BAND_{n}": "2.75e-05" for n in numbers}
-        | {f"REFLECTANCE_ADD_BAND_{n}": f"-0.{n}" for n in numbers},
+        | {f"REFLECTANCE_ADD_BAND_{n}": f"-0.{n}" for n in numbers}
+        | {k: v for k, v in changes.items() if k.startswith("REFLECTANCE")},
         # The level 1 record repeats keys with other values.
         "LEVEL1_PROCESSING_RECORD": {"LANDSAT_PRODUCT_ID": "other", "FILE_NAME_BAND_4": "other.TIF"},
         "LEVEL1_RADIOMETRIC_RESCALING": {f"REFLECTANCE_MULT_BAND_{n}": "9" for n in numbers},
@@ -378,6 +386,7 @@ def test_colours_of_older_landsats_have_other_numbers(tmp_path: Path) -> None:
         ({"SPACECRAFT_ID": "LANDSAT_1"}, r"LANDSAT_1 .* found, expected TM, ETM\+ or OLI"),
         ({"DATE_ACQUIRED": "2015-13-40"}, "carries the date 2015-13-40, which does not exist"),
         ({"FILE_NAME_BAND_4": "gone.TIF"}, r"no file of band\(s\) red"),
+        ({"REFLECTANCE_ADD_BAND_4": "N/A"}, "no usable reflectance factor of every band"),
     ],
 )
 def test_landsat_metadata_that_mislead_end_the_scene(tmp_path: Path, changes: dict[str, str], reason: str) -> None:

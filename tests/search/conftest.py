@@ -88,7 +88,7 @@ def write_labels(archive: Archive, tmp_path: Path) -> LabelWriter:
 
     network = open_embeddings(archive.embeddings).network
 
-    def write(*labels: tuple[str, str], **columns: str) -> Path:
+    def write(*labels: tuple[str, str | None], **columns: str) -> Path:
         frame = pd.DataFrame(labels, columns=["chip_id", "label"])
         when = [f"2026-01-01T00:00:{k:02d}Z" for k in range(len(frame))]
         known = {

@@ -48,6 +48,8 @@ def test_labels_that_do_not_belong_are_refused(archive: Archive, write_labels: W
         read_labels(write_labels(("a-000", "yes"), ("z-000", "no")), found)
     with pytest.raises(EmbeddingsError, match="label 'maybe'"):
         read_labels(write_labels(("a-000", "maybe")), found)
+    with pytest.raises(EmbeddingsError, match="a row has no 'label'"):
+        read_labels(write_labels(("a-000", "yes"), ("a-001", None)), found)
     with pytest.raises(EmbeddingsError, match="none of them 'no'"):
         learn(read_labels(write_labels(("a-000", "yes")), found), found, build_index(found))
     with pytest.raises(MissingInputError, match="no such file of labels"):

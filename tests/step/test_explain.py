@@ -1,5 +1,6 @@
 """A refused section in plain words, and YAML in which no mistake passes silently."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,11 @@ class Outer(Section):
     labels: int | Literal["all"] = "all"
     inner: Inner = Inner(name="a")
     steps: int | None = Field(None, ge=1)
+    folder: Path | None = None
+    weights: Literal["imagenet"] | Path | None = None
+    is_kept: bool = True
+    rate: float = 0.1
+    codes: dict[str, tuple[int, ...]] = Field({})
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,7 @@ class Outer(Section):
         ({"share": 0.1}, ["share: unknown key. Did you mean `inner.share` or `variants.share`?"]),
         ({"step": 3}, ["step: unknown key. Did you mean `steps`?"]),
         ({"steps": "many"}, ["steps: expected a whole number (found 'many')"]),
+        ({"rate": math.inf}, ["rate: expected a finite number (found inf)"]),
     ],
 )
 def test_every_refusal_says_what_was_found_and_what_was_meant(content: dict[str, object], lines: list[str]) -> None:
@@ -64,6 +71,31 @@ def test_every_refusal_says_what_was_found_and_what_was_meant(content: dict[str,
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        {"steps": True},
+        {"rate": False},
+        {"seeds": [False]},
+        {"labels": True},
+        {"codes": {"water": [True]}},
+        {"inner": {"share": False}},
+    ],
+    ids=str,
+)
+def test_yes_and_no_are_not_taken_for_numbers(content: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="expected no truth value .found (True|False)"):
+        Outer.model_validate(content)
+    assert not Outer.model_validate({"is_kept": False, "variants": [{"name": "a"}]}).is_kept
+
+
+@pytest.mark.parametrize("content", [{"folder": ""}, {"folder": " "}, {"weights": ""}], ids=str)
+def test_an_empty_path_is_not_taken_for_the_working_directory(content: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="expected a path .found"):
+        Outer.model_validate(content)
+    assert Outer.model_validate({"folder": "."}).folder == Path()
+
+
+@pytest.mark.parametrize(
     ("raw", "message"),
     [
         (b"store: a\nchips: {}\nstore: b\n", "`store` is given twice, in line 1 and in line 3"),
@@ -73,6 +105,8 @@ def test_every_refusal_says_what_was_found_and_what_was_meant(content: dict[str,
         ("store: 数据".encode("gbk"), "line 1 is not UTF-8 text"),
         (b"chips:\n\tsize_px: 3\n", "line 2, column 1: .*tabs cannot indent"),
         (b"a: [1, 2\n", "not valid YAML: line 2"),
+        (b"a: 1\nsteps: 010\n", "line 2: YAML reads 010 as 8"),
+        (b"steps: 1:30\n", "line 1: YAML reads 1:30 as 90"),
         (b"a: !!python/object:os.system {}\n", "not valid YAML"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from xml.etree import ElementTree  # entities are refused below
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.labelled.images import IMAGE_SUFFIXES
+from geokr_core.rasters.image_files import IMAGE_SUFFIXES
 from geokr_core.step.found_files import is_leftover
 
 MAX_LABEL_BYTES: Final = 2 << 30
@@ -78,7 +78,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a table with a line of headings, parted by commas, semicolons or tabs; headings in lower case.
 
     Raises:
-        EvaluationError: see `read_text`; or a row has more cells than there are headings.
+        EvaluationError: see `read_text`; a row has more cells than there are headings, or two headings are the same.
     """
     text = read_text(path)
     first = text.lstrip().partition("\n")[0]
@@ -86,6 +86,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     rows = []
     try:
+        headings = [str(name).strip().lower() for name in reader.fieldnames or ()]
+        if twice := [name for name in dict.fromkeys(headings) if name and headings.count(name) > 1]:
+            raise EvaluationError(f"{path}: the column {twice[0]!r} is there twice; expected it once. Remove one.")
         for row in reader:
             if None in row:
                 raise EvaluationError(
@@ -134,6 +137,43 @@ def number_of(value: Any) -> float:
         return float(value)
     except OverflowError as error:
         raise ValueError("a number of more than 308 digits") from error
+
+
+def whole_number_of(value: Any) -> int:
+    """A whole number of a label file. A fraction is none: it would be cut to another item's number.
+
+    Raises:
+        ValueError: it is no whole number.
+        TypeError: it is neither a number nor text.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    number = number_of(value)
+    if not number.is_integer() or abs(number) > _EXACT:
+        raise ValueError(f"{value!r} is no whole number")
+    return int(number)
+
+
+_EXACT: Final = 2**53
+"""Up to here every whole number is a float."""
+
+_FLAGS: Final = {"": False, "0": False, "false": False, "1": True, "true": True}
+
+
+def flag_of(value: Any, name: str) -> bool:
+    """What a label file says of an object by 0 or 1, as a number or as text; nothing at all means 0.
+
+    Args:
+        value: as it was read.
+        name: of the flag, for the message.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    text = "" if value is None else str(value).strip().lower()
+    if text not in _FLAGS:
+        raise ValueError(f"{name} is {value!r}, neither 0 nor 1")
+    return _FLAGS[text]
 
 
 def class_name(name: Any, which: str) -> str:

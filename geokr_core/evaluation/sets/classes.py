@@ -17,9 +17,9 @@ from PIL import Image
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
-from geokr_core.evaluation.labelled.images import LONE_GREY, UnusableImageError, read_image, read_in_threads
 from geokr_core.evaluation.labelled.label_files import entries, images_in
 from geokr_core.evaluation.labelled.splits import Part, part_of, split_files, with_splits
+from geokr_core.rasters.image_files import LONE_GREY, UnusableImageError, read_image, read_in_threads
 
 _SPLIT_SEED: Final = 0
 

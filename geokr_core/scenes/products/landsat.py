@@ -50,11 +50,14 @@ def _file(folder: Path, path: str, contents: Mapping[str, str], key: str) -> str
     return file.as_posix() if (folder / file).is_file() else ""
 
 
-def _factors(group: Mapping[str, str], prefix: str, numbers: list[int]) -> tuple[float, ...]:
+def _factors(group: Mapping[str, str], prefix: str, numbers: list[int], path: str) -> tuple[float, ...]:
+    """A factor of each band; none at all where the metadata have no such group."""
     try:
-        return tuple(float(group[f"{prefix}{number}"]) for number in numbers)
-    except (KeyError, ValueError):
-        return ()
+        return tuple(float(group[f"{prefix}{number}"]) for number in numbers) if group else ()
+    except (KeyError, ValueError) as error:
+        raise SceneRefusedError(
+            f"{path}: states no usable reflectance factor of every band ({error!r}); fetch it again"
+        ) from error
 
 
 def _read(path: Path) -> Groups:
@@ -149,8 +152,8 @@ class Landsat(SceneProduct):
             acquired=iso_date(image.get("DATE_ACQUIRED", ""), path),
             nodata=0.0,
             cloud_mask=_file(folder, path, contents, "FILE_NAME_QUALITY_L1_PIXEL"),
-            scales=_factors(factors, "REFLECTANCE_MULT_BAND_", [numbers[name] for name in bands]),
-            offsets=_factors(factors, "REFLECTANCE_ADD_BAND_", [numbers[name] for name in bands]),
+            scales=_factors(factors, "REFLECTANCE_MULT_BAND_", [numbers[name] for name in bands], path),
+            offsets=_factors(factors, "REFLECTANCE_ADD_BAND_", [numbers[name] for name in bands], path),
             metadata=(path,),
         )
 

@@ -96,6 +96,10 @@ def _reflectance(tree: ElementTree.Element, bands: list[str]) -> tuple[tuple[flo
         raise SceneRefusedError(f"its metadata state no usable reflectance factors ({error!r})") from error
     if not quantification > 0:
         raise SceneRefusedError(f"its metadata state the quantification value {quantification:g}, expected more than 0")
+    if offsets and (missing := [band for band in bands if band not in offsets]):
+        raise SceneRefusedError(
+            f"its metadata state offsets, but none of {', '.join(missing)}; expected one of each band. Fetch it again"
+        )
     return (1.0 / quantification,) * len(bands), tuple(offsets.get(band, 0.0) / quantification for band in bands)
 
 

@@ -50,6 +50,12 @@ def test_a_row_with_too_many_cells_is_named_by_its_line(tmp_path: Path) -> None:
         read_table(tmp_path / "p.csv")
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("class,code,Code\na,0,1\n")
+    with pytest.raises(EvaluationError, match="the column 'code' is there twice"):
+        read_table(tmp_path / "p.csv")
+
+
 @pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-16", "iso-8859-1", "windows-1252", "gbk", "big5", "shift_jis", "koi8-r"]
 )

@@ -65,7 +65,7 @@ def laughs(depth=9):
     return f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "lol">{rows}]><a>&l{depth};</a>'
 
 def png():
-    from geokr_core.evaluation.labelled.images import read_image
+    from geokr_core.rasters.image_files import read_image
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)

@@ -14,15 +14,16 @@ import numpy as np
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
-from geokr_core.evaluation.labelled.images import IMAGE_SUFFIXES
 from geokr_core.evaluation.labelled.label_files import (
     class_name,
     entries,
+    flag_of,
     images_in,
     number_of,
     read_json_labels,
     read_lines,
     read_xml_labels,
+    whole_number_of,
 )
 from geokr_core.evaluation.labelled.splits import Part, part_of, settled
 from geokr_core.evaluation.sets.boxes.found import (
@@ -35,6 +36,7 @@ from geokr_core.evaluation.sets.boxes.found import (
     occurring,
 )
 from geokr_core.evaluation.sets.boxes.yolo import yolo
+from geokr_core.rasters.image_files import IMAGE_SUFFIXES
 
 
 def recognise(folder: Path, wanted: str, findings: Findings) -> FoundSet:
@@ -122,6 +124,10 @@ def _dota(folder: Path, findings: Findings) -> FoundSet | None:
     return FoundSet("dota", occurring(items), items, may_be_shown=False) if num_files else None
 
 
+_DOTA_DIFFICULT: Final = {(): False, ("0",): False, ("1",): True, ("2",): True}
+"""What may follow the class; the published splitting tool writes 2 where it cut an object in two."""
+
+
 def _dota_mark(line: str) -> Mark | None:
     """A horizontal box around the four corners; None for the lines above the boxes."""
     if line.startswith(("imagesource", "gsd")):
@@ -129,8 +135,9 @@ def _dota_mark(line: str) -> Mark | None:
     parts = line.split()
     try:
         points = np.array([number_of(value) for value in parts[:8]]).reshape(4, 2)
-        name, difficult = parts[8], len(parts) > 9 and parts[9] == "1"
-    except (IndexError, ValueError) as error:
+        name, *flag = parts[8:]
+        difficult = _DOTA_DIFFICULT[tuple(flag)]
+    except (KeyError, ValueError) as error:
         raise ValueError("x1 y1 x2 y2 x3 y3 x4 y4 class difficult") from error
     (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return (left, top, right, bottom), name, difficult
@@ -220,7 +227,7 @@ def _voc_mark(node: Element) -> Mark:
     except ValueError as error:
         raise ValueError(f"its bndbox holds something else than numbers ({error})") from error
     # VOC counts pixels from 1 and includes the last one.
-    return (left - 1, top - 1, right, bottom), name, (node.findtext("difficult") or "").strip() == "1"
+    return (left - 1, top - 1, right, bottom), name, flag_of(node.findtext("difficult"), "difficult")
 
 
 # --- COCO -------------------------------------------------------------------------------------------------------------
@@ -252,17 +259,21 @@ def _coco_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     try:
         for category in content["categories"]:
-            number = int(category["id"])
+            number = whole_number_of(category["id"])
             name = class_name(category["name"], f"{path}: category {number}")
             if names.setdefault(number, name) != name:
                 raise _broken_coco(path, f"category {number} is both {names[number]!r} and {name!r}")
     except _BROKEN as error:
-        raise _broken_coco(path, f"categories: {type(error).__name__}: {error}") from error
+        raise _broken_coco(path, f"categories: {_said(error)}") from error
     return names
 
 
 _BROKEN: Final = (KeyError, TypeError, ValueError, OverflowError)
 """What Python raises over labels that are not as they should be; `OverflowError` over a whole number of infinity."""
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing or not listed" if isinstance(error, KeyError) else str(error)
 
 
 def _broken_coco(path: Path, what: str) -> EvaluationError:
@@ -284,7 +295,7 @@ def _coco_items(
     marks: dict[int, list[Mark]] = {}
     try:
         for image in content["images"]:
-            number, name = int(image["id"]), str(image["file_name"])
+            number, name = whole_number_of(image["id"]), str(image["file_name"])
             if number in listed:
                 message = (
                     f"image {name!r} has the id {number} of another one; expected an id an image. Correct the file."
@@ -294,13 +305,13 @@ def _coco_items(
             listed[number], marks[number] = image, []
         annotations = list(content["annotations"])
     except _BROKEN as error:
-        raise _broken_coco(path, f"images: {type(error).__name__}: {error}") from error
+        raise _broken_coco(path, f"images: {_said(error)}") from error
     for number, annotation in enumerate(annotations, start=1):
         try:
-            marks[int(annotation["image_id"])].append(_coco_mark(annotation, classes))
+            marks[whole_number_of(annotation["image_id"])].append(_coco_mark(annotation, classes))
         except _BROKEN as error:
             message = (
-                f"annotation {number}: broken COCO labels ({type(error).__name__}: {error}); expected a bbox of four numbers, "
+                f"annotation {number}: broken COCO labels ({_said(error)}); expected a bbox of four numbers, "
                 "and an image_id and category_id that the file lists. Correct the file."
             )
             findings.found(BROKEN_BOX, path, message)
@@ -321,14 +332,17 @@ def _coco_items(
 
 
 def _coco_mark(annotation: Mapping[str, Any], classes: Mapping[int, str]) -> Mark:
-    left, top, width, height = (number_of(value) for value in annotation["bbox"])
-    name = classes[int(annotation["category_id"])]
-    return (left, top, left + width, top + height), name, bool(annotation.get("iscrowd", 0))
+    box = annotation["bbox"]
+    if not isinstance(box, list) or len(box) != 4:
+        raise ValueError(f"its bbox is {box!r}")
+    left, top, width, height = (number_of(value) for value in box)
+    name = classes[whole_number_of(annotation["category_id"])]
+    return (left, top, left + width, top + height), name, flag_of(annotation.get("iscrowd"), "iscrowd")
 
 
 def _coco_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
-        width, height = int(image["width"]), int(image["height"])
+        width, height = whole_number_of(image["width"]), whole_number_of(image["height"])
     except _BROKEN:
         return None
     return (width, height) if width > 0 and height > 0 else None

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from geokr_core.evaluation.labelled.findings import Findings
-from geokr_core.evaluation.labelled.images import LONE_GREY, UnusableImageError, read_image, read_in_threads
 from geokr_core.evaluation.labelled.splits import Split, rows_by_split, with_splits
 from geokr_core.evaluation.sets.boxes.formats import recognise
 from geokr_core.evaluation.sets.boxes.found import LabelledImage
 from geokr_core.evaluation.task_kinds import DetectionConfig
+from geokr_core.rasters.image_files import LONE_GREY, UnusableImageError, read_image, read_in_threads
 
 _OUTSIDE_PX: Final = 1.0
 """A box may reach this far out of its image before that is a fault: some tools count pixels from 1."""

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from geokr_core.errors import EvaluationError
+from geokr_core.errors import ConfigError, EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
-from geokr_core.evaluation.labelled.images import IMAGE_SUFFIXES
 from geokr_core.evaluation.labelled.label_files import entries, read_table, read_text
 from geokr_core.evaluation.labelled.splits import Part, part_of
+from geokr_core.rasters.image_files import IMAGE_SUFFIXES
+from geokr_core.step.explain import explain
 from geokr_core.step.found_files import find_files
 from geokr_core.step.section import Section
+from geokr_core.step.strict_yaml import parse_yaml
 
 IGNORED: Final = 255
 """Mask value of pixels that are neither learnt from nor scored."""
@@ -58,6 +59,15 @@ class MaskLayout(Section):
     ignored: tuple[Code, ...] = Field((), description="what masks hold where nothing is labelled")
     palette: str | None = Field(None, description="table in the set's folder that lists the classes instead")
     research_only: bool = Field(False, description="whether its terms forbid showing its images in a report")
+
+    @model_validator(mode="after")
+    def _codes_have_one_meaning(self) -> Self:
+        codes = [*(code for held in self.classes.values() for code in held), *self.ignored]
+        if twice := [code for code in dict.fromkeys(codes) if codes.count(code) > 1]:
+            raise ValueError(f"`classes` and `ignored` list {twice[0]} twice; a code has one meaning")
+        if len({isinstance(code, tuple) for code in codes}) > 1:
+            raise ValueError("`classes` and `ignored` list numbers and colours; a mask holds one of the two")
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,9 @@ def layouts_of(kind: str) -> Mapping[str, MaskLayout]:
     """Our own descriptions for a kind of task by name, in the order in which they are tried."""
     files = resources.files("geokr_core.evaluation.sets.masks") / "layouts"
     found = [
-        MaskLayout.model_validate({"name": path.name.removesuffix(".yaml"), **yaml.safe_load(path.read_text("utf-8"))})
+        MaskLayout.model_validate(
+            {"name": path.name.removesuffix(".yaml"), **parse_yaml(path.read_text("utf-8"), path.name)}
+        )
         for path in files.iterdir()
         if path.name.endswith(".yaml")
     ]
@@ -157,12 +169,15 @@ def read_layout(path: Path, kind: str) -> MaskLayout:
     """A description that a user wrote.
 
     Raises:
-        EvaluationError: it is missing, no YAML, or describes no layout.
+        EvaluationError: it is missing, no YAML, gives a key or a code twice, or describes no layout.
     """
     try:
-        content = yaml.safe_load(read_text(path))
-        return MaskLayout.model_validate({"name": path.stem, "kind": kind, **(content or {})})
-    except (yaml.YAMLError, ValidationError, TypeError, RecursionError) as error:
+        content = parse_yaml(read_text(path), "this file")
+        given = {"name": path.stem, "kind": kind, **(content or {})}
+        return MaskLayout.model_validate(given)
+    except ValidationError as error:
+        raise EvaluationError(f"{path}: describes no layout: {explain(error, MaskLayout, given)}") from error
+    except (ConfigError, TypeError) as error:
         raise EvaluationError(f"{path}: describes no layout: {error}") from error
 
 
@@ -289,6 +304,13 @@ def _part(layout: MaskLayout, fields: _Fields, group: str) -> Part | None:
     return folders[-1] if folders else None
 
 
+def _decimal(text: str) -> int:
+    """A whole number as people write it; Python also takes ``1_0`` for one."""
+    if "_" in text:
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def read_palette(path: Path) -> dict[str, tuple[Code, ...]]:
     """What masks hold of each class, from a table with the columns class, red, green, blue, or class, code.
 
@@ -302,7 +324,9 @@ def read_palette(path: Path) -> dict[str, tuple[Code, ...]]:
     for number, row in enumerate(read_table(path), start=2):
         try:
             code: Code
-            code = int(row["code"]) if "code" in row else (int(row["red"]), int(row["green"]), int(row["blue"]))
+            red_green_blue = (row["code"],) if "code" in row else (row["red"], row["green"], row["blue"])
+            numbers = tuple(_decimal(text) for text in red_green_blue)
+            code = numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1], numbers[2])
             name = row["class"]
         except (KeyError, ValueError) as error:
             raise EvaluationError(

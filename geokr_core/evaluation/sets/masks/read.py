@@ -12,7 +12,10 @@ import numpy as np
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.cells import RGB
 from geokr_core.evaluation.labelled.findings import Findings
-from geokr_core.evaluation.labelled.images import (
+from geokr_core.evaluation.labelled.splits import Split, rows_by_split, with_splits
+from geokr_core.evaluation.sets.masks.layout import IGNORED, Code, FoundSet, Item, recognise
+from geokr_core.evaluation.task_kinds import MaskConfig
+from geokr_core.rasters.image_files import (
     LONE_GREY,
     Picture,
     RawMask,
@@ -21,9 +24,6 @@ from geokr_core.evaluation.labelled.images import (
     read_in_threads,
     read_mask,
 )
-from geokr_core.evaluation.labelled.splits import Split, rows_by_split, with_splits
-from geokr_core.evaluation.sets.masks.layout import IGNORED, Code, FoundSet, Item, recognise
-from geokr_core.evaluation.task_kinds import MaskConfig
 
 _UNKNOWN: Final = 254
 
@@ -96,6 +96,7 @@ def read_mask_set(folder: Path, task: MaskConfig, kind: str, threads: int) -> Ma
         if read.image is not None and read.mask is not None:
             kept.append((read.item, read.image, read.mask))
     kept = _without_lone_grey(kept, findings)
+    _require_one_scaling([(item.image, image.scaling) for item, image, _ in kept])
     bands = _bands_of(folder, found, task, [image for _, image, _ in kept], findings)
     usable = []
     for item, picture, mask in kept:
@@ -207,7 +208,9 @@ def encoded(raw: RawMask, codes: Mapping[Code, int]) -> tuple[np.ndarray, str]:
         if isinstance(code, tuple) == (values.ndim == 3):
             same = values == (np.array(code, dtype=np.uint8) if isinstance(code, tuple) else code)
             mask[same.all(axis=-1) if values.ndim == 3 else same] = place
-    if values.ndim == 2:
+    if isinstance(raw.nodata, tuple):
+        mask[(values == np.array(raw.nodata)).all(axis=-1) & (mask == _UNKNOWN)] = IGNORED
+    elif values.ndim == 2:
         unlabelled = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
         if raw.nodata is not None:
             unlabelled |= values == raw.nodata
@@ -235,6 +238,19 @@ def _without_lone_grey(kept: Sequence[_Kept], findings: Findings) -> list[_Kept]
         if image.is_grey:
             findings.found("items left out: grey among colour images", item.image, LONE_GREY)
     return [entry for entry in kept if not entry[1].is_grey]
+
+
+def _require_one_scaling(images: Sequence[tuple[Path, tuple[tuple[float, float], ...]]]) -> None:
+    """Refuse images that store the same reflectance as different numbers."""
+    first: dict[tuple[tuple[float, float], ...], Path] = {}
+    for path, scaling in images:
+        first.setdefault(scaling, path)
+    if len(first) > 1:
+        shown = "; ".join(f"{path.name}: {list(scaling) or 'none'}" for scaling, path in list(first.items())[:2])
+        raise EvaluationError(
+            f"{images[0][0].parent}: its images declare different scales and offsets ({shown}), so that the same value is stored as "
+            "different numbers; expected one for all. Write physical values, e.g. with `gdal_translate -unscale -ot Float32`."
+        )
 
 
 def _bands_of(

@@ -220,6 +220,10 @@ def test_an_image_of_two_coco_splits_is_an_error(tmp_path: Path, policy: str) ->
         {"category_id": None},
         {"image_id": 99},
         {"image_id": "x"},
+        {"image_id": 1.9},
+        {"category_id": 1.9},
+        {"category_id": True},
+        {"iscrowd": "sometimes"},
         {"bbox": [10, 10, -5, 5]},
         {"bbox": [float("nan"), 1, 2, 3]},
     ],
@@ -350,7 +354,7 @@ def test_what_only_a_library_takes_for_a_box_is_none(
             '"categories": [{"id": 1, "name": "\\ud800"}, ',
             "category 1 is named '.ud800'; expected text",
         ),
-        ('"categories": [', '"categories": [{"id": Infinity, "name": "car"}, ', "categories: OverflowError"),
+        ('"categories": [', '"categories": [{"id": Infinity, "name": "car"}, ', "categories: inf is no whole number"),
         ('"images": [', '"images": [], "images": [', "the key 'images' is given twice"),
         ('"bbox": [', '"bbox": [], "bbox": [', "the key 'bbox' is given twice"),
     ],
@@ -383,3 +387,40 @@ def test_labels_of_which_none_can_be_read_are_named_where_faults_are_skipped(tmp
         path.write_text("<!DOCTYPE a [<!ENTITY x '5'>]>" + path.read_text())
     with pytest.raises(EvaluationError, match=r"no usable image is left \(images left out: labels not readable: 4 "):
         read(folder, bad_items="skip")
+
+
+def test_flags_are_read_as_written_and_anything_else_is_broken(tmp_path: Path) -> None:
+    marks = [{"id": k, "image_id": k, "category_id": 1, "bbox": [10, 10, 20, 20]} for k in range(4)]
+    for mark, flag in zip(marks, ("0", "1", False, True), strict=True):
+        mark["iscrowd"] = flag  # type: ignore[assignment]
+    found = read(coco(tmp_path / "coco", {"a": (0, 1, 2, 3)}, annotations=marks))
+    assert [ignored.tolist() for ignored in found.ignored] == [[False], [True], [False], [True]]
+
+    folder = voc(tmp_path / "voc")
+    for k, flag in enumerate(("true", "0", "", "often")):
+        path = folder / "Annotations" / f"{k}.xml"
+        path.write_text(path.read_text().replace("<bndbox>", f"<difficult>{flag}</difficult><bndbox>"))
+    with pytest.raises(EvaluationError, match=r"3\.xml: object 1: difficult is 'often', neither 0 nor 1"):
+        read(folder)
+    assert [ignored.tolist() for ignored in read(folder, bad_items="skip").ignored] == [[True], [False], [False], []]
+
+
+@pytest.mark.parametrize(("end", "ignored"), [("ship 0", False), ("ship", False), ("ship 1", True), ("ship 2", True)])
+def test_difficult_objects_of_dota_are_those_that_its_tools_mark(tmp_path: Path, end: str, ignored: bool) -> None:
+    assert read(dota(tmp_path / "set", end)).ignored[0].tolist() == [ignored]
+
+
+@pytest.mark.parametrize("end", ["large vehicle", "ship 3", "ship 1 0"])
+def test_a_class_of_two_words_in_dota_is_a_broken_line(tmp_path: Path, end: str) -> None:
+    with pytest.raises(EvaluationError, match="class difficult. Correct the line"):
+        read(dota(tmp_path / "set", end))
+
+
+def dota(folder: Path, end: str) -> Path:
+    """An image a split, with one object whose line ends so."""
+    for part in ("train", "val"):
+        for name in ("images", "labelTxt"):
+            (folder / part / name).mkdir(parents=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / part / "images" / f"{part}.png")
+        (folder / part / "labelTxt" / f"{part}.txt").write_text(f"10 10 30 10 30 30 10 30 {end}\n")
+    return folder

@@ -316,6 +316,15 @@ ignored: [0]
     assert counts(found) == {"water": 32, "land": 64, "ignored": 32}
     assert (found.bands, found.may_be_shown) == (("nir", "red", "green"), False)
     assert [len(found.rows[split]) for split in ("train", "val", "test")] == [2, 0, 2]
+    sound = layout.read_text()
+    for twice, message in (
+        ("ignored: [0]\nignored: [9]", "`ignored` is given twice"),
+        ("ignored: [10]", "list 10 twice; a code has one meaning"),
+        ("ignored: [[0, 0, 0]]", "list numbers and colours"),
+    ):
+        layout.write_text(sound.replace("ignored: [0]", twice))
+        with pytest.raises(EvaluationError, match=rf"(?s)mine\.yaml: describes no layout.*{message}"):
+            read(folder, layout=str(layout))
     layout.write_text("masks: []\n")
     with pytest.raises(EvaluationError, match=r"mine\.yaml: describes no layout"):
         read(folder, layout=str(layout))
@@ -349,6 +358,28 @@ def test_a_palette_that_cannot_be_meant_is_refused(tmp_path: Path, content: str,
     path.write_text(content, encoding="utf-8")
     with pytest.raises(EvaluationError, match=said):
         read_palette(path)
+
+
+def test_a_colour_that_the_file_declares_as_nodata_is_no_label(tmp_path: Path) -> None:
+    palette = "class,red,green,blue\nwater,0,0,255\nland,0,255,0\n"
+    colours = np.full((3, *SIZE), 9, np.uint8)
+    colours[:, :, :4], colours[:, :, 4:8] = np.array([0, 0, 255])[:, None, None], np.array([0, 255, 0])[:, None, None]
+    folder = make(tmp_path / "set", colours, palette, nodata=9)
+    assert counts(read(folder)) == {"water": 32, "land": 32, "ignored": 64}
+
+
+def test_images_that_store_one_value_as_different_numbers_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", bars(0, 1))
+    for k in range(4):
+        (folder / "images" / f"i{k}.png").unlink()
+        write_raster(folder / "images" / f"i{k}.tif", np.full((1, *SIZE), 90, np.uint16), None, PLACE)
+        with rasterio.open(folder / "images" / f"i{k}.tif", "r+") as target:
+            target.scales = (0.0001,)
+    assert len(read(folder, bands=["red"]).images) == 4
+    with rasterio.open(folder / "images" / "i3.tif", "r+") as target:
+        target.offsets = (-0.1,)
+    with pytest.raises(EvaluationError, match=r"different scales and offsets \(i0\.tif.*i3\.tif"):
+        read(folder, bands=["red"])
 
 
 def test_shrinking_happens_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""The one door through which images and masks of labelled sets are read.
+"""The one door through which images without a place on Earth are read, and masks of labelled sets.
 
-Formats are named to the readers: Pillow reads JPEG, PNG and BMP and nothing else, so that no file makes it start another
+Formats are named to the readers: Pillow reads JPEG, PNG, BMP and WebP and nothing else, so that no file makes it start another
 program; TIFF goes through ``rasters.open_raster``. Sizes are bounded by the header, before anything is unpacked.
 
 What a picture looks like is decided once, here:
@@ -16,7 +16,7 @@ What a picture looks like is decided once, here:
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
-from geokr_core.errors import EvaluationError
+from geokr_core.errors import GeoKRError
 from geokr_core.rasters.open_raster import RASTER_ERRORS, cause_of, open_raster, refuse_flood
 
 RASTER_SUFFIXES: Final = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp"}) | RASTER_SUFFIXES
 
-PICTURE_FORMATS: Final = ("JPEG", "PNG", "BMP")
+PICTURE_FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP")
 """What Pillow may take a file for, whatever its ending says."""
 
 MAX_IMAGE_BYTES: Final = 1 << 30
@@ -70,7 +70,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class UnusableImageError(EvaluationError):
+class UnusableImageError(GeoKRError, ValueError):
     """An image or mask that cannot be used; the message says what was found, expected, and what to do, but no name."""
 
 
@@ -85,6 +85,7 @@ class Picture:
         last_is_alpha: whether the raster says of its last band that it is transparency, and it shows pixels or hides
             them. Of a fourth band of bytes GDAL says so unasked: near infrared has other values, too.
         band_names: what the raster calls its bands; empty where it does not name them all.
+        scaling: scale and offset that the raster declares for each band; empty where its numbers stand for themselves.
     """
 
     pixels: np.ndarray
@@ -92,6 +93,7 @@ class Picture:
     is_grey: bool = False
     last_is_alpha: bool = False
     band_names: tuple[str, ...] = ()
+    scaling: tuple[tuple[float, float], ...] = ()
 
     def without_alpha(self) -> "Picture":
         """The same with its last band taken for transparency."""
@@ -124,12 +126,12 @@ class RawMask:
     Attributes:
         values: (H, W) of codes of any type, or uint8 (H, W, 3) of colours.
         known: bool (H, W), where the file says that its pixels mean something; None: everywhere.
-        nodata: the code that the file declares to mean nothing, or None.
+        nodata: the code, or the colour, that the file declares to mean nothing, or None.
     """
 
     values: np.ndarray
     known: np.ndarray | None = None
-    nodata: float | None = None
+    nodata: float | tuple[int, int, int] | None = None
 
 
 def read_image(path: Path) -> Picture:
@@ -142,11 +144,15 @@ def read_image(path: Path) -> Picture:
     if path.suffix.lower() in RASTER_SUFFIXES:
         with _opened_raster(path) as source:
             pixels = np.moveaxis(source.read(), 0, -1)
+            if source.count == 1 and source.colorinterp[0] == ColorInterp.palette:
+                return Picture(_colour_table(source.colormap(1))[pixels[..., 0]], _valid(source))
+            scaling = tuple(zip(source.scales, source.offsets, strict=True))
             return Picture(
                 pixels=pixels,
                 valid=_valid(source),
                 last_is_alpha=source.count > 1 and source.colorinterp[-1] == ColorInterp.alpha and _is_alpha(pixels),
                 band_names=tuple(source.descriptions) if all(source.descriptions) else (),
+                scaling=scaling if set(scaling) != {(1.0, 0.0)} else (),
             )
     with _opened_picture(path) as image:
         if image.mode in {"1", "L", "I", "I;16", "F"} and "transparency" not in image.info:
@@ -329,11 +335,39 @@ def _raster_mask(source: DatasetReader, holds_codes: bool) -> RawMask:
     if pixels.dtype != np.uint8:
         raise UnusableImageError(f"found a mask of {channels} band(s) of {pixels.dtype}, expected colours of uint8.")
     if channels == 1 and source.colorinterp[0] == ColorInterp.palette:
-        table = np.zeros((256, 3), dtype=np.uint8)
-        for code, colour in source.colormap(1).items():
-            table[code] = colour[:3]
-        return RawMask(table[pixels[..., 0]], known)
-    return RawMask(np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels, known)
+        return _palette_mask(pixels[..., 0], source.colormap(1), known, source.nodata)
+    declared = source.nodatavals[:channels]
+    shown = tuple(int(value) for value in declared if value is not None and float(value).is_integer()) * (4 - channels)
+    nodata = (shown[0], shown[1], shown[2]) if len(shown) == 3 else None
+    return RawMask(np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels, known, nodata)
+
+
+def _colour_table(colours: Mapping[int, Sequence[int]]) -> np.ndarray:
+    """Colour of each place in a palette, uint8 (65536, 3) at most, (256, 3) usually."""
+    table = np.zeros((max(256, *(place + 1 for place in colours)), 3), dtype=np.uint8)
+    for place, colour in colours.items():
+        table[place] = colour[:3]
+    return table
+
+
+def _palette_mask(
+    codes: np.ndarray, colours: Mapping[int, Sequence[int]], known: np.ndarray | None, nodata: float | None
+) -> RawMask:
+    """Colours of a mask of places in a palette.
+
+    A place that the file declares to mean nothing has a colour all the same, often the black that GDAL fills palettes with.
+    Where another place has that colour, too, it is the place that counts.
+    """
+    table = _colour_table(colours)
+    if nodata is None or nodata not in range(len(table)):
+        return RawMask(table[codes], known)
+    place = int(nodata)
+    alike = (table == table[place]).all(axis=1) & (table.any(axis=1) | (np.arange(len(table)) == 0))
+    if np.delete(alike, place).any():
+        labelled = codes != place
+        return RawMask(table[codes], labelled if known is None else known & labelled)
+    red, green, blue = (int(part) for part in table[place])
+    return RawMask(table[codes], known, (red, green, blue))
 
 
 def _valid(source: DatasetReader, *, honour_nodata: bool = True) -> np.ndarray | None:

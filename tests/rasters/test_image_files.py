@@ -11,8 +11,8 @@ from affine import Affine
 from PIL import Image
 from rasterio.enums import ColorInterp
 
-from geokr_core.evaluation.labelled import images
-from geokr_core.evaluation.labelled.images import UnusableImageError, read_image, read_in_threads, read_mask
+from geokr_core.rasters import image_files
+from geokr_core.rasters.image_files import UnusableImageError, read_image, read_in_threads, read_mask
 from geokr_core.testing import write_raster
 
 PLACE = Affine(30, 0, 500000, 0, -30, 5000000)
@@ -242,7 +242,7 @@ def test_what_is_too_large_is_refused_before_it_is_unpacked(tmp_path: Path, monk
     with pytest.raises(UnusableImageError, match=r"60000|unpack"):
         read_image(large)
     wide = saved(tmp_path / "wide.png", Image.fromarray(np.zeros((300, 300, 3), np.uint8)))
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 300_000)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", 300_000)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was unpacked"))
     with pytest.raises(UnusableImageError, match="declares 300 x 300 px"):
         read_image(wide)
@@ -292,3 +292,35 @@ def test_only_so_many_items_are_read_at_a_time() -> None:
 
     assert read_in_threads(read, range(50), 2) == [k * k for k in range(50)]
     assert most <= 2
+
+
+COLOURS = {0: (0, 0, 0, 255), 1: (0, 0, 255, 255), 2: (90, 90, 90, 255)}
+
+
+def palette_tif(path: Path, codes: np.ndarray, **profile: object) -> Path:
+    written = tif(path, codes, photometric="palette", **profile)
+    with rasterio.open(written, "r+") as target:
+        target.write_colormap(1, COLOURS)
+    return written
+
+
+def test_a_tiff_with_a_palette_is_shown_in_its_colours(tmp_path: Path) -> None:
+    picture = read_image(palette_tif(tmp_path / "a.tif", np.array([[0, 1], [2, 1]], np.uint8)))
+    assert picture.as_rgb8().tolist() == [[[0, 0, 0], [0, 0, 255]], [[90, 90, 90], [0, 0, 255]]]
+
+
+def test_a_place_of_a_palette_that_is_declared_to_mean_nothing_takes_no_other_places_colour(tmp_path: Path) -> None:
+    mask = read_mask(
+        palette_tif(tmp_path / "a.tif", np.array([[0, 1], [255, 2]], np.uint8), nodata=255), holds_codes=False
+    )
+    assert mask.known is not None  # 255 is black as 0 is
+    assert mask.known.tolist() == [[True, True], [False, True]]
+    lone = read_mask(palette_tif(tmp_path / "b.tif", np.array([[0, 1], [2, 2]], np.uint8), nodata=2), holds_codes=False)
+    assert (lone.known, lone.nodata) == (None, (90, 90, 90))
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_colour_that_is_declared_to_mean_nothing_is_told(tmp_path: Path, bands: int) -> None:
+    pixels = np.zeros((2, 2, bands), np.uint8)
+    assert read_mask(tif(tmp_path / "a.tif", pixels, nodata=255), holds_codes=False).nodata == (255, 255, 255)
+    assert read_mask(tif(tmp_path / "b.tif", pixels), holds_codes=False).nodata is None
