@@ -86,6 +86,7 @@ def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: L
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # seven trainings that save after each step: slow beside other work, and never stuck
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
     config = checkpointed_config(architecture="resnet18", steps=40, log_every=1, checkpoint_every=1)
     pretrain(config, data.folder, tmp_path / "straight", tmp_path / "straight-ck", RecordingReporter())
