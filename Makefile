@@ -85,12 +85,13 @@ stack-secrets: $(STACK_SYNCED) ## make the secret files of the stack that are mi
 	@PYTHONPATH=docker python -m stack secrets --settings "$(SETTINGS)"
 
 .PHONY: test-stack
-test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, Celery (needs Debian packages, minutes)
-	@$(COMPILED) pytest -n 0 tests/stack --durations=15
+test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, a backfill over Celery (needs Debian packages, half an hour)
+	@$(COMPILED) pytest -n 0 tests/stack/test_guard.py tests/stack/test_processes.py tests/stack/test_stack.py tests/stack/test_celery.py --durations=15
 
 .PHONY: test-faults
-test-faults: $(STACK_SYNCED) ## kill, starve and fill up what runs, and compare the end with an undisturbed one (NUM_KILLS=20)
-	@$(COMPILED) GEOKR_NUM_KILLS=$(NUM_KILLS) pytest -n 0 tests/stack/test_faults.py tests/stack/test_celery.py
+test-faults: $(STACK_SYNCED) ## kill, stop, starve and fill up what runs, and compare the end with an undisturbed one (hours; NUM_KILLS=20)
+	@$(COMPILED) GEOKR_NUM_KILLS=$(NUM_KILLS) pytest -n 0 tests/stack/test_faults.py tests/stack/test_killed_workers.py tests/stack/test_terminated.py \
+	  tests/stack/test_clock.py tests/stack/test_upgrade.py tests/assets/test_training_processes.py tests/assets/test_lost_runs.py
 
 .PHONY: lint
 lint: style types ## check format, style, types and who imports whom; changes nothing

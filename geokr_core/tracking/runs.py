@@ -117,6 +117,7 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
         tags = {**opening.tags, _OPENINGS_TAG: opening.key}
         created = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.name or opening.step)
         run_id = created.info.run_id
+        _drop_twins(client, created, opening.key)
     _relate(connection, run_id, opening)
     _log_parameters(client, run_id, opening.parameters)
     return Opened(run_id, len(keys))
@@ -164,10 +165,21 @@ def end_run(client: MlflowClient, run_id: str, key: str, status: str, end_ms: in
     run = client.get_run(run_id)
     if _openings(run)[-1:] not in ([], [key]):
         return
+    _drop_twins(client, run, key)
     if error is not None:
         client.set_tag(run_id, _ERROR_TAG, error)
     client.set_terminated(run_id, status, end_time=end_ms)
     _delete_tag(client, run, _PROCESS_TAG)  # only asked of runs that say they are running
+
+
+def _drop_twins(client: MlflowClient, run: Run, key: str) -> None:
+    """Delete what else the opening of a run began.
+
+    MLflow's client repeats a request whose answer is late or lost, also where the server had begun a run by then, or does so after it.
+    """
+    for twin in client.search_runs([run.info.experiment_id], f"tags.`{_OPENINGS_TAG}` = '{key}'"):
+        if twin.info.run_id != run.info.run_id and not twin.data.metrics and not twin.data.params:
+            client.delete_run(twin.info.run_id)
 
 
 def _unfinished(connection: Connection, tags: Mapping[str, str]) -> Run | None:

@@ -205,7 +205,8 @@ def recorded(database: Path) -> tuple[Counter[str], Counter[str]]:
     """Runs by step and name, and figures by run name, key and step: what a tracking server has of a chain."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         runs = connection.execute(
-            "SELECT t.value || ' ' || r.name FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'geokr/step'"
+            "SELECT t.value || ' ' || r.name FROM runs r JOIN tags t USING (run_uuid) "
+            "WHERE t.key = 'geokr/step' AND r.lifecycle_stage = 'active'"
         )
         figures = connection.execute(
             "SELECT r.name || ' ' || m.key || ' ' || m.step FROM metrics m JOIN runs r USING (run_uuid) "

@@ -41,6 +41,33 @@ def test_absent_server_is_a_warning_and_the_step_goes_on(monkeypatch: pytest.Mon
     assert listener.points == [(1, {"loss": 1.0})]
 
 
+def _runs(server: MlflowClient) -> set[str]:
+    experiments = [experiment.experiment_id for experiment in server.search_experiments()]
+    return {run.info.run_id for run in server.search_runs(experiments)}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_the_client_began_twice_is_there_once(
+    late: bool, server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # MLflow's client repeats a request whose answer does not come, whatever the server made of it.
+    create, again, before = MlflowClient.create_run, [], _runs(server)
+
+    def twice(*words: Any, **named: Any) -> Any:
+        again.append(lambda: create(*words, **named))
+        if not late:
+            again.pop()()
+        return create(*words, **named)
+
+    monkeypatch.setattr(MlflowClient, "create_run", twice)
+    with registry.track_step("pretraining", {"a": 1}, {}, RecordingReporter()) as run:
+        while again:  # the first request, which a slow server carries out only now
+            again.pop()()
+        run.reporter.metrics({"loss": 1.0}, step=1)
+        run.finish(Summary({"loss": 1.0}), "abc.dir")
+    assert _runs(server) - before == {run.run_id}
+
+
 def test_server_lost_midway_is_one_warning_and_the_step_goes_on(
     server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
