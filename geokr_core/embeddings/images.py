@@ -83,7 +83,7 @@ def embed_images(
     encoder = open_encoder(config, backbone, RGB)
     there = find_files(folder, "**")
     for name, reason in there.unreachable.items():
-        reporter.warning(f"passed over: {folder / name}: {reason}.")
+        reporter.warning(f"skipped: {folder / name}: {reason}.")
     paths = sorted(path for name in there.files if (path := folder / name).suffix.lower() in SUFFIXES)
     read, vectors = [], []
     with reporter.progress("images", len(paths)) as advance:
