@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,6 +120,16 @@ def require_packages(*programs: str) -> None:
         pytest.skip("rclone is not installed: `make test-stack` installs it")
 
 
+def _end(family: list[psutil.Process], seconds: float = 5.0) -> None:
+    """Kill what does not end by itself; `psutil.wait_procs` stumbles over processes that end under its hands."""
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in family if process.is_running()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 @contextmanager
 def started(folder: Path, seconds: float = 400.0, **changes: object) -> Iterator[Started]:
     """Start the stack as `make stack` does, and end it with SIGTERM to its supervisor alone."""
@@ -156,8 +166,7 @@ def started(folder: Path, seconds: float = 400.0, **changes: object) -> Iterator
         finally:
             if process.poll() is None:
                 process.kill()
-            for left in psutil.wait_procs(family, timeout=5)[1]:
-                left.kill()
+            _end(family)
 
 
 def patiently(question: Callable[[], Any], seconds: float = 300) -> Any:
