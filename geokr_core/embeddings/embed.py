@@ -1,15 +1,19 @@
 """Embed the chips of all scenes: one table and one STAC item a scene. Scenes that are current are skipped."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from geokr_core import __version__
 from geokr_core.chips.read import shard_ids
+from geokr_core.chips.windows import in_order
 from geokr_core.embeddings.cells import CHIP_PLACES, cells_per_side, write_cell_map
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import BATCH_SIZE, Encoder, described, open_encoder, usable_workers
@@ -23,6 +27,9 @@ from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
+
+_SCENES_AT_ONCE: Final = 2
+"""One in the network, one whose files are written meanwhile."""
 
 
 def embed_scenes(
@@ -55,9 +62,10 @@ def embed_scenes(
     job = _Job(config, encoder, network, chips, out)
     outputs.share({**network, "chip_size_px": cut["size_px"], "config": {"features": config.features}})
     done = [_Embedded(0, 0.0, 0.0)]
-    with reporter.progress("embeddings", len(scene_ids)) as advance:
-        for scene_id in scene_ids:
-            done.append(_embed_scene(job, scene_id, reporter))
+    work = in_order(partial(_embed_scene, job, reporter), scene_ids, _SCENES_AT_ONCE)
+    with reporter.progress("embeddings", len(scene_ids)) as advance, closing(work):
+        for embedded in work:
+            done.append(embedded)
             advance(1)
     outputs.finish(scene_ids)
     num_chips = write_collection(out, scene_ids, network, chips, _bundle_of(config, backbone))
@@ -87,6 +95,7 @@ class _Job:
         network: what readers are told about it.
         chips: folder of shards.
         out: folder of vectors.
+        one_in_network: held by the scene that is in the network, which has all workers.
     """
 
     config: EmbeddingsConfig
@@ -94,6 +103,7 @@ class _Job:
     network: Mapping[str, Any]
     chips: Path
     out: Path
+    one_in_network: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class _Embedded:
     lost: float
 
 
-def _embed_scene(job: _Job, scene_id: str, reporter: Reporter) -> _Embedded:
+def _embed_scene(job: _Job, reporter: Reporter, scene_id: str) -> _Embedded:
     outputs = embedding_outputs(job.out)
     data_version = chips_version(job.chips, scene_id)
     # What was embedded before there were maps of cells keeps its digest.
@@ -120,9 +130,10 @@ def _embed_scene(job: _Job, scene_id: str, reporter: Reporter) -> _Embedded:
         outputs.report_damage(scene_id, inputs, reporter)
         rows = chip_outputs(job.chips).table(scene_id, CHIP_COLUMNS).to_pandas()
         images = chip_outputs(job.chips).array(scene_id, PIXELS)
-        started = time.monotonic()
-        vectors = _vectors(job, scene_id, images)
-        seconds = time.monotonic() - started
+        with job.one_in_network:
+            started = time.monotonic()
+            vectors = _vectors(job, scene_id, images)
+            seconds = time.monotonic() - started
         quantised = quantise(vectors)
         endings = (TABLE, ITEM, CELL_MAP) if job.config.cells else (TABLE, ITEM)
         with outputs.making(scene_id, inputs, endings) as unfinished:
@@ -142,8 +153,9 @@ def _write_cells(job: _Job, scene_id: str, images: np.ndarray, path: Path) -> No
     def encode(batch: np.ndarray) -> np.ndarray:
         return job.encoder.encode_cells(batch, side)
 
-    batches = job.encoder.batches(images, usable_workers(job.config.workers), encode)
-    write_cell_map(path, places, batches, job.encoder.num_dimensions)
+    with job.one_in_network:
+        batches = job.encoder.batches(images, usable_workers(job.config.workers), encode)
+        write_cell_map(path, places, batches, job.encoder.num_dimensions)
 
 
 def chips_version(chips: Path, scene_id: str) -> str:
