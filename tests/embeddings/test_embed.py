@@ -110,10 +110,10 @@ def test_only_what_is_new_or_changed_is_embedded_again(
     monkeypatch.setattr(embed, "_vectors", listening)
     out = embedded(store, config)
     embedded(store, config)
-    assert seen == ["north", "south"]
+    assert sorted(seen) == ["north", "south"]  # which of two comes first into the network is not fixed
     archive("north", "south", "degrees")
     embedded(store, config)
-    assert seen == ["north", "south", "degrees"]
+    assert seen[2:] == ["degrees"]
     (out / "south.parquet").write_bytes(b"damaged")
     reporter = RecordingReporter()
     embed_scenes(config, None, store / "chips", out, reporter)
@@ -128,7 +128,7 @@ def test_only_what_is_new_or_changed_is_embedded_again(
         "./north.stac.json",
     ]
     embedded(store, config_of(weights, features="multi"))
-    assert seen[4:] == ["degrees", "north"]
+    assert sorted(seen[4:]) == ["degrees", "north"]
 
 
 def test_killed_anywhere_it_ends_in_the_same_bytes(

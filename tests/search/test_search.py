@@ -118,7 +118,7 @@ def test_unknown_names_and_words_are_refused(archive: Archive) -> None:
 
 def test_an_image_of_another_network_or_no_image_is_refused(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(EmbeddingsError, match="not a readable image"):
+    with pytest.raises(EmbeddingsError, match="cannot be read as an image"):
         search_archive(archive, image=tmp_path / "text.png")
     with pytest.raises(MissingInputError, match="no such file"):
         search_archive(archive, image=tmp_path / "none.png")
