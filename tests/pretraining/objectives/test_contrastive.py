@@ -120,6 +120,7 @@ crops = [torch.randn(6, 5, requires_grad=True) for _ in range(2)]
 value = NTXent(0.2, distributed=True)(*(crop[3 * rank : 3 * rank + 3] for crop in crops))
 gradients = torch.autograd.grad(value, crops)
 torch.save([value.detach(), *gradients], f"{sys.argv[1]}/{rank}.pt")
+dist.destroy_process_group()  # left alone, its threads may outlive the interpreter, which then aborts
 """
 
 
