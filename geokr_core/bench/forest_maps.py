@@ -17,7 +17,7 @@ import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
-from geokr_core.bench.maps import mapped_shares, paired_interval, shares_without_network
+from geokr_core.bench.maps import NAMES, mapped_shares, more_than_map, shares_without_network
 from geokr_core.bench.page import written_between
 from geokr_core.chain.params import Params, load_params
 from geokr_core.chips.cut import cut_chips
@@ -96,21 +96,21 @@ def map_and_judge(params: Params, task: Path, out: Path) -> Judged:
     tiles = SceneCollection(name="tiles", files="*.tif", bands=("red", "green", "blue"), land_cover="none")
     take_inventory(ScenesConfig(folder=images, collections=(tiles,)), out / "scenes")
     cut_chips(params.chips, images, out / "scenes", out / "chips")
-    store = params.store
-    inputs = Inputs(images, out / "scenes", store / "levir_kr", store / "backbone")
+    levir_kr, backbone = params.store / "levir_kr", params.store / "backbone"
+    inputs = Inputs(images, out / "scenes", levir_kr, backbone)
     predict_shares(LandCoverSharesConfig(), params.chips, inputs, out / "land_cover_shares")
-    trained = open_levir_kr(store / "levir_kr")
+    trained = open_levir_kr(levir_kr)
     scenes = usable_scenes(out / "scenes")
     shards = [path for path in sorted((out / "chips").glob("*.npy")) if path.stem in scenes]
     catalogue = pd.concat([pd.read_parquet(path.with_suffix(".parquet")) for path in shards], ignore_index=True)
     pixels = np.concatenate([np.load(path) for path in shards])
     size, forest = params.chips.size_px, trained.classes.index(_FOREST)
-    names = [Path(scenes[scene_id].files[0]).name for scene_id in catalogue["scene_id"]]
+    masks = [Path(scenes[scene_id].files[0]).name for scene_id in catalogue["scene_id"]]
     given = {
         "map": mapped_shares(out / "land_cover_shares", catalogue, size),
         **shares_without_network(trained, pixels),
     }
-    drawn = drawn_forest(task / "masks", names, catalogue, size)
+    drawn = drawn_forest(task / "masks", masks, catalogue, size)
     return Judged(
         drawn, {name: shares[:, forest] for name, shares in given.items()}, pd.factorize(catalogue["scene_id"])[0]
     )
@@ -118,17 +118,15 @@ def map_and_judge(params: Params, task: Path, out: Path) -> Judged:
 
 def table(judged: Judged) -> str:
     """The table as Markdown."""
-    names = {"map": "`geokr predict`", "colours": "54 colour numbers, ridge", "mean": "mean of the training chips"}
     lines = [
         f"{len(judged.drawn)} chips in {len(np.unique(judged.tiles))} tiles; {judged.drawn.mean():.1%} of the ground is forest as people drew it.",
         "",
         "| | forest, share of the ground | off by (0 to 1) | more than the map, 95 % interval | mostly forest or not, right | rank correlation with what was drawn |",
         "|---|---|---|---|---|---|",
     ]
-    for name, words in names.items():
+    for name, words in NAMES.items():
         off = judged.off_by(name)
-        low, high = paired_interval(off - judged.off_by("map"), judged.tiles)
-        more = "–" if name == "map" else f"{(off - judged.off_by('map')).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        more = "–" if name == "map" else more_than_map(off, judged.off_by("map"), judged.tiles)
         said = pd.Series(judged.given[name])
         # What says the same of every chip has no ranks.
         ranks = "–" if np.ptp(said) == 0 else f"{said.corr(pd.Series(judged.drawn), method='spearman'):.2f}"

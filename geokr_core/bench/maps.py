@@ -30,6 +30,9 @@ from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 BEGIN: Final = "<!-- maps: begin -->"
 END: Final = "<!-- maps: end -->"
 
+NAMES: Final = {"map": "`geokr predict`", "colours": "54 colour numbers, ridge", "mean": "mean of the training chips"}
+"""What is judged, and its words in a table."""
+
 _FOLDS: Final = 5
 _LEAST_FRACTION: Final = 0.001
 """Classes with less of the ground are left out of the table."""
@@ -139,21 +142,24 @@ def paired_interval(values: np.ndarray, places: np.ndarray) -> tuple[float, floa
     return percentile_interval((sums[drawn].sum(axis=1) / number[drawn].sum(axis=1)).tolist())
 
 
+def more_than_map(off_by: np.ndarray, off_by_map: np.ndarray, places: np.ndarray) -> str:
+    """How much more something is off than the map, in words with its interval; float64 (N,) each, ``places`` as in `paired_interval`."""
+    more = off_by - off_by_map
+    low, high = paired_interval(more, places)
+    return f"{more.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def table(judged: Judged) -> str:
     """Both tables as Markdown."""
-    names = {"map": "`geokr predict`", "colours": "54 colour numbers, ridge", "mean": "mean of the training chips"}
     lines = [
         f"{len(judged.product)} chips in {len(np.unique(judged.places))} places.",
         "",
         "| | off by (0 to 2) | more than the map, 95 % interval | largest class right |",
         "|---|---|---|---|",
     ]
-    for name, words in names.items():
+    for name, words in NAMES.items():
         residuals = judged.residuals(name)
-        low, high = paired_interval(residuals - judged.residuals("map"), judged.places)
-        more = (
-            "–" if name == "map" else f"{(residuals - judged.residuals('map')).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-        )
+        more = "–" if name == "map" else more_than_map(residuals, judged.residuals("map"), judged.places)
         lines.append(f"| {words} | {residuals.mean():.3f} | {more} | {judged.right(name).mean():.1%} |")
     lines += [
         "",
@@ -165,7 +171,7 @@ def table(judged: Judged) -> str:
         if judged.product[:, k].mean() < _LEAST_FRACTION:
             continue
         own = largest == k
-        off = [f"{np.abs(judged.given[name][:, k] - judged.product[:, k]).mean():.3f}" for name in names]
+        off = [f"{np.abs(judged.given[name][:, k] - judged.product[:, k]).mean():.3f}" for name in NAMES]
         found = [
             f"{judged.right(name)[own].mean():.0%} of {own.sum()}" if own.any() else "–" for name in ("map", "colours")
         ]

@@ -136,7 +136,7 @@ def _behind_the_loss(name: str) -> str:
     MLflow makes a section of what stands before a slash, and shows names without a slash after all sections, by the alphabet: ten curves
     of ``bias/`` would be the first that one sees.
     """
-    return name.replace("bias/", "validation_bias_") if name.startswith("bias/") else name
+    return f"validation_bias_{rest}" if (rest := name.removeprefix("bias/")) != name else name
 
 
 def metric_key(name: str) -> str:
