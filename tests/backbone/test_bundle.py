@@ -145,7 +145,7 @@ def test_value_scaling_of_the_stac_item_is_the_preprocessing(small: Path) -> Non
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     scaling = read_json(small / "mlm.json")["properties"]["mlm:input"][0]["value_scaling"]
     by_item = torch.stack([(images[:, k] - entry["mean"]) / entry["stddev"] for k, entry in enumerate(scaling)], 1)
-    assert torch.allclose(geokr_backbone.preprocess(images, small), by_item, atol=1e-3)
+    assert torch.allclose(geokr_backbone.prepare(images, small), by_item, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1"])
@@ -153,7 +153,7 @@ def test_golden_features_come_out_of_torchvision(architecture: str, small: Path,
     folder = resnet if architecture == "resnet18" else small
     golden = load_file(folder / "golden.safetensors")
     with torch.inference_mode():
-        features = geokr_backbone.into_torchvision(folder)(geokr_backbone.preprocess(golden["images"], folder))
+        features = geokr_backbone.into_torchvision(folder)(geokr_backbone.prepare(golden["images"], folder))
     assert torch.allclose(features, golden["features"], atol=1e-4 * float(golden["features"].abs().max()))
     # Features that hardly depend on the image would pass any comparison.
     assert float(golden["features"].std(dim=0).mean()) > 1e-3
@@ -271,7 +271,7 @@ assert not {"torchvision", "timm", "segmentation_models_pytorch", "mlflow"} & se
 import torch
 geokr_backbone.verify()
 images = torch.zeros((1, 3, 64, 64), dtype=torch.uint8)
-print(tuple(geokr_backbone.into_torchvision()(geokr_backbone.preprocess(images)).shape))
+print(tuple(geokr_backbone.into_torchvision()(geokr_backbone.prepare(images)).shape))
 """
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], cwd=moved, capture_output=True, text=True, check=False, timeout=120

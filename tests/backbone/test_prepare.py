@@ -52,7 +52,69 @@ def test_a_scene_is_prepared_bit_for_bit_as_in_training(dtype: str, bundle: Path
     pixels, valid = scene(dtype), np.ones((90, 70), bool)
     valid[:20] = False
     wanted = normalised(chips_of_the_training(pixels, valid).transpose(2, 0, 1)[None].copy(), bundle)
-    assert torch.equal(prepare(pixels, bundle, valid=valid), wanted)
+    limits = stretch_limits(pixels, bundle, valid=valid)
+    assert torch.equal(prepare(pixels, bundle, limits=limits, valid=valid), wanted)
+    if dtype.endswith("16"):
+        assert torch.equal(prepare(pixels, bundle, valid=valid), wanted)
+        assert torch.equal(prepare(pixels.astype(np.float32), bundle, valid=valid), wanted)
+
+
+FIXED = {"kind": "fixed", "low": [0.0], "high": [0.3]}
+PERCENTILES = {"kind": "percentile", "low": 2.0, "high": 98.0}
+BYTES = np.random.default_rng(3).integers(0, 256, size=(3, 16, 24), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("stretch", [PERCENTILES, {**PERCENTILES, "kind": "joint_percentile"}, FIXED, {"kind": "none"}])
+@pytest.mark.parametrize("divided", ["to_tensor", "to_dtype_float64", "16 bits", "dark 8 bits"])
+def test_an_image_that_was_divided_is_refused_with_the_way_back(stretch: Any, divided: str, with_stretch: Any) -> None:
+    folder, bits = with_stretch(**stretch), 16 if divided == "16 bits" else 8
+    image = {
+        "to_tensor": torch.from_numpy(BYTES).float().div(255),
+        "to_dtype_float64": BYTES / 255,
+        "16 bits": scene("uint16").astype(np.float32) * np.float32(1 / 65535),
+        "dark 8 bits": (BYTES // 64).astype(np.float32) / 255,
+    }[divided]
+    complaint = (
+        rf"{bits} bits divided by {2**bits - 1}, as ToTensor.*`\(image \* {2**bits - 1}\)\.round\(\)`.*uint{bits}"
+    )
+    for asked in (prepare, stretch_limits):
+        with pytest.raises(BundleError, match=complaint):
+            asked(image, folder)
+    with pytest.raises(BundleError, match=complaint):  # limits of the scene as it is stored
+        prepare(image, folder, limits=([10.0] * 3, [2000.0] * 3))
+    back = (image * (2**bits - 1)).round()
+    back = np.asarray(back, f"uint{bits}")
+    assert np.array_equal(back, {"16 bits": scene("uint16"), "dark 8 bits": BYTES // 64}.get(divided, BYTES))
+
+
+def test_fractions_are_taken_where_limits_say_their_range(bundle: Path) -> None:
+    divided = torch.from_numpy(BYTES).float() / 255
+    assert torch.equal(prepare(divided, bundle, limits=([0] * 3, [1] * 3)), prepare(BYTES, bundle))
+    resized = torch.nn.functional.interpolate(divided[None], size=(20, 30), mode="bilinear")
+    with pytest.raises(BundleError, match=r"Floats from 0.*give limits=stretch_limits\(scene\) of the whole scene"):
+        prepare(resized, bundle)
+    with pytest.raises(BundleError, match="Floats from -3.* do not say"):
+        prepare(normalised(BYTES[None], bundle) - 1, bundle)
+    prepare(resized, bundle, limits=([0] * 3, [1] * 3))
+
+
+def test_whole_numbers_that_may_be_of_either_range_say_their_type(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="Floats from 0 to 255 .* uint8 or uint16"):
+        prepare(BYTES.astype(np.float32), bundle)
+    dark = BYTES // 64  # of 8 bits and of 16: the type says how it is meant
+    assert torch.equal(prepare(dark, bundle), normalised(dark[None], bundle))
+    stretched = chips_of_the_training(dark, np.ones((16, 24), bool)).transpose(2, 0, 1)[None]
+    assert torch.equal(prepare(dark.astype(np.uint16), bundle), normalised(stretched.copy(), bundle))
+
+
+def test_reflectances_are_no_divided_images(with_stretch: Any) -> None:
+    folder = with_stretch(**FIXED)
+    stored = scene("uint16")
+    for reflectance in (stored * np.float32(1e-4), stored / 1e4, (stored - 1000.0) / 1e4):
+        prepare(reflectance, folder)
+    dark = np.zeros((3, 8, 8), np.float32)
+    assert torch.equal(prepare(dark, folder), normalised(np.zeros((1, 3, 8, 8), np.uint8), folder))
+    prepare(stored * np.float32(1e-4), folder, valid=np.zeros((90, 70), bool))
 
 
 def test_part_of_a_scene_is_prepared_by_the_limits_of_the_whole(bundle: Path) -> None:
@@ -90,8 +152,9 @@ def test_bytes_are_taken_as_they_are_unless_limits_are_given(bundle: Path) -> No
 def test_pixels_without_data_are_what_they_were_in_training(bundle: Path) -> None:
     pixels, valid = scene("float32"), np.ones((90, 70), bool)
     pixels[:, 3, 4], valid[3, 4] = np.nan, False
+    limits = stretch_limits(pixels, bundle, valid=valid)
     assert torch.equal(
-        prepare(pixels, bundle, valid=valid)[0, :, 3, 4],
+        prepare(pixels, bundle, limits=limits, valid=valid)[0, :, 3, 4],
         normalised(np.zeros((1, 3, 1, 1), np.uint8), bundle)[0, :, 0, 0],
     )
     with pytest.raises(BundleError, match="finite values.*`valid`"):

@@ -35,13 +35,9 @@ class BundleError(ValueError):
 
 
 def describe(folder: str | Path = HERE) -> dict[str, Any]:
-    """What ``backbone.json`` says: architecture, networks, bands, preprocessing, origin.
+    """What ``backbone.json`` says, or would say in the newest format: architecture, networks, bands, preprocessing, origin.
 
-    Args:
-        folder: where the bundle lies; the folder of this file unless given. So for every function here.
-
-    Returns:
-        Its content; for a bundle of an older format with what newer ones add.
+    ``folder`` is where the bundle lies, here as in every function; the folder of this file unless given.
 
     Raises:
         BundleError: there is no readable ``backbone.json``, its format is not known here, or it was changed.
@@ -55,10 +51,8 @@ def describe(folder: str | Path = HERE) -> dict[str, Any]:
         raise BundleError(f"{path}: not readable as JSON ({error}); download the backbone again.") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version is not None and (not isinstance(version, int) or version not in FORMAT_VERSIONS):
-        known = ", ".join(map(str, FORMAT_VERSIONS))
         raise BundleError(
-            f"{path}: written in format {version!r}, and this loader reads the formats {known}. Use the geokr_backbone.py that "
-            "lies beside the weights, or a newer version of what reads them."
+            f"{path}: format {version!r}; this file reads the formats {', '.join(map(str, FORMAT_VERSIONS))}. Use the loader beside the weights."
         )
     missing = [key for key in _NEEDED if not isinstance(description, dict) or description.get(key) is None]
     if missing:
@@ -97,7 +91,8 @@ def prepare(
     """Prepare an image, or a batch of images of one shape, as the training prepared its chips.
 
     Images of 8 bits are taken as they are. All others are stretched to 8 bits as the training stretched its scenes. Then
-    each band is normalised: ``(x / 255 - mean) / std``.
+    each band is normalised: ``(x / 255 - mean) / std``. Floats say their range by ``limits``, unless they are whole numbers
+    beyond 255, or physical values for a training by a fixed scale.
 
     Args:
         image: numpy array or torch tensor, (C, H, W) or (H, W, C), or a batch of these; uint8, or uint16, int16 or floats as
@@ -112,19 +107,23 @@ def prepare(
         float32 (B, C, H, W), on the tensor's device.
 
     Raises:
-        BundleError: another type, shape or number of bands, values that are not finite, a band without contrast, or no uint8
-            although the bundle records no stretch and no limits are given.
+        BundleError: another type, shape or number of bands, values that are not finite or were divided (ToTensor), a band without
+            contrast, limits of another unit than the image, or none where they are needed.
     """
     description = describe(folder)
-    images, mask = _images(image, description, layout, valid)
-    if images.dtype != torch.uint8 or limits is not None:
-        images = _stretched(images, _limits(images, description, mask) if limits is None else limits)
+    images, mask, known = _images(image, description, layout, valid)
+    if limits is not None:
+        if any(limit > 2 for limit in limits[1]):  # those of 0 and 1 are for such an image
+            _require_undivided(known)
+        images = _stretched(images, limits)
+    elif images.dtype != torch.uint8:
+        measured = _limits(known, description)
+        if "float" in str(image.dtype) and description["stretch"]["kind"] != "fixed":
+            _require_a_range(known)
+        images = _stretched(images, measured)
     images = images if mask is None else images * mask
     mean, std = (torch.tensor(description[key], device=images.device).view(-1, 1, 1) for key in ("mean", "std"))
     return (images.float() / 255 - mean).div(std)
-
-
-preprocess = prepare  # its name in earlier versions, which took tensors of uint8 only
 
 
 def stretch_limits(
@@ -135,62 +134,80 @@ def stretch_limits(
     Arguments and errors are those of `prepare`.
     """
     description = describe(folder)
-    images, mask = _images(scene, description, layout, valid)
-    return _limits(images, description, mask)
+    return _limits(_images(scene, description, layout, valid)[2], description)
 
 
-def _images(image: Any, description: dict[str, Any], layout: str | None, valid: Any) -> tuple[Tensor, Tensor | None]:
-    """The images as a tensor (B, C, H, W) of uint8 or floats, and their mask beside them."""
-    bands, kind = description["bands"], type(image).__name__
+def _images(image: Any, about: dict[str, Any], layout: str | None, valid: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The images as a tensor (B, C, H, W) of uint8 or floats, their mask, and their pixels that hold data (B, C, …)."""
+    bands, kind = about["bands"], type(image).__name__
     if isinstance(image, np.ndarray | Tensor):
         kind = str(image.dtype).removeprefix("torch.") if isinstance(image, Tensor) else image.dtype.name
     if kind not in ("uint8", "uint16", "int16", "float32", "float64"):
-        raise BundleError(
-            f"Expected an image of uint8, uint16, int16 or floats as a numpy array or torch tensor, found {kind}; convert it."
-        )
+        raise BundleError(f"Expected uint8, uint16, int16 or floats in an array or tensor, found {kind}; convert it.")
     shape = tuple(image.shape)
     fits = [name for name, axis in (("CHW", -3), ("HWC", -1)) if len(shape) in (3, 4) and shape[axis] == len(bands)]
     if not fits or layout not in (None, *fits):
         raise BundleError(
-            f"Expected images of shape ({layout or 'CHW or HWC'}), or a batch of these, with the {len(bands)} bands "
-            f"{', '.join(bands)} in this order, found {shape}; select or reorder bands and axes."
+            f"Expected images of shape ({layout or 'CHW or HWC'}), or a batch of these, with the {len(bands)} bands {', '.join(bands)} in this order, found {shape}; select or reorder bands and axes."
         )
     if layout is None and len(fits) > 1:
         raise BundleError(f"The shape {shape} can be read in two ways; give layout='CHW' or layout='HWC'.")
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.array(image, dtype=kind))  # in this machine's byte order
-    image = image if len(shape) == 4 else image[None]
-    image = image if (layout or fits[0]) == "CHW" else image.movedim(-1, 1)
-    images = image.float() if kind.endswith("16") else image
+    images = image if len(shape) == 4 else image[None]
+    images = images if (layout or fits[0]) == "CHW" else images.movedim(-1, 1)
+    images = images.float() if kind.endswith("16") else images
     mask = None if valid is None else torch.as_tensor(valid, device=images.device).bool()
     if mask is not None and mask.shape != images.shape[2:]:
         raise BundleError(f"Expected `valid` of shape {tuple(images.shape[2:])}, found {tuple(mask.shape)}.")
-    if not bool(torch.isfinite(images if mask is None else images[..., mask]).all()):
+    known = images if mask is None else images[..., mask]
+    if not bool(torch.isfinite(known).all()):
         raise BundleError("Expected finite values wherever the image holds data; say where it does with `valid`.")
-    return images, mask
+    return images, mask, known
 
 
-def _limits(images: Tensor, description: dict[str, Any], mask: Tensor | None) -> tuple[list[float], list[float]]:
-    stretch, num_bands = description.get("stretch") or {"kind": "not recorded"}, images.shape[1]
+def _limits(known: Tensor, description: dict[str, Any]) -> tuple[list[float], list[float]]:
+    stretch, num_bands = description.get("stretch") or {"kind": "not recorded"}, known.shape[1]
+    _require_undivided(known)
     if stretch["kind"] == "fixed":
         low, high = ([float(v) for v in stretch[end]] * (num_bands // len(stretch[end])) for end in ("low", "high"))
-        if max(high) - min(low) <= 2 and bool((images == images.round()).all()):
+        if max(high) - min(low) <= 2 and bool((known > 2).any()) and bool((known == known.round()).all()):
             raise BundleError(
-                f"The training stretched {min(low):g} … {max(high):g} of reflectance or another physical value, and these "
-                "are whole numbers: apply the file's scale and offset first, or give limits as they are stored."
+                f"The training stretched {min(low):g} … {max(high):g} of reflectance or another physical value, and these are whole numbers: apply the file's scale and offset first, or give limits as they are stored."
             )
         return low, high
     if stretch["kind"] not in ("percentile", "joint_percentile"):
         raise BundleError(
-            f"Images that are not uint8 need limits here: how the training stretched to 8 bits is {stretch['kind']!r}. "
-            "Percentiles 2 and 98 of the whole scene are a common choice."
+            f"Images that are not uint8 need limits here: how the training stretched to 8 bits is {stretch['kind']!r}. Percentiles 2 and 98 of the whole scene are a common choice."
         )
-    values = (images if mask is None else images[..., mask]).transpose(0, 1).flatten(1).double().cpu().numpy()
-    if not values.size:
+    if not known.numel():
         raise BundleError("No pixel holds data, so there is nothing to choose limits by.")
+    values = known.transpose(0, 1).flatten(1).double().cpu().numpy()
     groups = [values] * num_bands if stretch["kind"] == "joint_percentile" else list(values)
     pairs = [np.percentile(group, (stretch["low"], stretch["high"])).tolist() for group in groups]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _require_undivided(values: Tensor) -> None:
+    """Refuse multiples of 1/255 or 1/65,535 between 0 and 1; reflectances, stored as 1/10,000, lie between these steps."""
+    if not bool(((values > 0) & (values < 1)).any()) or bool(((values < 0) | (values > 1)).any()):
+        return
+    for bits, most in ((8, 255), (16, 65535)):
+        if bool(((values * most - (values * most).round()).abs() < 0.01).all()):
+            raise BundleError(
+                f"Expected an image as its file holds it, found {bits} bits divided by {most}, as ToTensor does: leave that out, or take it back by `(image * {most}).round()`, converted to uint{bits}."
+            )
+
+
+def _require_a_range(values: Tensor) -> None:
+    """Refuse floats that may be of any range."""
+    least, most = float(values.min()), float(values.max())
+    if bool((values != values.round()).any()) or 0 <= least <= most <= 255:
+        raise BundleError(
+            f"Floats from {least:g} to {most:g} do not say what is black and what is white. Whole numbers: convert them to uint8 "
+            "or uint16. Fractions: leave divisions and normalising to `prepare`; where a scene's file itself holds fractions, "
+            "give limits=stretch_limits(scene) of the whole scene."
+        )
 
 
 def _stretched(images: Tensor, limits: tuple[Any, Any]) -> Tensor:
@@ -199,8 +216,7 @@ def _stretched(images: Tensor, limits: tuple[Any, Any]) -> Tensor:
     low, high = (torch.as_tensor(end, dtype=images.dtype, device=images.device).view(-1, 1, 1) for end in limits)
     if len(low) != images.shape[1] or len(high) != images.shape[1] or not bool((high > low).all()):
         raise BundleError(
-            f"Expected limits for {images.shape[1]} bands, each upper one above its lower one, found "
-            f"{low.flatten().tolist()} and {high.flatten().tolist()}; a band without contrast cannot be stretched."
+            f"Expected limits for {images.shape[1]} bands, each upper one above its lower one, found {low.flatten().tolist()} and {high.flatten().tolist()}; a band without contrast cannot be stretched."
         )
     return (((images.nan_to_num() - low) / (high - low)).clamp(0, 1) * 255).round().byte()
 
@@ -216,8 +232,7 @@ def load(folder: str | Path = HERE) -> nn.Module:
     rows = describe(folder)["network"]["loads_into"]
     if not rows:
         raise BundleError(
-            f"No library has {describe(folder)['architecture']}: build that network yourself, for the bands of `describe()` and "
-            "without its classifier, and fill it with `load_into(network)`."
+            f"No library has {describe(folder)['architecture']}: build that network yourself, for the bands of `describe()` and without its classifier, and fill it with `load_into(network)`."
         )
     return into_timm(folder) if rows[0]["library"] == "timm" else into_torchvision(folder)
 
@@ -271,7 +286,7 @@ def into_smp(folder: str | Path = HERE, decoder: str = "Unet", classes: int = 1,
         folder: see `describe`.
         decoder: a model class of segmentation-models-pytorch, e.g. ``Unet``, ``FPN``, ``DeepLabV3Plus``.
         classes: number of output channels.
-        options: further arguments of that class.
+        **options: further arguments of that class.
 
     Raises:
         BundleError: the library lacks the architecture or the decoder, or see `load_state_dict`.
@@ -323,19 +338,14 @@ def check_files(folder: str | Path = HERE) -> None:
 def verify(folder: str | Path = HERE, network: nn.Module | None = None) -> None:
     """Check that every file is the one that was built, and that the weights give the golden features.
 
-    Runs in fp32 on the CPU. Needs the library that the backbone was trained with.
-
-    Args:
-        folder: see `describe`.
-        network: filled with the weights, for an architecture that no library has; None: what `load` gives.
+    Runs in fp32 on the CPU. ``network``, filled with the weights, is for an architecture that no library has; else `load` gives it.
 
     Raises:
         BundleError: a file is missing or changed, the preprocessing or the features differ from the golden ones.
         RuntimeError: the weights do not fit the library's network.
     """
-    folder = Path(folder)
     check_files(folder)
-    golden = load_file(folder / "golden.safetensors")
+    golden = load_file(Path(folder) / "golden.safetensors")
     prepared = prepare(golden["images"], folder, layout="CHW")
     if not torch.allclose(prepared, golden["input"], rtol=0, atol=1e-5):
         raise BundleError(f"{folder}: preprocessing does not give the golden input; mean, std or bands were changed.")
@@ -348,21 +358,18 @@ def verify(folder: str | Path = HERE, network: nn.Module | None = None) -> None:
     error = float((features - expected).abs().max()) if features.shape == expected.shape else float("inf")
     if not error <= limit:
         raise BundleError(
-            f"{folder}: the features differ from the golden ones by {error:.3g} (allowed: {limit:.3g}). "
-            "Weights or architecture are not those of the bundle; download it again."
+            f"{folder}: the features differ from the golden ones by {error:.3g} (allowed: {limit:.3g}). Weights or architecture are not those of the bundle; download it again."
         )
 
 
 def _row(folder: str | Path, library: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The description, and what it says about the network of one library."""
-    description = describe(folder)
-    rows = {row["library"]: row for row in description["network"]["loads_into"]}
+    about = describe(folder)
+    rows = {row["library"]: row for row in about["network"]["loads_into"]}
     if library not in rows:
-        works = [f"into_{name}" for name in rows] or ["load_into, for a network of your own"]
-        raise BundleError(
-            f"{library} has no {description['architecture']} that these weights fit. What works: {', '.join(works)}."
-        )
-    return description, rows[library]
+        works = ", ".join(f"into_{name}" for name in rows) or "load_into, for a network of your own"
+        raise BundleError(f"{library} has no {about['architecture']} that these weights fit. What works: {works}.")
+    return about, rows[library]
 
 
 def _filled(network: nn.Module, row: dict[str, Any], folder: str | Path) -> nn.Module:
@@ -380,11 +387,7 @@ def _filled(network: nn.Module, row: dict[str, Any], folder: str | Path) -> nn.M
     return network.eval()
 
 
-_REPLACEMENTS: dict[str, Any] = {
-    "identity": nn.Identity,
-    "average_pool": lambda: nn.AdaptiveAvgPool2d(1),
-    "flatten": lambda: nn.Flatten(1),
-}
+_REPLACEMENTS: Any = {"identity": nn.Identity, "flatten": nn.Flatten, "average_pool": lambda: nn.AdaptiveAvgPool2d(1)}
 
 
 def _renamed(key: str, beginnings: dict[str, str]) -> str:
@@ -402,28 +405,24 @@ def _require_plain(row: dict[str, Any], known: bool) -> None:
     if bad or not known:
         asked = f"the option {bad[0]!r}" if bad else f"{row['name']!r}"
         raise BundleError(
-            f"backbone.json asks {row['library']} for {asked}, which this version of it does not have or which is not "
-            "allowed here; use the version named in the model card, or do not use this bundle."
+            f"backbone.json asks {row['library']} for {asked}, which this version of it does not have or which is not allowed here; use the version named in the model card, or do not use this bundle."
         )
 
 
 def _network_of_format_1(architecture: str) -> dict[str, Any]:
     """What ``backbone.json`` of format 2 says about the architectures that bundles of format 1 can have."""
-
-    def row(library: str, inside: str, options: dict[str, Any], replaced: dict[str, str]) -> dict[str, Any]:
-        common = {"library": library, "name": architecture, "inside": inside, "renamed": {}}
-        return {**common, "options": options, "replaced": replaced}
-
     vgg = {"avgpool": "average_pool", "classifier": "identity"}
     resnet, squeezenet = {"fc": "identity"}, {"classifier": "average_pool"}
     known = {"resnet18": resnet, "resnet50": resnet, "vgg16_bn": vgg, "squeezenet1_1": squeezenet}
     if architecture not in known:
         return {"first_layer": "", "loads_into": []}
-    rows = [row("torchvision", "", {}, known[architecture])]
+    rows: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [("torchvision", "", {}, known[architecture])]
     if architecture != "squeezenet1_1":
         before_classifier = {"pre_logits": "identity"} if architecture == "vgg16_bn" else {}
-        rows += [row("timm", "", {"num_classes": 0}, before_classifier), row("smp", "encoder", {}, {})]
-    return {"first_layer": "conv1" if known[architecture] is resnet else "features.0", "loads_into": rows}
+        rows += [("timm", "", {"num_classes": 0}, before_classifier), ("smp", "encoder", {}, {})]
+    keys, same = ("library", "inside", "options", "replaced"), {"name": architecture, "renamed": {}}
+    first_layer = "conv1" if known[architecture] is resnet else "features.0"
+    return {"first_layer": first_layer, "loads_into": [same | dict(zip(keys, row, strict=True)) for row in rows]}
 
 
 def _for_bands(first: nn.Module | Tensor, num_bands: int) -> nn.Conv2d:
@@ -445,6 +444,5 @@ def _check_digest(folder: Path, name: str, expected: str) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
         raise BundleError(
-            f"{path}: the file was changed or damaged: its sha256 is {found}, backbone.json says {expected}. Download the "
-            "backbone again."
+            f"{path}: the file was changed or damaged: its sha256 is {found}, backbone.json says {expected}. Download the backbone again."
         )
