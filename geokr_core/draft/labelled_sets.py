@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
@@ -11,6 +12,11 @@ from geokr_core.evaluation.labelled.label_files import entries
 from geokr_core.evaluation.sets.boxes import formats
 from geokr_core.evaluation.sets.classes import class_folders
 from geokr_core.evaluation.sets.masks import layout
+from geokr_core.evaluation.sets.masks.read import bands_of
+from geokr_core.rasters.image_files import UnusableImageError, read_image
+
+_MOST_READ: Final = 4
+"""Images of a set that are tried until one can be read."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class FoundSet:
         layout: how its files lie, in words.
         classes: its classes.
         questions: what could not be decided.
+        num_unnamed_bands: bands of its images that nothing names; 0 where their names are known.
+        bands: names to be given in the file; None: the chain finds them by itself.
     """
 
     name: str
@@ -30,6 +38,8 @@ class FoundSet:
     layout: str
     classes: tuple[str, ...]
     questions: tuple[str, ...] = ()
+    num_unnamed_bands: int = 0
+    bands: tuple[str, ...] | None = None
 
 
 def find_labelled_sets(folder: Path) -> tuple[list[FoundSet], list[str]]:
@@ -72,7 +82,25 @@ def _masks(folder: Path, kind: str) -> FoundSet:
         questions = (
             "it has masks and no palette.csv, so it is taken for cloud and snow; for other classes write palette.csv",
         )
-    return FoundSet(folder.name, kind, f"layout {found.name}, {len(found.items)} images", found.classes, questions)
+    words = f"layout {found.name}, {len(found.items)} images"
+    return FoundSet(folder.name, kind, words, found.classes, questions, _num_unnamed_bands(folder, found))
+
+
+def _num_unnamed_bands(folder: Path, found: layout.FoundSet) -> int:
+    """How many bands the first readable image has, if the chain would ask for their names."""
+    if found.bands:
+        return 0
+    for item in found.items[:_MOST_READ]:
+        try:
+            image = read_image(item.image)
+        except UnusableImageError:
+            continue
+        try:
+            bands_of(folder, found, [image], Findings("skip"))
+        except EvaluationError:
+            return int(image.pixels.shape[-1])
+        return 0
+    return 0
 
 
 def _boxes(folder: Path) -> FoundSet:

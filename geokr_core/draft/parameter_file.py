@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from geokr_core.chain.params import load_params
 from geokr_core.draft.headers import Box
 from geokr_core.draft.labelled_sets import FoundSet, find_labelled_sets
 from geokr_core.draft.land_cover import FoundProduct, find_products
+from geokr_core.draft.places import PlaceSize, choose_place_size
 from geokr_core.draft.scenes import FoundCollection, find_collections
 from geokr_core.errors import ConfigError, MissingInputError
 from geokr_core.step.files import whole_file
 
 _RGB: Final = ("red", "green", "blue")
-_PLACES_ACROSS: Final = 20
-_PLACE_SIZES_DEG: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_ANY_PLACE_DEG: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,32 @@ def _look(folder: Path, scenes: Path, land_cover: Path, tasks: Path | None) -> _
             "docs/land-cover.md lists the products that are recognised."
         )
     sets, unknown = find_labelled_sets(tasks) if tasks is not None else ([], [])
+    sets = [_with_bands(one, collections) for one in sets]
+    unknown = [f"{name} (no labelled set that is known)" for name in unknown]
+    unknown += [
+        f"{one.name} (images of {one.num_unnamed_bands} bands, and nothing says which)"
+        for one in sets
+        if _lacks_bands(one)
+    ]
+    sets = [one for one in sets if not _lacks_bands(one)]
     given = {"scenes": scenes, "land_cover": land_cover, **({"evaluation": tasks} if tasks else {})}
     folders = {name: _seen_from(folder, place) for name, place in given.items()}
     taken = _of_one_legend(products)
     left_out = [product for product in products if product not in taken]
     return _Found(folders, collections, taken, sets, unknown, left_out)
+
+
+def _with_bands(one: FoundSet, collections: Sequence[FoundCollection]) -> FoundSet:
+    """A set whose images have bands that nothing names, with the names of scenes that have as many."""
+    alike = [found.seen_bands for found in collections if len(found.seen_bands) == one.num_unnamed_bands]
+    if not one.num_unnamed_bands or not alike:
+        return one
+    doubt = f"nothing names the {one.num_unnamed_bands} bands of its images; `bands` are taken from the scenes: compare"
+    return replace(one, bands=alike[0], questions=(*one.questions, doubt))
+
+
+def _lacks_bands(one: FoundSet) -> bool:
+    return bool(one.num_unnamed_bands) and one.bands is None
 
 
 def _seen_from(folder: Path, place: Path) -> str:
@@ -156,25 +177,47 @@ def _questions(found: _Found) -> Iterator[str]:
             yield f"{place}.land_cover: {doubt}"
     for product in found.products:
         yield from (f"land_cover.products.{product.name}: {question}" for question in product.questions)
-    for product in found.left_out:
-        yield f"land_cover.products: {', '.join(product.paths[:3])}: left out; {product.questions[0]}"
-    yield from _evaluation_questions(found)
-
-
-def _evaluation_questions(found: _Found) -> Iterator[str]:
-    bands, doubt = _chip_bands(found.collections)
-    if doubt:
+    yield from (f"land_cover.products: {text}" for text in _left_out(found))
+    if doubt := _place_doubt(_place_size(found)):
+        yield f"levir_kr.place_size_deg: {doubt}"
+    if doubt := _band_doubt(found):
         yield f"chips.bands: {doubt}"
-    elif found.sets and set(bands) != set(_RGB):
-        yield f"chips.bands: {', '.join(bands)}: labelled sets of plain colour images need red, green and blue"
     for one in found.sets:
         yield from (f"evaluation.tasks.{one.name}: {question}" for question in one.questions)
+    yield from (f"evaluation: {text}" for text in _evaluation_doubts(found))
+
+
+def _left_out(found: _Found) -> Iterator[str]:
+    for product in found.left_out:
+        yield f"{', '.join(product.paths[:3])}: left out; {product.questions[0]}"
+
+
+def _place_size(found: _Found) -> PlaceSize | None:
+    return choose_place_size([box for one in found.collections for box in one.boxes])
+
+
+def _place_doubt(size: PlaceSize | None) -> str:
+    if size is None:
+        return "no size of places was found that leaves some of them to validation: choose one, or give more scenes"
+    return (
+        "" if size.serves else f"{size.words}: choose a size that holds out some tenth of the ground in several places"
+    )
+
+
+def _band_doubt(found: _Found) -> str:
+    bands, doubt = _chip_bands(found.collections)
+    if not doubt and found.sets and set(bands) != set(_RGB):
+        return f"{', '.join(bands)}: labelled sets of plain colour images need red, green and blue"
+    return doubt
+
+
+def _evaluation_doubts(found: _Found) -> Iterator[str]:
     if found.unknown_sets:
-        yield f"evaluation.tasks: {', '.join(found.unknown_sets)}: not recognised as labelled sets; see docs/tasks.md"
+        yield f"left out: {', '.join(found.unknown_sets)}; docs/tasks.md says how sets lie and what a task is told"
     if "evaluation" not in found.folders:
-        yield "evaluation: no folder of labelled sets was given (--tasks), so the backbone will not be judged"
+        yield "no folder of labelled sets was given (--tasks), so the backbone will not be judged"
     elif not found.sets:
-        yield f"evaluation: {found.folders['evaluation']} holds no labelled set, so the backbone will not be judged"
+        yield f"{found.folders['evaluation']} holds no labelled set that can be used, so the backbone will not be judged"
 
 
 def _chip_bands(collections: Sequence[FoundCollection]) -> tuple[tuple[str, ...], str]:
@@ -206,14 +249,25 @@ def _lines(found: _Found, name: str) -> Iterator[str]:
     yield from _evaluation_lines(found)
 
 
+def _seen(one: FoundCollection) -> tuple[str, ...]:
+    """What was found of a collection, in words."""
+    some = f", of which {one.num_looked_at} were looked at" if 0 < one.num_looked_at < one.num_scenes else ""
+    size = " to ".join(f"{gsd_m:.3g}" for gsd_m in one.gsd_m)
+    return (
+        f"{one.num_scenes} scene(s){some}",
+        one.product if one.product != "generic" else "",
+        f"{size} m a pixel" if size else "",
+        ", ".join(one.seen_bands),
+        " to ".join(one.acquired),
+    )
+
+
 def _scenes_lines(found: _Found) -> Iterator[str]:
     yield from ("scenes:", f"  folder: {_flow(found.folders['scenes'])}", "  collections:")
     for one in found.collections:
         product, doubt = _land_cover_of(one, found.products)
         yield from (f"    # CHECK {question}" for question in one.questions)
-        seen = [f"{one.num_scenes} scene(s)", one.product if one.product != "generic" else ""]
-        seen += [f"{one.gsd_m:g} m a pixel" if one.gsd_m else "", ", ".join(one.seen_bands), " to ".join(one.acquired)]
-        yield f"    # {'; '.join(part for part in seen if part)}"
+        yield f"    # {'; '.join(part for part in _seen(one) if part)}"
         yield f"    - name: {one.name}"
         yield f"      files: {_flow(one.files)}"
         if one.band_files is not None:
@@ -230,6 +284,7 @@ def _scenes_lines(found: _Found) -> Iterator[str]:
 
 def _land_cover_lines(found: _Found) -> Iterator[str]:
     yield from ("land_cover:", f"  folder: {_flow(found.folders['land_cover'])}", "  products:")
+    yield from (f"    # CHECK {text}" for text in _left_out(found))
     for product in found.products:
         yield from (f"    # CHECK {question}" for question in product.questions)
         yield f"    # {len(product.paths)} file(s), recognised by {product.reason}"
@@ -244,22 +299,21 @@ def _land_cover_lines(found: _Found) -> Iterator[str]:
 
 
 def _data_set_lines(found: _Found) -> Iterator[str]:
-    bands, doubt = _chip_bands(found.collections)
-    if doubt:
-        yield f"# CHECK {doubt}"
-    boxes = [box for one in found.collections for box in one.boxes]
-    extent = max((max(b[2] for b in boxes) - min(b[0] for b in boxes), 0.0)) if boxes else 40.0
-    size = next((size for size in _PLACE_SIZES_DEG if size >= extent / _PLACES_ACROSS), _PLACE_SIZES_DEG[-1])
+    bands, _ = _chip_bands(found.collections)
+    size = _place_size(found)
+    place = f"  place_size_deg: {size.deg if size else _ANY_PLACE_DEG:g}                # sides of the squares that go to training or to validation as a whole"
+    yield "chips:"
+    if doubt := _band_doubt(found):
+        yield f"  # CHECK {doubt}"
     yield from (
-        "chips:",
         "  size_px: 64                         # sides of the squares that are learned from",
         "  stride_px: 64                       # smaller than size_px: chips overlap, and there are more of them",
         f"  bands: {_flow(list(bands))}",
         "",
         "levir_kr:",
-        f"  place_size_deg: {size:g}                # training and validation are split by squares of this size",
-        "",
     )
+    doubt = _place_doubt(size)
+    yield from (f"  # CHECK {doubt}" if doubt else f"  # {size.words}" if size else "", place, "")
 
 
 def _training_lines() -> Iterator[str]:
@@ -279,13 +333,15 @@ def _training_lines() -> Iterator[str]:
 
 
 def _evaluation_lines(found: _Found) -> Iterator[str]:
+    yield from (f"# CHECK {text}" for text in _evaluation_doubts(found))
     if not found.sets:
-        yield "# No labelled sets: the chain ends with the backbone. docs/tasks.md says what a section `evaluation` holds."
+        yield "# The chain ends with the backbone. docs/tasks.md says what a section `evaluation` holds."
         return
     yield from ("evaluation:", f"  folder: {_flow(found.folders['evaluation'])}", "  tasks:")
     for one in found.sets:
         yield from (f"    # CHECK {question}" for question in one.questions)
-        yield f"    - {{name: {_flow(one.name)}, kind: {one.kind}}}          # {one.layout}, {len(one.classes)} classes"
+        bands = f", bands: {_flow(list(one.bands))}" if one.bands else ""
+        yield f"    - {{name: {_flow(one.name)}, kind: {one.kind}{bands}}}          # {one.layout}, {len(one.classes)} classes"
     histogram = ", colour_histogram" if any(one.kind == "scene_classification" for one in found.sets) else ""
     yield from (
         f"  initialisations: [random{histogram}, shuffled, geokr]",

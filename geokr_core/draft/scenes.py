@@ -1,11 +1,10 @@
 """Which scenes a folder holds, as collections of files that are read alike."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import shapely
@@ -60,6 +59,17 @@ BAND_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Common names of bands by their numbers, for a sensor whose name a path holds (regular expression)."""
 
+T = TypeVar("T")
+
+_MOST_LOOKED_AT: Final = 200
+"""Scenes of a collection whose headers are read."""
+
+_MOST_SAMPLED: Final = 24
+"""Scenes of a collection whose pixels are sampled for undeclared nodata."""
+
+_EMPTY_FRACTION: Final = 0.01
+"""A scene with more pixels that are zero in every band has ground without data."""
+
 _WORDS: Final = ("coastal", "blue", "green", "red", "nir", "swir1", "swir2", "pan")
 _BAND_FILE: Final = re.compile(
     rf"(?i)(?P<before>.*(?:^|[_\-. ])(?:band|b)?0*)(?P<token>{'|'.join(_WORDS)}|\d{{1,2}}a?)(?P<after>\.\w+)"
@@ -80,9 +90,10 @@ class FoundCollection:
         band_files: what ``{band}`` of the pattern stands for, or None.
         nodata: value that seems to mean no data where the files do not say so, or None.
         seen_bands: names as the chain will see them; empty where no sample could be opened.
-        gsd_m: of the samples, or None.
-        acquired: first and last date of the samples, empty without one.
-        boxes: where the samples lie.
+        gsd_m: finest and coarsest of the scenes that were looked at, empty without one.
+        acquired: first and last date of these, empty without one.
+        boxes: where these lie.
+        num_looked_at: scenes whose headers were read and that can be used.
         questions: what could not be decided.
     """
 
@@ -95,9 +106,10 @@ class FoundCollection:
     band_files: tuple[str, ...] | None = None
     nodata: int | None = None
     seen_bands: tuple[str, ...] = ()
-    gsd_m: float | None = None
+    gsd_m: tuple[float, ...] = ()
     acquired: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
+    num_looked_at: int = 0
     questions: tuple[str, ...] = ()
 
     def section(self, land_cover: str) -> SceneCollection:
@@ -209,41 +221,70 @@ def _name_of(folder: Path, below: str, paths: Sequence[str]) -> str:
     return identifier(text or folder.resolve().name, "scenes")
 
 
+class _HeadersOnly(Checksums):
+    """No file is read as a whole: a scene that is only looked at needs no checksum."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("no-memory.json"))
+
+    def md5(self, path: Path) -> str:
+        """Nothing."""
+        return ""
+
+
+def _spread(of: Sequence[T], most: int) -> list[T]:
+    """At most so many of a sequence, evenly spread, the first and the last among them."""
+    return list(of) if len(of) <= most else [of[int(place)] for place in np.linspace(0, len(of) - 1, most)]
+
+
 def _inspected(folder: Path, found: FoundCollection) -> FoundCollection:
-    """A collection with what the chain itself finds in some of its scenes."""
+    """A collection with what the chain itself finds in the headers of its scenes."""
     config = ScenesConfig(folder=folder, collections=(found.section("unknown"),))
     try:
         candidates = discover(config).candidates
     except (ConfigError, MissingInputError) as error:
         return replace(found, questions=(*found.questions, str(error)))
-    questions, scenes = list(found.questions), []
-    with TemporaryDirectory() as temporary:  # nothing is remembered of files that the user may still move
-        memory = Checksums(Path(temporary) / "md5.json")
-        for candidate in dict.fromkeys((candidates[0], candidates[-1])):
-            try:
-                scenes.append(inspect(folder, candidate, memory)[0])
-            except SceneRefusedError as error:
-                questions.append(f"a scene would be quarantined: {error}")
+    scenes, refused = [], []
+    for candidate in _spread(candidates, _MOST_LOOKED_AT):
+        try:
+            scenes.append(inspect(folder, candidate, _HeadersOnly())[0])
+        except SceneRefusedError as error:
+            refused.append(str(error))
+    questions = list(found.questions)
+    if refused:
+        questions.append(f"{len(refused)} scene(s) would be quarantined; the first: {refused[0]}")
     if not scenes:
         return replace(found, num_scenes=len(candidates), questions=tuple(questions))
-    nodata = _undeclared_nodata(folder, scenes[0])
-    if nodata is not None:
-        questions.append("`nodata: 0` is a guess: many pixels are zero in all bands, and the files declare nothing")
-    if any(re.fullmatch(r"band\d+", name) for name in scenes[0].bands) and not found.questions:
-        questions.append(f"the files do not name all of their bands ({', '.join(scenes[0].bands)}): give `bands`")
-    dates = tuple(sorted({scene.acquired for scene in scenes if scene.acquired}))
-    if not dates:
-        questions.append("no date is known: give `acquired`, by which the edition of the land cover is chosen")
+    nodata, doubt = _undeclared_nodata(folder, scenes)
+    dates = sorted({scene.acquired for scene in scenes if scene.acquired})
+    sizes = sorted({scene.gsd_m for scene in scenes})
     return replace(
         found,
         num_scenes=len(candidates),
         nodata=nodata,
         seen_bands=scenes[0].bands,
-        gsd_m=scenes[0].gsd_m,
-        acquired=dates,
+        gsd_m=tuple(dict.fromkeys((sizes[0], sizes[-1]))),
+        acquired=tuple(dict.fromkeys((dates[0], dates[-1]))) if dates else (),
         boxes=tuple(_box_of(scene) for scene in scenes),
-        questions=tuple(questions),
+        num_looked_at=len(scenes),
+        questions=(*questions, *_doubts(scenes, asked=bool(found.questions)), *doubt),
     )
+
+
+def _doubts(scenes: Sequence[Scene], *, asked: bool) -> Iterator[str]:
+    """What the scenes of a collection do not say, or say differently."""
+    layouts = sorted({scene.bands for scene in scenes})
+    if len(layouts) > 1:
+        shown = "; ".join(", ".join(bands) for bands in layouts[:3])
+        yield f"its scenes have different bands ({shown}): make a collection of each"
+    if any(re.fullmatch(r"band\d+", name) for name in scenes[0].bands) and not asked:
+        yield f"the files do not name all of their bands ({', '.join(scenes[0].bands)}): give `bands`"
+    num_undated = sum(not scene.acquired for scene in scenes)
+    if num_undated:
+        some = (
+            "no date is known" if num_undated == len(scenes) else f"{num_undated} of {len(scenes)} scenes have no date"
+        )
+        yield f"{some}: give `acquired`, by which the edition of the land cover is chosen"
 
 
 def _box_of(scene: Scene) -> Box:
@@ -251,11 +292,27 @@ def _box_of(scene: Scene) -> Box:
     return float(west), float(south), float(east), float(north)
 
 
-def _undeclared_nodata(folder: Path, scene: Scene) -> int | None:
-    """Zero, where a hundredth of all pixels is zero in every band and the file declares no missing ground."""
-    header = read_header(folder, scene.files[0])
-    if header is None or header.nodata is not None or scene.nodata is not None or len(scene.files) > 1:
-        return None
-    values = sample(folder, header)
-    empty = (values == 0).all(axis=0)
-    return 0 if empty.size and float(np.mean(empty)) > 0.01 else None
+def _undeclared_nodata(folder: Path, scenes: Sequence[Scene]) -> tuple[int | None, list[str]]:
+    """Zero, where many pixels of a scene are zero in every band and its file declares no missing ground; and the doubt."""
+    empty, declared = [], set()
+    for scene in _spread(scenes, _MOST_SAMPLED):
+        header = read_header(folder, scene.files[0])
+        if header is None or len(scene.files) > 1:
+            continue
+        if header.nodata is not None or scene.nodata is not None:
+            declared.add(header.nodata if header.nodata is not None else scene.nodata)
+        elif _is_partly_zero(sample(folder, header)):
+            empty.append(scene.files[0])
+    if not empty:
+        return None, []
+    which = f"{empty[0]}{f' and {len(empty) - 1} more' if len(empty) > 1 else ''} of those that were sampled"
+    if declared - {0.0}:
+        return None, [
+            f"many pixels are zero in all bands of {which}, which declare no nodata: give them a collection with `nodata`"
+        ]
+    return 0, [f"`nodata: 0` is a guess: many pixels are zero in all bands of {which}, and these declare nothing"]
+
+
+def _is_partly_zero(values: np.ndarray) -> bool:
+    zero = (values == 0).all(axis=0)
+    return bool(zero.size) and float(np.mean(zero)) > _EMPTY_FRACTION

@@ -74,7 +74,7 @@ def write_catalogue(
         DatasetError: the audit knows none of the chips.
     """
     tally = Tally()
-    places = _Places(config)
+    places = Places(config)
     with whole_file(path) as partial:
         writer = _Writer(partial)
         for joined in joined_scenes(chips, proportions):
@@ -143,14 +143,16 @@ def joined_scenes(chips: Path, proportions: Path) -> Iterator[pd.DataFrame]:
         )
 
 
-class _Places:
+class Places:
     """Holding out whole places, whatever scene shows them: overlapping scenes must not leak between the splits."""
 
     def __init__(self, config: LevirKRConfig) -> None:
+        """Take size, share and seed from the section."""
         self._config = config
         self._held_out: dict[str, bool] = {}
 
     def split_of(self, rows: pd.DataFrame) -> np.ndarray:
+        """``train`` or ``validation`` for each row (N,), by its ``lon`` and ``lat`` in degrees."""
         size = self._config.place_size_deg
         cells = (rows[["lon", "lat"]].to_numpy() // size).astype(int)
         unique, inverse = np.unique(cells, axis=0, return_inverse=True)

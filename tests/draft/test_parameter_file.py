@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 from rasterio.transform import from_origin
@@ -14,6 +15,7 @@ from geokr_core.chips.read import read_rows
 from geokr_core.draft.labelled_sets import find_labelled_sets
 from geokr_core.draft.parameter_file import Draft, write_draft
 from geokr_core.errors import ConfigError, MissingInputError
+from geokr_core.levir_kr.catalogue import Places
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.world.config import WorldConfig
@@ -53,9 +55,12 @@ def _write_map(path: Path, codes: np.ndarray, *, crs: str = "EPSG:32632") -> Non
         target.write(codes, 1)
 
 
-def _write_image(path: Path, *, bands: int = 3, size_px: int = 80) -> None:
+def _write_image(
+    path: Path, *, bands: int = 3, size_px: int = 80, cell_m: float = 30, empty: int = 0, nodata: int | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(0).integers(1, 255, (bands, size_px, size_px), dtype=np.uint8)
+    values[:, :empty] = 0
     with rasterio.open(
         path,
         "w",
@@ -65,7 +70,8 @@ def _write_image(path: Path, *, bands: int = 3, size_px: int = 80) -> None:
         height=size_px,
         width=size_px,
         crs="EPSG:32632",
-        transform=from_origin(500_000, 5_000_000, 30, 30),
+        transform=from_origin(500_000, 5_000_000, cell_m, cell_m),
+        nodata=nodata,
         photometric="RGB" if bands == 3 else "MINISBLACK",
     ) as target:
         target.write(values)
@@ -84,12 +90,73 @@ def test_the_generated_world_is_recognised_and_the_first_steps_run(drafted: Draf
     }
     run(params, RecordingReporter(), steps=FIRST_STEPS)
     assert len(list(Folders(params)["proportions"].glob("*.parquet"))) == 2
+    chips = Folders(params)["chips"]
+    rows = pd.concat(read_rows(chips, scene_id) for scene_id in usable_scenes(Folders(params)["scenes"]))
+    assert set(Places(params.levir_kr).split_of(rows)) == {"train", "validation"}
+
+
+def _marked(draft: Draft) -> list[str]:
+    return [line.split("CHECK ", 1)[1] for line in draft.path.read_text().splitlines() if "# CHECK" in line]
+
+
+def _said(draft: Draft) -> list[str]:
+    return [question.split(": ", 1)[1] for question in draft.questions]
 
 
 def test_what_could_not_be_decided_stands_in_the_file_and_in_the_answer(world: Path, tmp_path: Path) -> None:
     draft = write_draft(tmp_path, world / "scenes", world / "land_cover", None)
     assert any("--tasks" in question for question in draft.questions)
     assert load_params(draft.path).evaluation is None
+    assert sorted(_marked(draft)) == sorted(_said(draft))
+
+
+def test_every_doubt_is_marked(tmp_path: Path) -> None:
+    _write_map(tmp_path / "maps" / "N32_45_2020LC030.tif", np.tile(np.uint8([10, 20]), (80, 40)))
+    _write_map(tmp_path / "maps" / "odd.tif", np.tile(np.uint8([101, 202]), (80, 40)))
+    _write_image(tmp_path / "images" / "one.tif", bands=5)
+    (tmp_path / "tasks" / "notes").mkdir(parents=True)
+    draft = write_draft(tmp_path, tmp_path / "images", tmp_path / "maps", tmp_path / "tasks")
+    assert len(draft.questions) >= 6
+    assert sorted(_marked(draft)) == sorted(_said(draft))
+
+
+def test_dates_and_resolutions_are_those_of_all_scenes(tmp_path: Path) -> None:
+    _write_map(tmp_path / "maps" / "N32_45_2020LC030.tif", np.tile(np.uint8([10, 20]), (80, 40)))
+    for day, cell_m in (("20190105", 8), ("20181230", 16), ("20200302", 2), ("20190601", 8)):
+        name = f"GF1_PMS1_E9.0_N45.1_{day}_L1A0003736464-MSS1.tiff"
+        _write_image(tmp_path / "images" / name, bands=4, cell_m=cell_m)
+    (collection,) = write_draft(tmp_path, tmp_path / "images", tmp_path / "maps", None).collections
+    assert collection.acquired == ("2018-12-30", "2020-03-02")
+    assert [round(gsd_m) for gsd_m in collection.gsd_m] == [2, 16]
+    assert "2 to 16 m a pixel" in (tmp_path / "params.yaml").read_text()
+    assert "2018-12-30 to 2020-03-02" in (tmp_path / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(("declared", "expected"), [(None, 0), (0, 0), (255, None)])
+def test_ground_without_data_is_looked_for_in_all_scenes(
+    declared: int | None, expected: int | None, tmp_path: Path
+) -> None:
+    _write_map(tmp_path / "maps" / "N32_45_2020LC030.tif", np.tile(np.uint8([10, 20]), (80, 40)))
+    for number in range(4):
+        whole = number != 2
+        _write_image(
+            tmp_path / "images" / f"scene_{number}.tif", empty=0 if whole else 20, nodata=declared if whole else None
+        )
+    draft = write_draft(tmp_path, tmp_path / "images", tmp_path / "maps", None)
+    assert [one.nodata for one in draft.collections] == [expected]
+    assert any("many pixels are zero in all bands of scene_2.tif" in text for text in _marked(draft))
+
+
+def test_bands_of_labelled_images_are_guessed_from_the_scenes_or_the_set_is_left_out(
+    drafted: Draft, world: Path, tmp_path: Path
+) -> None:
+    (clouds,) = (task for task in load_params(drafted.path).evaluation.tasks if task.name == "cloud_snow")
+    assert clouds.bands == ("blue", "green", "red", "nir")
+    assert any("`bands` are taken from the scenes" in text for text in _marked(drafted))
+    _write_image(tmp_path / "rgb" / "one.tif")
+    draft = write_draft(tmp_path / "project", tmp_path / "rgb", world / "land_cover", world / "tasks")
+    assert "cloud_snow" not in {one.name for one in draft.labelled_sets}
+    assert any("cloud_snow (images of 4 bands, and nothing says which)" in text for text in _marked(draft))
 
 
 def test_a_map_without_a_known_legend_gets_a_legend_file_to_complete(

@@ -97,7 +97,7 @@ def read_mask_set(folder: Path, task: MaskConfig, kind: str, threads: int) -> Ma
             kept.append((read.item, read.image, read.mask))
     kept = _without_lone_grey(kept, findings)
     _require_one_scaling([(item.image, image.scaling) for item, image, _ in kept])
-    bands = _bands_of(folder, found, task, [image for _, image, _ in kept], findings)
+    bands = task.bands or bands_of(folder, found, [image for _, image, _ in kept], findings)
     usable = []
     for item, picture, mask in kept:
         image = _with_bands(item, picture, mask, bands, findings)
@@ -253,15 +253,21 @@ def _require_one_scaling(images: Sequence[tuple[Path, tuple[tuple[float, float],
         )
 
 
-def _bands_of(
-    folder: Path, found: FoundSet, task: MaskConfig, images: Sequence[Picture], findings: Findings
-) -> tuple[str, ...]:
-    """Common names of the images' bands: as the task, the layout or the files name them; three bands are red, green, blue."""
+def bands_of(folder: Path, found: FoundSet, images: Sequence[Picture], findings: Findings) -> tuple[str, ...]:
+    """Common names of the images' bands: as the layout or the files name them; three bands are red, green, blue.
+
+    Args:
+        folder: of the set.
+        found: its layout.
+        images: some or all of its images.
+        findings: hears that grey images are taken for colour ones.
+
+    Raises:
+        EvaluationError: there is no image, or nothing says which bands they have.
+    """
     counts = Counter(image.pixels.shape[-1] for image in images)
     if not counts:
         raise EvaluationError(f"{folder}: no usable item at all ({'; '.join(findings.notes)}).")
-    if task.bands is not None:
-        return tuple(task.bands)
     usual = min(counts, key=lambda count: (-counts[count], count))
     by_layout = {len(bands): bands for bands in found.bands}
     if usual in by_layout or len(by_layout) == 1:
