@@ -6,7 +6,7 @@ python -m geokr_core.bench.wrong_map MAP FRACTION OUT SCENE ... writes a copy of
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import rasterio
@@ -55,13 +55,21 @@ def write_wrong_map(path: Path, fraction: float, out: Path, scenes: Sequence[Pat
         land_cover, profile = source.read(1), source.profile
     windows = [_window(scene, profile, path) for scene in scenes]
     height, width = (round(min(getattr(window, side) for window in windows)) for side in ("height", "width"))
-    alike = [Window(round(window.col_off), round(window.row_off), width, height) for window in windows]
+    alike = [
+        Window(
+            _within(window.col_off, land_cover.shape[1] - width),
+            _within(window.row_off, land_cover.shape[0] - height),
+            width,
+            height,
+        )
+        for window in windows
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as partial, rasterio.open(partial, "w", **profile) as target:
         target.write(exchanged(land_cover, alike, fraction), 1)
 
 
-def _window(scene: Path, profile: dict[str, object], path: Path) -> Window:
+def _window(scene: Path, profile: dict[str, Any], path: Path) -> Window:
     with rasterio.open(scene) as image:
         crs, bounds = image.crs, image.bounds
     if crs != profile["crs"]:
@@ -69,14 +77,15 @@ def _window(scene: Path, profile: dict[str, object], path: Path) -> Window:
             f"{scene}: its CRS is {crs}, but {path} has {profile['crs']}; expected scenes in the map's own."
         )
     window = from_bounds(*bounds, profile["transform"])
-    inside = window.row_off >= 0 and window.col_off >= 0
-    if (
-        not inside
-        or window.row_off + window.height > profile["height"]
-        or window.col_off + window.width > profile["width"]
-    ):
+    first, last = (window.col_off, window.row_off), (window.col_off + window.width, window.row_off + window.height)
+    # Scenes at the border stick out by a part of a cell where their grid is another one.
+    if min(first) <= -1 or last[0] >= profile["width"] + 1 or last[1] >= profile["height"] + 1:
         raise ConfigError(f"{scene}: does not lie within {path}; leave it out.")
     return window
+
+
+def _within(offset: float, largest: int) -> int:
+    return min(max(round(offset), 0), largest)
 
 
 if __name__ == "__main__":

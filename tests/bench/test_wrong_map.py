@@ -49,6 +49,18 @@ def test_scenes_are_found_on_the_grid_of_the_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_scene_that_sticks_out_by_a_part_of_a_cell_takes_the_border(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 250, (40, 40)).astype(np.uint8)
+    path = _raster(tmp_path / "map.tif", values, 10.0, 50.0)
+    corners = [(9.93, 50.06), (13.56, 46.44)]  # the map ends at 14.0 and 46.0
+    scenes = [_raster(tmp_path / f"{n}.tif", np.ones((5, 5), np.uint8), *corner) for n, corner in enumerate(corners)]
+    write_wrong_map(path, 1.0, tmp_path / "wrong.tif", scenes)
+    with rasterio.open(tmp_path / "wrong.tif") as target:
+        found = target.read(1)
+    np.testing.assert_array_equal(found[:5, :5], values[35:, 35:])
+    np.testing.assert_array_equal(found[35:, 35:], values[:5, :5])
+
+
 def test_scenes_that_are_not_on_the_map_are_refused(tmp_path: Path) -> None:
     path = _raster(tmp_path / "map.tif", np.ones((40, 40), np.uint8), 10.0, 50.0)
     elsewhere = _raster(tmp_path / "elsewhere.tif", np.ones((5, 5), np.uint8), 13.8, 50.0)
