@@ -129,14 +129,14 @@ def _words_of(done: subprocess.CompletedProcess[str]) -> str:
 
 def _put_damaged_lock_away(reporter: Reporter) -> None:
     """Move a lock file that is not one out of DVC's way: outputs are recorded anew."""
-    if LOCK.is_file() and _stages(LOCK) is None:
+    if LOCK.is_file() and stages_of(LOCK) is None:
         LOCK.replace(DAMAGED_LOCK)
         reporter.warning(f"{LOCK} could not be read; it is now {DAMAGED_LOCK}, and outputs are recorded anew.")
 
 
 def recorded_versions(lock: Path = LOCK) -> Mapping[str, str]:
     """Data version of each stage's output in ``dvc.lock``; empty where there is no lock file or a damaged one."""
-    stages = _stages(lock) if lock.is_file() else {}
+    stages = stages_of(lock) if lock.is_file() else {}
     return {
         name: "+".join(out["md5"] for out in stage["outs"])
         for name, stage in (stages or {}).items()
@@ -144,10 +144,10 @@ def recorded_versions(lock: Path = LOCK) -> Mapping[str, str]:
     }
 
 
-def _stages(lock: Path) -> Mapping[str, Any] | None:
-    """Stages of a lock file; None where it cannot be read as one."""
+def stages_of(file: Path) -> Mapping[str, Any] | None:
+    """Stages of a pipeline or of its lock file; None where it cannot be read as one."""
     try:
-        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
     stages = content.get("stages", {}) if isinstance(content, dict) else None

@@ -13,9 +13,18 @@ import yaml
 from filelock import FileLock, Timeout
 
 from geokr_core.chain.params import Params
-from geokr_core.chain.record import STATE_FILE
+from geokr_core.chain.record import STATE_FILE, read_record
 from geokr_core.chain.status import status, verify
-from geokr_core.chain.versioning import LOCK, PIPELINE, is_versioned, recorded_versions, why_not_recorded
+from geokr_core.chain.steps import Folders, steps_of
+from geokr_core.chain.versioning import (
+    LOCK,
+    PIPELINE,
+    is_recorded,
+    is_versioned,
+    recorded_versions,
+    stages_of,
+    why_not_recorded,
+)
 from geokr_core.operation.diagnosis import Diagnosis, failure, ok, warning
 from geokr_core.step.files import sync
 
@@ -161,8 +170,17 @@ def dvc(params: Params) -> Iterator[Diagnosis]:
     if lack := why_not_recorded():
         yield failure("dvc", f"outputs are not recorded: {lack}", "Do what is missing, or take the folder `.dvc` away.")
         return
-    if LOCK.is_file() and not recorded_versions():
+    recorded = recorded_versions()
+    if LOCK.is_file() and not recorded:
         yield warning("dvc", f"{LOCK} cannot be read", "`geokr run` moves it aside and records the outputs again.")
+        return
+    lacking = [name for name in _made(params) if name not in recorded] if is_recorded(params) else []
+    if lacking:
+        yield failure(
+            "dvc",
+            f"{len(lacking)} output(s) are made and not recorded in {LOCK}: {', '.join(lacking)}",
+            f"`dvc commit --force {' '.join(lacking)}` records them as they are.",
+        )
         return
     remotes = [line for line in Path(".dvc/config").read_text(encoding="utf-8").splitlines() if "url" in line]
     if not remotes:
@@ -172,7 +190,23 @@ def dvc(params: Params) -> Iterator[Diagnosis]:
             "`dvc remote add -d NAME PLACE`, then `dvc push`.",
         )
         return
-    yield ok("dvc", f"a repository with {len(remotes)} remote(s); {len(recorded_versions())} output(s) recorded")
+    if not is_recorded(params):
+        why = (
+            "values of --set are not recorded"
+            if params.is_overridden
+            else "what the generated world gives is recorded once `dvc repro` has begun with it"
+        )
+        yield ok("dvc", f"nothing has to be recorded: {why}")
+        return
+    yield ok("dvc", f"a repository with {len(remotes)} remote(s); {len(recorded)} output(s) recorded")
+
+
+def _made(params: Params) -> Iterator[str]:
+    """Steps that DVC has a stage for and that have made something."""
+    folders, stages = Folders(params), stages_of(PIPELINE) or {}
+    for step in steps_of(params):
+        if step.name in stages and read_record(folders.state(step.name)) is not None:
+            yield step.name
 
 
 def dagster() -> Iterator[Diagnosis]:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from geokr_core.chain.params import load_params
+from geokr_core.chain.run import run
 from geokr_core.cli import app
 from geokr_core.operation import doctor, installation, places
 from geokr_core.operation.diagnosis import Diagnosis, examined
+from geokr_core.step.reporter import RecordingReporter
 
 CHECKS = {
     "python",
@@ -171,6 +174,30 @@ def test_a_repository_of_dvc_without_git_or_remote(project: Path) -> None:
     assert "no git repository" in faults()["dvc"].found
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     assert "without a remote" in faults()["dvc"].found
+
+
+def test_what_was_made_and_is_not_recorded_in_dvc(archive: Path) -> None:
+    (archive / ".dvc").mkdir()
+    (archive / "dvc.yaml").write_text("stages: {scenes: {cmd: geokr scenes}, land_cover: {cmd: geokr land-cover}}\n")
+    (archive / ".dvc" / "config").write_text("[core]\n    no_scm = true\n['remote \"one\"']\n    url = /somewhere\n")
+    assert "dvc" not in faults()
+    run(load_params(), RecordingReporter(), steps=["scenes"])
+    (archive / "dvc.lock").unlink(missing_ok=True)
+    found = faults()["dvc"]
+    assert found.state == "failure"
+    assert "1 output(s) are made and not recorded in dvc.lock: scenes" in found.found
+    assert "`dvc commit --force scenes`" in found.remedy
+    (archive / "dvc.lock").write_text("stages: {scenes: {outs: [{path: a, md5: 0f}]}}\n")
+    assert "dvc" not in faults()
+
+
+def test_a_generated_world_need_not_be_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".dvc").mkdir()
+    (project / "dvc.yaml").write_text("stages: {world: {cmd: geokr world}}\n")
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n['remote \"one\"']\n    url = /somewhere\n")
+    if load_params().uses_world:
+        (found,) = places.dvc(load_params())
+        assert (found.state, "once `dvc repro` has begun" in found.found) == ("ok", True)
 
 
 def test_a_home_of_dagster_without_run_monitoring(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
