@@ -174,8 +174,7 @@ def dvc(params: Params) -> Iterator[Diagnosis]:
     if LOCK.is_file() and not recorded:
         yield warning("dvc", f"{LOCK} cannot be read", "`geokr run` moves it aside and records the outputs again.")
         return
-    lacking = [name for name in _made(params) if name not in recorded] if is_recorded(params) else []
-    if lacking:
+    if lacking := [name for name in _to_record(params) if name not in recorded]:
         yield failure(
             "dvc",
             f"{len(lacking)} output(s) are made and not recorded in {LOCK}: {', '.join(lacking)}",
@@ -190,19 +189,20 @@ def dvc(params: Params) -> Iterator[Diagnosis]:
             "`dvc remote add -d NAME PLACE`, then `dvc push`.",
         )
         return
-    if not is_recorded(params):
-        why = (
-            "values of --set are not recorded"
-            if params.is_overridden
-            else "what the generated world gives is recorded once `dvc repro` has begun with it"
-        )
-        yield ok("dvc", f"nothing has to be recorded: {why}")
+    yield ok("dvc", f"a repository with {len(remotes)} remote(s); {len(recorded)} output(s) recorded{_which(params)}")
+
+
+def _which(params: Params) -> str:
+    """Why no more outputs are recorded, where that is no fault."""
+    if params.is_overridden:
+        return ", none of what --set gives"
+    return ": of a generated world, those that `dvc repro` made" if params.uses_world else ""
+
+
+def _to_record(params: Params) -> Iterator[str]:
+    """Steps whose present output DVC has to name: not what a generated world or --set gave."""
+    if params.uses_world or not is_recorded(params):
         return
-    yield ok("dvc", f"a repository with {len(remotes)} remote(s); {len(recorded)} output(s) recorded")
-
-
-def _made(params: Params) -> Iterator[str]:
-    """Steps that DVC has a stage for and that have made something."""
     folders, stages = Folders(params), stages_of(PIPELINE) or {}
     for step in steps_of(params):
         if step.name in stages and read_record(folders.state(step.name)) is not None:
