@@ -197,7 +197,7 @@ def test_a_generated_world_need_not_be_recorded(project: Path) -> None:
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n['remote \"one\"']\n    url = /somewhere\n")
     assert load_params().uses_world
     (found,) = places.dvc(load_params())
-        assert (found.state, "0 output(s) recorded: of a generated world" in found.found) == ("ok", True)
+    assert (found.state, "0 output(s) recorded: of a generated world" in found.found) == ("ok", True)
 
 
 def test_a_home_of_dagster_without_run_monitoring(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
