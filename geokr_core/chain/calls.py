@@ -388,6 +388,12 @@ def refuse_without_registry(params: "Params") -> None:
     require_extra("evaluate", "`geokr promote`")
 
 
+def frozen_elsewhere(params: "Params") -> tuple[Path, ...]:
+    """Frozen data sets of other stores that tasks of the evaluation map."""
+    tasks = need(params.evaluation, "evaluation").tasks
+    return tuple(dict.fromkeys(folder for task in tasks if (folder := getattr(task, "levir_kr", None)) is not None))
+
+
 def refuse_tasks(params: "Params") -> None:
     """Refuse labelled sets that are not there or cannot be read."""
     from geokr_core.evaluation.opening import open_task

@@ -16,9 +16,13 @@ class Contents:
     read; with ``deep`` always.
     """
 
-    def __init__(self, store: Path, *, deep: bool = False) -> None:
-        """Take the store that keeps the memory of checksums, below ``.state/checksums``."""
+    def __init__(self, store: Path, *, deep: bool = False, only_looks: bool = False) -> None:
+        """Take the store that keeps the memory of checksums, below ``.state/checksums``.
+
+        With ``only_looks`` the memory is kept up where there is one that can be written, and none is begun.
+        """
         self._store, self.deep = store, deep
+        self._remembers = not only_looks or os.access(memory_of(store, store).parent, os.W_OK)
         self._known: dict[Path, Mapping[str, str]] = {}
 
     def of_output(self, folder: Path) -> Mapping[str, str]:
@@ -53,7 +57,7 @@ class Contents:
                     # The step that reads it says what is wrong with it.
                     files[relative] = ""
             self._known[folder] = files
-            if checksums.num_read:
+            if checksums.num_read and self._remembers:
                 checksums.save()
         return self._known[folder]
 

@@ -112,16 +112,23 @@ def inputs_of(params: Params, step: Step, contents: Contents) -> dict[str, str]:
         MissingInputError: an input has not been made yet, or a source folder is missing or empty.
     """
     folders = Folders(params)
-    own, read = own_inputs(params, step), dict[str, str]()
-    for name in step.inputs_in(params):
-        remedy = f"run `geokr {STEPS[name].command}` first, or `geokr run` for the whole chain"
-        require(folders[name], remedy)
-        read[f"output of {name}"] = contents.version(folders[name])
+    require_inputs(params, step)
+    read = {f"output of {name}": contents.version(folders[name]) for name in step.inputs_in(params)}
     for name in step.sources:
-        folder = source_folder(params, name)
-        require(folder, f"point `{name}.folder` at your data")
-        read[f"files below {name}.folder"] = folder_version(contents.of_source(folder))
-    return read | own
+        read[f"files below {name}.folder"] = folder_version(contents.of_source(source_folder(params, name)))
+    return read | own_inputs(params, step)
+
+
+def require_inputs(params: Params, step: Step) -> None:
+    """Refuse a step whose inputs or raw data are not there.
+
+    Raises:
+        MissingInputError: an input has not been made yet, or a source folder is missing or empty.
+    """
+    for name in step.inputs_in(params):
+        require(Folders(params)[name], f"run `geokr {STEPS[name].command}` first, or `geokr run` for the whole chain")
+    for name in step.sources:
+        require(source_folder(params, name), f"point `{name}.folder` at your data")
 
 
 def own_inputs(params: Params, step: Step) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """What the next run of a chain will do and why, and whether the files of a store are what was written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from geokr_core.chain.contents import Contents
-from geokr_core.chain.freshness import changes, differences, judge, own_inputs
+from geokr_core.chain.freshness import changes, differences, judge, own_inputs, require_inputs
+from geokr_core.chain.other_stores import missing_stores
 from geokr_core.chain.params import Params
 from geokr_core.chain.record import STATE_FILE, Record, read_record
 from geokr_core.chain.steps import Folders, Step, steps_of, upstream_of
@@ -26,6 +27,7 @@ class StepStatus:
             ``blocked``: raw data that it needs are missing.
         reasons: why, the most telling first.
         output: where its output lies.
+        causes: of a step that follows, those steps to do on whose outputs it depends, itself or through others.
     """
 
     step: str
@@ -33,22 +35,34 @@ class StepStatus:
     state: State
     reasons: tuple[str, ...]
     output: Path
+    causes: tuple[str, ...] = ()
 
 
 def status(params: Params, *, deep: bool = False) -> list[StepStatus]:
-    """What the next run will do, step by step.
+    """What the next run will do, step by step. Where nothing has been made yet, nothing is written and no source is read.
 
     Args:
         params: the parameter file.
         deep: read every byte of sources and outputs, instead of believing files whose size, inode and times have not
             changed since they were read.
     """
-    contents, folders = Contents(params.store, deep=deep), Folders(params)
+    contents, folders = Contents(params.store, deep=deep, only_looks=True), Folders(params)
     found: dict[str, StepStatus] = {}
     for step in steps_of(params):
         state, reasons = _standing(params, step, contents, found)
-        found[step.name] = StepStatus(step.name, step.command, state, reasons, folders[step.name])
+        causes = _causes(upstream_of(params, step), found) if state == "follows" else ()
+        if causes:
+            reasons = (f"only if {' or '.join(causes)} comes out otherwise than it was",)
+        found[step.name] = StepStatus(step.name, step.command, state, reasons, folders[step.name], causes)
     return list(found.values())
+
+
+def _causes(before: Sequence[str], found: Mapping[str, StepStatus]) -> tuple[str, ...]:
+    """The steps to do that the steps before are, or that these follow from; in the order of the chain."""
+    causes = {
+        cause for name in before for cause in found[name].causes or ((name,) if found[name].state == "to do" else ())
+    }
+    return tuple(name for name in found if name in causes)
 
 
 def _standing(
@@ -58,9 +72,14 @@ def _standing(
     blocked = [name for name in waits if before[name].state == "blocked"]
     if blocked:
         return "blocked", (f"by {', '.join(blocked)}",)
+    if missing := missing_stores(params, step):
+        return "blocked", missing
     if waits:
         return _standing_behind(params, step, contents, waits)
     try:
+        if read_record(Folders(params).state(step.name)) is None:  # whatever its sources hold: they need not be read
+            require_inputs(params, step)
+            return "to do", tuple(changes(params, step, {}, None, contents))
         reasons = judge(params, step, contents).reasons
     except MissingInputError as error:
         return "blocked", (str(error),)
@@ -116,7 +135,7 @@ def verify(params: Params, *, deep: bool = False) -> list[Damage]:
     Returns:
         Each damaged file, and each that no step wrote; steps that have not run have none.
     """
-    contents, folders = Contents(params.store, deep=deep), Folders(params)
+    contents, folders = Contents(params.store, deep=deep, only_looks=True), Folders(params)
     found = []
     for step in steps_of(params):
         remedy = f"`geokr {step.command}` makes it again"

@@ -64,7 +64,7 @@ def _always(params: "Params") -> bool:
     return True
 
 
-def _none(params: "Params") -> tuple[str, ...]:
+def _none(params: "Params") -> tuple[()]:
     return ()
 
 
@@ -97,6 +97,7 @@ class Step:
         outdated: says why an output is not true any more although nothing that it was made from has changed; or nothing.
         extras: what must be installed beyond the core, asked before anything else.
         refuse: refuses, before anything runs, what can be known to be refused later.
+        reads_elsewhere: folders of other parameter files' stores that it reads.
         is_wanted: whether a parameter file asks for the step.
         subject: what a run of it is about, in a few words for the name of its MLflow run.
     """
@@ -124,6 +125,7 @@ class Step:
     outdated: Callable[["Params", Folders], str | None] | None = None
     extras: tuple[str, ...] = ()
     refuse: Callable[["Params"], None] | None = None
+    reads_elsewhere: "Callable[[Params], tuple[Path, ...]]" = _none
     is_wanted: Callable[["Params"], bool] = _always
     subject: Callable[["Params"], str] | None = None
 
@@ -319,6 +321,7 @@ _TABLE = (
         tracked=True,
         is_wanted=lambda params: params.evaluation is not None,
         refuse=calls.refuse_tasks,
+        reads_elsewhere=calls.frozen_elsewhere,
         subject=calls.model_subject,
     ),
     Step(

@@ -1,9 +1,10 @@
 """The operator's page as text: a line a matter."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from geokr_core.chain.status import StepStatus
     from geokr_core.operation.overview import Champion, LastRun, Overview
 
 _WIDTH: Final = 12
@@ -19,6 +20,7 @@ def lines_of(found: "Overview") -> Iterator[str]:
 
 
 def _entries(found: "Overview") -> Iterator[tuple[str, str]]:
+    yield "Next run", _next_run(found.steps)
     yield "Scenes", _scenes(found)
     yield (
         "Data set",
@@ -32,6 +34,21 @@ def _entries(found: "Overview") -> Iterator[tuple[str, str]]:
     if found.disk.held:
         yield "At work", "\n".join(f"process {process} holds {path}" for path, process in found.disk.held.items())
     yield "Stuck", "\n".join(found.stuck) or "nothing"
+
+
+def _next_run(steps: "Sequence[StepStatus]") -> str:
+    """What is to do, how much of the rest hangs on it, and what cannot go on."""
+    named = {state: [one.step for one in steps if one.state == state] for state in ("to do", "follows", "blocked")}
+    if not any(named.values()):
+        return "nothing to do"
+    told = [f"to do: {', '.join(named['to do'])}"] if named["to do"] else []
+    if named["follows"]:
+        told.append(
+            f"{len(named['follows'])} step(s) only follow, and stay as they are if what they read comes out as it was"
+        )
+    if named["blocked"]:
+        told.append(f"blocked: {', '.join(named['blocked'])}")
+    return "\n".join(told)
 
 
 def _scenes(found: "Overview") -> str:

@@ -146,7 +146,8 @@ class SceneOutputs:
         with suppress(FileNotFoundError):
             if self._shared_content() is None:
                 found[self.shared] = "not JSON"
-        self._checksums.save()
+        if self._checksums.num_read:
+            self._checksums.save()
         return found
 
     def current(self, scene_id: str, inputs: str) -> SceneRecord | None:

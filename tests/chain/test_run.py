@@ -212,6 +212,38 @@ def test_who_wants_the_data_set_alone_needs_no_evaluation(params: Params) -> Non
         run(alone, "evaluation")
 
 
+def test_a_look_writes_nothing_and_reads_no_source_before_anything_was_made(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> str:
+        raise AssertionError("a source was read as a whole")
+
+    monkeypatch.setattr("geokr_core.rasters.checksums.file_md5", unreadable)
+    found = {one.step: one for one in status(params)}
+    assert found["scenes"].state == "to do"
+    assert found["scenes"].reasons == ("it has not run yet",)
+    assert not params.store.exists()
+
+
+def test_what_lies_in_the_store_of_another_parameter_file_is_missed_by_name(params: Params, tmp_path: Path) -> None:
+    task = {"name": "east", "kind": "land_cover_mapping", "levir_kr": str(tmp_path / "other" / "levir_kr")}
+    content = params.model_dump(mode="json") | {
+        "evaluation": {"folder": str(tmp_path / "tasks"), "tasks": [task], "seeds": [0]},
+        "champion": {"primary": [{"task": "east", "metric": "cell_accuracy"}]},
+    }
+    (tmp_path / "tasks" / "east").mkdir()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "other.yaml").write_text(f"extends: mine.yaml\nstore: {tmp_path / 'other'}\n")
+    asked = load_params(tmp_path / "mine.yaml")
+    found = {one.step: one for one in status(asked)}
+    assert found["evaluation"].state == "blocked"
+    assert "other/levir_kr: not made yet; `geokr run --until levir-kr --params" in found["evaluation"].reasons[0]
+    assert "other.yaml` makes it" in found["evaluation"].reasons[0]
+    assert found["report"].state == "blocked"
+    (tmp_path / "other" / "levir_kr").mkdir(parents=True)
+    assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
+
+
 def test_a_run_stops_after_the_step_that_is_named(params: Params) -> None:
     outcomes = run_chain(params, until="land_cover")  # there are no labelled sets, and none are asked for
     assert [outcome.step for outcome in outcomes] == ["scenes", "land_cover"]
