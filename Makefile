@@ -70,11 +70,7 @@ reliability: setup ## put every promise of docs/reliability.md to the test and w
 
 .PHONY: ui
 ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
-	@echo "Dagster: http://127.0.0.1:$(PORT)  (ready within a minute; Ctrl-C stops it)"
-	@echo "First time: Lineage, 'Materialize all', All (the scenes appear within a minute), or the job whole_chain in one run:"
-	@echo "http://127.0.0.1:$(PORT)/locations/geokr/jobs/whole_chain"
-	@mkdir -p .dagster_home
-	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec python -m geokr_assets.lost_runs dagster dev -h 127.0.0.1 -p "$(PORT)" -w workspace.yaml
+	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec python -m geokr_assets.ui "$(PORT)"
 
 .PHONY: stack
 stack: $(STACK_SYNCED) ## start the production stack as processes, behind its guard (docker/README.md; SETTINGS=file for others)

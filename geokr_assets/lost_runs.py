@@ -64,6 +64,7 @@ def main(command: Sequence[str] | None = None) -> None:
     """Report lost runs, and become the program that is named."""
     command = sys.argv[1:] if command is None else list(command)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells every table that it makes
     with dg.DagsterInstance.get() as instance:
         if _is_alone(Path(instance.root_directory)):
             report_lost_runs(instance)

@@ -119,7 +119,7 @@ def headline(judged: Judged, primary: Primary) -> str:
     if ours.n_seeds == 1:
         has_intervals = any(known.estimate.n_seeds > 1 for known in found.values())
         sentences.append(
-            "GeoKR itself was measured once: its score has no interval, and a difference without one is no conclusion."
+            "One GeoKR backbone stands in all of these pairs: its own score has no interval, and a difference without one is no conclusion."
             if has_intervals
             else "GeoKR was measured once (one seed, or one pretraining that was given all labels), so there is no interval "
             "and no conclusion."
@@ -179,7 +179,8 @@ def _versus(name: str, ours: Estimate, theirs: Estimate, difference: _Difference
     elif ours.ci_low <= theirs.ci_high and theirs.ci_low <= ours.ci_high:
         remark = ", although the two intervals overlap"
     verdict = "ahead" if difference.ahead else "behind"
-    return f"{start} GeoKR is {verdict} by {difference.shown}, over {num_pairs} pairs{remark}."
+    of_what = f" (one GeoKR, {num_pairs} times {name})" if ours.n_seeds == 1 else ""
+    return f"{start} GeoKR is {verdict} by {difference.shown}, over {num_pairs} pairs{of_what}{remark}."
 
 
 def _versus_others(differences: Mapping[str, _Difference]) -> str:

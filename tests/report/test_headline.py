@@ -75,9 +75,10 @@ def test_headline_of_one_pretraining_takes_no_interval_from_a_difference() -> No
     results["network"] = results["initialisation"] + "-" + seeds.where(results["initialisation"] == "random", "0")
     text = said_of(results)
 
-    assert "ahead by +0.190 [+0.165, +0.215], over 3 pairs" in text
+    assert "ahead by +0.190 [+0.165, +0.215], over 3 pairs (one GeoKR, 3 times random weights)." in text
+    assert "measured once" not in text
     assert text.endswith(
-        "GeoKR itself was measured once: its score has no interval, and a difference without one is no conclusion."
+        "One GeoKR backbone stands in all of these pairs: its own score has no interval, and a difference without one is no conclusion."
     )
 
 
