@@ -8,10 +8,25 @@ from pydantic import Field
 from geokr_core.step.section import Section
 
 
+class CellAuditConfig(Section):
+    """The audit of 8 x 8 cells of each chip; reads `embeddings.cells` and `proportions.cells_per_side`."""
+
+    listed: int = Field(10_000, ge=1, description="cells that `cells.parquet` lists, the worst first; maps hold all")
+    max_chips: int = Field(
+        2000, ge=50, description="chips, evenly spread over the archive, whose cells teach and get planted errors"
+    )
+    max_cells: int = Field(
+        40_000,
+        ge=1000,
+        description="cells of these that the regression is fitted on; memory grows with them, 0.5 GB at 500 dimensions",
+    )
+
+
 class MapAuditConfig(Section):
     """Where image and map disagree."""
 
     code_version: ClassVar[int] = 3
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset({"cells"})
 
     place_size_deg: float | None = Field(
         None,
@@ -40,3 +55,7 @@ class MapAuditConfig(Section):
         True, description="ask of every place whether the map is shifted against the image by up to 3 pixels or cells"
     )
     seed: int = Field(0, ge=0, description="of the planted errors")
+    cells: CellAuditConfig | None = Field(
+        None,
+        description="also judge 8 x 8 cells of each chip, and rank the chips by the mean of their cells' scores; null: chips alone",
+    )

@@ -15,7 +15,7 @@ from geokr_core.errors import AuditError
 LEAST_EXPLAINED: Final = 0.1
 """Share of the map's spread below which image and map have next to nothing to do with each other."""
 
-_LEAST_RESIDUAL: Final = 0.02
+LEAST_RESIDUAL: Final = 0.02
 """Floor of an expected residual: less than what counting and stretching move anyway."""
 
 
@@ -70,7 +70,7 @@ def disagreement(predictor: Predictor, shares: np.ndarray, folds: np.ndarray) ->
     """
     predicted = predictor.shares(shares)
     residual = np.abs(predicted - shares).sum(axis=1)
-    expected = np.maximum(_expected(predicted, residual, folds), _LEAST_RESIDUAL)
+    expected = np.maximum(_expected(predicted, residual, folds), LEAST_RESIDUAL)
     by_mean = np.abs(_means_of_others(shares, folds) - shares).sum(axis=1).mean()
     explained = 1.0 - float(residual.mean()) / max(float(by_mean), 1e-12)
     return Disagreement(predicted, residual, expected, residual / expected, explained)
@@ -86,14 +86,22 @@ def _means_of_others(shares: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
 def _expected(predicted: np.ndarray, residual: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Residual that a prediction comes with, learned out of fold: mixed ground is harder to tell than pure."""
+    found: np.ndarray = Predictor(told_by(predicted), folds)(without_errors(residual)[:, None])[:, 0]
+    return found
+
+
+def told_by(predicted: np.ndarray) -> np.ndarray:
+    """What of a prediction tells how far off it will be, float32 (N, M): shares, how mixed they are, products of two."""
     entropy = -(predicted * np.log(predicted)).sum(axis=1, keepdims=True)
     ordered = np.sort(predicted, axis=1)[:, ::-1][:, :2]
     products = [predicted[:, [i]] * predicted[:, [j]] for i in range(predicted.shape[1]) for j in range(i + 1)]
-    told = np.hstack([predicted, entropy, ordered, *products]).astype(np.float32)
-    # The median chip is what is expected, not the mean, which the errors that are looked for would raise.
-    limit = np.quantile(residual, 0.95)
-    found: np.ndarray = Predictor(told, folds)(np.minimum(residual, limit)[:, None])[:, 0]
-    return found
+    return np.hstack([predicted, entropy, ordered, *products]).astype(np.float32)
+
+
+def without_errors(residual: np.ndarray) -> np.ndarray:
+    """Residuals cut off at their 95th percentile: what is expected is not to be raised by the errors that are looked for."""
+    cut: np.ndarray = np.minimum(residual, np.quantile(residual, 0.95))
+    return cut
 
 
 def largest_move(mapped: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> tuple[list[str], list[str]]:

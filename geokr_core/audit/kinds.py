@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from geokr_core.audit.config import MapAuditConfig
-from geokr_core.audit.pairs import Pairs
 
 CLOUD: Final = "cloud"
 EDITION: Final = "changed_between_editions"
@@ -51,7 +51,7 @@ class Causes:
 
 def kinds_of(
     config: MapAuditConfig,
-    pairs: Pairs,
+    chips: pd.DataFrame,
     moves: tuple[Sequence[str], Sequence[str]],
     flagged: np.ndarray,
     causes: Causes,
@@ -60,7 +60,7 @@ def kinds_of(
 
     Args:
         config: thresholds.
-        pairs: the chips.
+        chips: ``cloud_fraction``, ``gap_days`` of the chips, or of the chips that cells are in.
         moves: the class that the map has too much of, and the one it has too little of, chip by chip.
         flagged: positions of the chips that count as disagreements.
         causes: what else was looked for.
@@ -69,8 +69,8 @@ def kinds_of(
     confusions = Counter((surplus[k], missing[k]) for k in flagged)
     least = max(_SYSTEMATIC_CHIPS, _SYSTEMATIC_SHARE * len(flagged))
     returning = {pair for pair, count in confusions.items() if count >= least}
-    cloudy = pairs.chips["cloud_fraction"].to_numpy(dtype=float) >= config.cloudy_fraction
-    apart = np.abs(pairs.chips["gap_days"].to_numpy(dtype=float)) > config.max_gap_years * _DAYS_A_YEAR
+    cloudy = chips["cloud_fraction"].to_numpy(dtype=float) >= config.cloudy_fraction
+    apart = np.abs(chips["gap_days"].to_numpy(dtype=float)) > config.max_gap_years * _DAYS_A_YEAR
     systematic = np.array([pair in returning for pair in zip(surplus, missing, strict=True)], dtype=bool)
     tests = (cloudy, causes.in_other_edition, causes.shifted, apart, systematic)
     return [str(kind) for kind in np.select(tests, (CLOUD, EDITION, SHIFT, TIME_GAP, SYSTEMATIC), SINGLE)]

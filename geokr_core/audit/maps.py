@@ -38,11 +38,16 @@ def write_disagreement_maps(folder: Path, chips: Path, table: pd.DataFrame, clas
         OSError: the file system refused.
     """
     folder.mkdir(exist_ok=True)
-    bands = [*_FIGURES, *(f"{said}_{name}" for name in classes for said in ("map", "image"))]
+    bands = bands_of(classes)
     outputs = chip_outputs(chips)
     for scene_id, rows in table.groupby("scene_id", sort=True):
         where = outputs.table(str(scene_id), ["chip_id", *CHIP_PLACES]).to_pandas()
         _write(folder / f"{scene_id}{MAP_ENDING}", rows[["chip_id", *bands]].merge(where, on="chip_id"), bands)
+
+
+def bands_of(classes: Sequence[str]) -> list[str]:
+    """Names of the bands of a map: both sides' shares of a class stand side by side."""
+    return [*_FIGURES, *(f"{said}_{name}" for name in classes for said in ("map", "image"))]
 
 
 def _write(path: Path, rows: pd.DataFrame, bands: list[str]) -> None:
@@ -53,12 +58,28 @@ def _write(path: Path, rows: pd.DataFrame, bands: list[str]) -> None:
     pixel_px = max(int(np.gcd.reduce([size, *places.ravel().tolist()])), size // cells_per_side(size))
     values = _drawn(places, rows[bands].to_numpy(dtype=np.float64), size, pixel_px)
     transform = _origin(rows.iloc[0], first) @ Affine.scale(pixel_px)
+    write_figures(path, values, transform, CRS.from_wkt(str(rows["crs_wkt"].iloc[0])), bands)
+
+
+def write_figures(path: Path, values: np.ndarray, transform: Affine, crs: CRS, bands: Sequence[str]) -> None:
+    """Write figures as a cloud-optimised GeoTIFF, north up.
+
+    Args:
+        path: the file.
+        values: float32 (B, H, W) in the order of the scene's own rows; NaN is no data.
+        transform: from column and row of the values to the CRS.
+        crs: of the scene.
+        bands: B names.
+
+    Raises:
+        OSError: the file system refused.
+    """
     if transform.b == transform.d == 0 and transform.e > 0:
         transform = transform @ Affine.translation(0, values.shape[1]) @ Affine.scale(1, -1)
         values = values[:, ::-1]
     raw = path.with_suffix(".raw.tif")
     try:
-        _write_raw(raw, values, transform, CRS.from_wkt(str(rows["crs_wkt"].iloc[0])), bands)
+        _write_raw(raw, values, transform, crs, bands)
         copy_cloud_optimised(raw, path)
     finally:
         raw.unlink(missing_ok=True)
@@ -88,7 +109,7 @@ def _drawn(places: np.ndarray, figures: np.ndarray, size: int, pixel_px: int) ->
     return means
 
 
-def _write_raw(path: Path, values: np.ndarray, transform: Affine, crs: CRS, bands: list[str]) -> None:
+def _write_raw(path: Path, values: np.ndarray, transform: Affine, crs: CRS, bands: Sequence[str]) -> None:
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "float32", "count": len(bands), "nodata": np.nan}
     profile |= {"height": values.shape[1], "width": values.shape[2], "crs": crs, "transform": transform}
     with rasterio.open(path, "w", **profile, photometric="MINISBLACK", BIGTIFF="IF_SAFER") as target:

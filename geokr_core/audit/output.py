@@ -16,3 +16,9 @@ MAP_FOLDER: Final = "maps"
 
 MAP_ENDING: Final = ".disagreement.tif"
 """Ending of a scene's map."""
+
+CELL_TABLE_FILE: Final = "cells.parquet"
+"""The most doubtful cells, only where cells were audited."""
+
+CELL_MAP_ENDING: Final = ".cells.disagreement.tif"
+"""Ending of a scene's map with a pixel a cell, likewise."""

@@ -13,10 +13,10 @@ import numpy as np
 Kind = Literal["gross", "gentle"]
 KINDS: Final[tuple[Kind, ...]] = ("gross", "gentle")
 
-_LEAST_DISTANCE: Final = 1.0
+LEAST_DISTANCE: Final = 1.0
 """Sum of absolute differences from which another chip's shares are a gross error: half of the ground is another class."""
 
-_MOVED: Final = (0.25, 0.5)
+MOVED: Final = (0.25, 0.5)
 """Share of a chip's ground that a gentle error moves from one class to another."""
 
 
@@ -26,8 +26,8 @@ class Found:
 
     Attributes:
         kind: of error.
-        num_chips: chips that were audited.
-        num_planted: chips with a planted error.
+        num_chips: chips that were audited, or cells.
+        num_planted: those with a planted error.
         average_precision: area below the curve of precision over recall; a blind audit reaches the planted share.
         precision_at_100: share of planted errors among the first hundred.
         recall_at_planted: share of the planted errors among as many flags as were planted.
@@ -63,12 +63,12 @@ def plant(shares: np.ndarray, kind: Kind, fraction: float, rng: np.random.Genera
 
 
 def _gross(shares: np.ndarray, row: int, rng: np.random.Generator) -> np.ndarray | None:
-    far = np.flatnonzero(np.abs(shares - shares[row]).sum(axis=1) >= _LEAST_DISTANCE)
+    far = np.flatnonzero(np.abs(shares - shares[row]).sum(axis=1) >= LEAST_DISTANCE)
     return shares[rng.choice(far)] if len(far) else None
 
 
 def _gentle(own: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    wanted = rng.uniform(*_MOVED)
+    wanted = rng.uniform(*MOVED)
     source = int(own.argmax())
     if own[source] < wanted or len(own) < 2:
         return None
@@ -109,14 +109,21 @@ def measure(
         What was found; None where no error of this kind can be planted.
     """
     changed, planted = plant(shares, kind, fraction, rng)
-    number = int(planted.sum())
-    if not number:
-        return None
-    scores = scores_of(changed)
-    order = np.argsort(-scores, kind="stable")
+    return found_of(scores_of(changed), planted, kind) if planted.any() else None
+
+
+def found_of(scores: np.ndarray, planted: np.ndarray, kind: Kind) -> Found:
+    """What a ranking found.
+
+    Args:
+        scores: float (N,).
+        planted: bool (N,), where errors are; one at least.
+        kind: of error.
+    """
+    order, number = np.argsort(-scores, kind="stable"), int(planted.sum())
     return Found(
         kind=kind,
-        num_chips=len(shares),
+        num_chips=len(scores),
         num_planted=number,
         average_precision=average_precision(planted[order]),
         precision_at_100=float(planted[order[:100]].mean()),

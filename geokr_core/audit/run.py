@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from geokr_core.audit.cell_run import CellAudit, WrittenCells
+from geokr_core.audit.cells import CellInputs
 from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.disagreement import LEAST_EXPLAINED, Disagreement, disagreement, folds_by_place, largest_move
 from geokr_core.audit.gallery import gallery
@@ -53,8 +55,8 @@ def audit_map(
         embeddings: folder of vectors.
         chips: folder of shards.
         proportions: folder of land cover.
-        out: folder that gets ``audit.parquet``, ``audit.json``, ``gallery.png`` and ``maps/<scene>.disagreement.tif``; replaced as
-            a whole, the same bytes for the same inputs.
+        out: folder that gets ``audit.parquet``, ``audit.json``, ``gallery.png`` and ``maps/<scene>.disagreement.tif``, with ``cells`` also
+            ``cells.parquet`` and ``maps/<scene>.cells.disagreement.tif``; replaced as a whole, the same bytes for the same inputs.
         reporter: hears what was found of planted errors.
         ground: scenes and land cover, for whether the map is shifted; None: not asked.
 
@@ -64,7 +66,9 @@ def audit_map(
     Raises:
         MissingInputError: an input has not been made.
         EmbeddingsError: vectors of two networks are mixed.
-        AuditError: too few chips or places have known land cover, the map shows one class only, or another edition does not fit.
+        AuditError: too few chips or places have known land cover, the map shows one class only, another edition does not fit, or cells
+            are asked for that were not kept.
+        DamagedOutputError: a map of cells is not what was written.
         OSError: the file system refused.
     """
     pairs = read_pairs(embeddings, chips, proportions, config.min_known_fraction)
@@ -75,13 +79,23 @@ def audit_map(
     strange = _strange(found.explained)
     for line in strange:
         reporter.warning(line)
-    tests = _tests(config, pairs, predictor, folds, reporter)
+    cells = CellAudit.prepared(
+        config, pairs, folds, CellInputs(embeddings, chips, proportions, config.min_known_fraction)
+    )
+    tests, cell_tests = (
+        (_tests(config, pairs, predictor, folds, reporter), []) if cells is None else cells.found(config, reporter)
+    )
+    _tell("", tests, reporter)
+    _tell("cells of ", cell_tests, reporter)
     shifted = [] if ground is None or not config.registration else _shifted(pairs, chips, ground, size, reporter)
     causes = _causes(config, pairs, found, shifted)
-    table = _table(config, pairs, found, causes)
-    result = _result(config, size, pairs, tests, table) | {"shifted_places": [one.as_json() for one in shifted]}
-    picture = gallery(chips, table.head(_SHOWN), pairs)
     with whole_folder(out) as folder:
+        written = None if cells is None else cells.write(config, causes, folder, reporter)
+        found = found if written is None else _by_cells(found, written)
+        table = _table(config, pairs, found, causes)
+        result = _result(config, size, pairs, tests, table) | {"shifted_places": [one.as_json() for one in shifted]}
+        result |= {} if written is None else {"cells": written.as_json(_means(cell_tests))}
+        picture = gallery(chips, table.head(_SHOWN), pairs)
         table.to_parquet(folder / TABLE_FILE, index=False, compression="zstd", write_covering_bbox=True)
         write_json(folder / RESULT_FILE, result)
         (folder / GALLERY_FILE).write_bytes(picture)
@@ -89,6 +103,11 @@ def audit_map(
     summary = _summary(result, table, picture)
     numbers = {**summary.numbers, "explained_fraction": round(found.explained, 4)}
     return replace(summary, numbers=numbers, warnings=[*strange, *summary.warnings])
+
+
+def _by_cells(found: Disagreement, written: WrittenCells) -> Disagreement:
+    """Chips by the mean of their cells' scores; a chip none of whose cells was judged keeps its own."""
+    return replace(found, score=np.where(np.isnan(written.scores), found.score, written.scores))
 
 
 def _strange(explained: float) -> list[str]:
@@ -116,12 +135,15 @@ def _tests(
                 found = measure(pairs.shares, scores_of, kind, config.planted_fraction, rng)
                 tests += [] if found is None else [found]
                 advance(1)
+    return tests
+
+
+def _tell(what: str, tests: Sequence[Found], reporter: Reporter) -> None:
     for name, row in _means(tests).items():
         reporter.info(
-            f"{name} planted errors ({row['num_planted']:.0f} of {row['num_chips']:.0f} chips, {row['plantings']:.0f} draws): average "
+            f"{what}{name} planted errors ({row['num_planted']:.0f} of {row['num_chips']:.0f}, {row['plantings']:.0f} draws): average "
             f"precision {row['average_precision']:.2f}, {row['precision_at_100']:.0%} of the first hundred"
         )
-    return tests
 
 
 def _means(tests: Sequence[Found]) -> dict[str, dict[str, float]]:
@@ -171,7 +193,7 @@ def _table(config: MapAuditConfig, pairs: Pairs, found: Disagreement, causes: Ca
         "moved_fraction": (found.residual / 2).round(4),
         "surplus_class": surplus,
         "missing_class": missing,
-        "kind": kinds_of(config, pairs, (surplus, missing), flagged, causes),
+        "kind": kinds_of(config, pairs.chips, (surplus, missing), flagged, causes),
     }
     for k, name in enumerate(pairs.classes):
         columns[f"map_{name}"] = pairs.shares[:, k].round(4)
@@ -215,6 +237,8 @@ def _summary(result: Mapping[str, Any], table: pd.DataFrame, picture: bytes) -> 
     for kind, row in result["planted"].items():
         numbers[f"{kind}_average_precision"] = row["average_precision"]
         numbers[f"{kind}_precision_at_100"] = row["precision_at_100"]
+    for kind, row in result.get("cells", {}).get("planted", {}).items():
+        numbers[f"{kind}_cells_average_precision"] = row["average_precision"]
     shown = table.head(_SHOWN)
     names = ("rank", "chip_id", "score", "moved_fraction", "surplus_class", "missing_class", "kind")
     rows = [{name: getattr(row, name) for name in names} for row in shown.itertuples()]

@@ -79,6 +79,13 @@ class Params(Section):
             raise ValueError(
                 "section `map_audit` reads embeddings: give the section `embeddings`, too (`embeddings: {}`)"
             )
+        wants_cells = self.map_audit is not None and self.map_audit.cells is not None
+        if wants_cells and self.embeddings is not None and not self.embeddings.cells:
+            raise ValueError("map_audit.cells reads vectors of cells: set `embeddings.cells: true`")
+        if wants_cells and not self.proportions.cells_per_side:
+            raise ValueError(
+                "map_audit.cells reads land cover of cells: `proportions.cells_per_side` is 0, set it to 8"
+            )
         return self
 
     @model_validator(mode="after")

@@ -66,6 +66,13 @@ class _Prepared:
         products = (self.centred.T @ (labels - mean).astype(np.float32)).astype(np.float64)
         return np.asarray(self.axes.T @ products)
 
+    def linear(self, labels: np.ndarray, chosen: int) -> "Linear":
+        """The ridge regression of labels of these vectors, at one of `STRENGTHS`."""
+        mean = labels.mean(axis=0)
+        rotated = self.rotated(labels, mean) / (self.values + self.penalties[chosen])[:, None]
+        weights = (self.axes @ rotated) / self.scale[:, None]
+        return Linear(weights.astype(np.float32), (mean - self.centre @ weights).astype(np.float32))
+
     @property
     def penalties(self) -> np.ndarray:
         """Those of `STRENGTHS`."""
@@ -132,6 +139,15 @@ class Predictor:
         """Predicted shares out of fold, float64 (N, K), none below 0, rows sum to 1."""
         return as_shares(self(shares))
 
+    def linears(self, labels: np.ndarray) -> dict[int, "Linear"]:
+        """By fold, what all others teach, at the strength that is best over all folds: for vectors that were not given."""
+        chosen = self.strength(labels)
+        numbers = (int(self._folds[part.rows[0]]) for part in self._parts)
+        return {
+            fold: part.prepared.linear(labels[part.others], chosen)
+            for fold, part in zip(numbers, self._parts, strict=True)
+        }
+
     def strength(self, labels: np.ndarray) -> int:
         """Which of `STRENGTHS` predicts labels of held-out places best."""
         return _best(self.at_all_strengths(labels), labels)
@@ -176,11 +192,7 @@ def fit(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> Linear:
     """
     several = len(np.unique(folds)) > 1
     chosen = Predictor(features, folds).strength(labels) if several else len(STRENGTHS) // 2
-    prepared, mean = _Prepared.of(features), labels.mean(axis=0)
-    rotated = prepared.rotated(labels, mean) / (prepared.values + prepared.penalties[chosen])[:, None]
-    weights = (prepared.axes @ rotated) / prepared.scale[:, None]
-    intercept = mean - prepared.centre @ weights
-    return Linear(weights.astype(np.float32), intercept.astype(np.float32))
+    return _Prepared.of(features).linear(labels, chosen)
 
 
 def as_shares(values: np.ndarray) -> np.ndarray:
