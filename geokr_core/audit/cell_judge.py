@@ -32,6 +32,8 @@ class Trial:
 
     Attributes:
         rows: int64 (N,), positions among the audited chips.
+        chip_vectors: float32 (N, D), of the whole chips.
+        chip_folds: int64 (N,).
         vectors: float16 (N, n, n, D): more than the 8 bits that they were stored with.
         shares: float64 (N, n, n, K), the map's.
         known: bool (N, n, n), cells that are judged.
@@ -40,6 +42,8 @@ class Trial:
     """
 
     rows: np.ndarray
+    chip_vectors: np.ndarray
+    chip_folds: np.ndarray
     vectors: np.ndarray
     shares: np.ndarray
     known: np.ndarray
@@ -51,6 +55,11 @@ class Trial:
         """Prepared once for any labels of the fitted cells."""
         flat = self.vectors.reshape(-1, self.vectors.shape[-1])
         return Predictor(flat[self.fitted].astype(np.float32), self.folds.ravel()[self.fitted])
+
+    @cached_property
+    def chip_predictor(self) -> Predictor:
+        """The same of whole chips."""
+        return Predictor(self.chip_vectors, self.chip_folds)
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,19 @@ def means_of_chips(scores: np.ndarray) -> np.ndarray:
     return means
 
 
+def with_cells(of_chips: np.ndarray, of_cells: np.ndarray) -> np.ndarray:
+    """Scores of chips that know their cells, float64 (N,).
+
+    A whole chip that is wrong shows in its own score, a part of one in its cells': the geometric mean ranks both.
+
+    Args:
+        of_chips: float64 (N,), residual over expected residual of the chips themselves.
+        of_cells: float64 (N,), see `means_of_chips`; a chip of which none was judged keeps its own.
+    """
+    both = np.sqrt(of_chips * np.where(np.isnan(of_cells), of_chips, of_cells))
+    return np.asarray(both)
+
+
 def read_trial(pairs: Pairs, folds: np.ndarray, inputs: CellInputs, max_chips: int, max_cells: int, seed: int) -> Trial:
     """Read the cells of chips that are evenly spread over the archive.
 
@@ -181,8 +203,13 @@ def read_trial(pairs: Pairs, folds: np.ndarray, inputs: CellInputs, max_chips: i
             f"{len(judged)} cells of {len(rows)} chips have known land cover; an audit of cells needs at least {_FEWEST_CELLS}. Leave "
             "`map_audit.cells` out, or lower `map_audit.min_known_fraction`."
         )
+    if len(np.unique(cell_folds.ravel()[judged])) < 2 or len(np.unique(folds[rows])) < 2:
+        raise AuditError(
+            f"The {len(rows)} chips whose cells are read lie in one part of the places: none can be held out. Lower "
+            "`map_audit.place_size_deg`, or raise `map_audit.cells.max_chips`."
+        )
     chosen = np.sort(np.random.default_rng([seed, 1]).permutation(judged)[:max_cells])
-    return Trial(rows, vectors, shares, known, cell_folds, chosen)
+    return Trial(rows, pairs.features[rows], folds[rows], vectors, shares, known, cell_folds, chosen)
 
 
 def _in_order(names: np.ndarray) -> Sequence[str]:

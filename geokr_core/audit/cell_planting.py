@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from geokr_core.audit.cell_judge import CellJudge, Trial, means_of_chips, scores_of_cells
+from geokr_core.audit.cell_judge import CellJudge, Trial, means_of_chips, scores_of_cells, with_cells
+from geokr_core.audit.disagreement import disagreement
 from geokr_core.audit.planting import LEAST_DISTANCE, MOVED, Found, Kind, found_of
 
 _MOVED_CELL: Final = 0.5
@@ -72,7 +73,7 @@ def measure_on_ground(
         rng: draws.
 
     Returns:
-        What was found of the chips, ranked by the mean of their cells' scores, and of the cells; None where no error of this kind can be
+        What was found of the chips, whose scores know their cells, and of the cells; None where no error of this kind can be
         planted.
     """
     changed, moved = plant_on_ground(trial.shares, kind, fraction, rng)
@@ -88,6 +89,8 @@ def measure_on_ground(
     )
     shape = trial.known.shape
     scores = scores_of_cells(judged.residual.reshape(shape), judged.expected.reshape(shape), flat.reshape(shape))
-    of_chips = means_of_chips(scores)
-    have = ~np.isnan(of_chips)
-    return found_of(of_chips[have], planted[have], kind), found_of(scores[trial.known], looked_for, kind)
+    means = changed.mean(axis=(1, 2))
+    means /= np.maximum(means.sum(axis=1, keepdims=True), 1e-12)
+    own = disagreement(trial.chip_predictor, means, trial.chip_folds).score
+    of_chips = with_cells(own, means_of_chips(scores))
+    return found_of(of_chips, planted, kind), found_of(scores[trial.known], looked_for, kind)

@@ -35,7 +35,7 @@ class CellInputs:
 
 @dataclass(frozen=True)
 class SceneCells:
-    """The cells of one scene, in the order of its own rows.
+    """The cells of one scene, in the order of the scene's rows.
 
     Attributes:
         vectors: the map of their vectors.

@@ -57,5 +57,5 @@ class MapAuditConfig(Section):
     seed: int = Field(0, ge=0, description="of the planted errors")
     cells: CellAuditConfig | None = Field(
         None,
-        description="also judge 8 x 8 cells of each chip, and rank the chips by the mean of their cells' scores; null: chips alone",
+        description="also judge 8 x 8 cells of each chip, and let the scores of chips know those of their cells; null: chips alone",
     )

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from geokr_core.audit.cell_run import CellAudit, WrittenCells
+from geokr_core.audit.cell_judge import with_cells
+from geokr_core.audit.cell_run import CellAudit
 from geokr_core.audit.cells import CellInputs
 from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.disagreement import LEAST_EXPLAINED, Disagreement, disagreement, folds_by_place, largest_move
@@ -91,7 +92,7 @@ def audit_map(
     causes = _causes(config, pairs, found, shifted)
     with whole_folder(out) as folder:
         written = None if cells is None else cells.write(config, causes, folder, reporter)
-        found = found if written is None else _by_cells(found, written)
+        found = found if written is None else replace(found, score=with_cells(found.score, written.scores))
         table = _table(config, pairs, found, causes)
         result = _result(config, size, pairs, tests, table) | {"shifted_places": [one.as_json() for one in shifted]}
         result |= {} if written is None else {"cells": written.as_json(_means(cell_tests))}
@@ -103,11 +104,6 @@ def audit_map(
     summary = _summary(result, table, picture)
     numbers = {**summary.numbers, "explained_fraction": round(found.explained, 4)}
     return replace(summary, numbers=numbers, warnings=[*strange, *summary.warnings])
-
-
-def _by_cells(found: Disagreement, written: WrittenCells) -> Disagreement:
-    """Chips by the mean of their cells' scores; a chip none of whose cells was judged keeps its own."""
-    return replace(found, score=np.where(np.isnan(written.scores), found.score, written.scores))
 
 
 def _strange(explained: float) -> list[str]:

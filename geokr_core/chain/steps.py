@@ -282,7 +282,8 @@ _TABLE = (
         run=calls.map_audit,
         purpose="Rank the places where image and land-cover map disagree, and test the ranking with planted errors.",
         writes="audit.parquet, one row a chip, the worst first; audit.json with what was found of planted errors; gallery.png; "
-        "maps/<scene>.disagreement.tif, the score and both sides' shares as COG",
+        "maps/<scene>.disagreement.tif, the score and both sides' shares as COG; with `map_audit.cells` also cells.parquet and "
+        "maps/<scene>.cells.disagreement.tif",
         example="--set map_audit.num_folds=10",
         resumes="nothing: it is short",
         tracked=True,

@@ -57,7 +57,10 @@ def _audit(folder: Path) -> dict[str, Any]:
             "errors planted": f"{found['num_planted']:.0f}",
             "draws": f"{found['plantings']:.0f}",
         }
-        for kind, found in result["planted"].items()
+        for kind, found in (
+            *result["planted"].items(),
+            *((f"{kind}, cell by cell", found) for kind, found in result.get("cells", {}).get("planted", {}).items()),
+        )
     ]
     kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in result["kinds"].items())
     shifted = result.get("shifted_places", [])

@@ -211,11 +211,11 @@ def test_kinds_go_by_cloud_then_time_then_how_often_the_confusion_returns() -> N
     pairs = Pairs(chips, np.zeros((15, 1), dtype=np.float32), shares, ("a", "b"), ("#000000", "#ffffff"), {}, 0)
     surplus = ["a", "a", "b", "b", "c"] + ["a"] * 10
     missing = ["b", "b", "a", "a", "a"] + ["b"] * 10
-    kinds = kinds_of(MapAuditConfig(), pairs, (surplus, missing), np.arange(15), Causes.none(15))
+    kinds = kinds_of(MapAuditConfig(), pairs.chips, (surplus, missing), np.arange(15), Causes.none(15))
     assert kinds[:5] == ["cloud", "image_map_gap", "single", "single", "single"]
     assert set(kinds[5:]) == {"class_confusion"}
     everywhere, one = np.ones(15, dtype=bool), np.arange(15) == 1
-    kinds = kinds_of(MapAuditConfig(), pairs, (surplus, missing), np.arange(15), Causes(one, everywhere))
+    kinds = kinds_of(MapAuditConfig(), pairs.chips, (surplus, missing), np.arange(15), Causes(one, everywhere))
     assert kinds[:3] == ["cloud", "changed_between_editions", "misregistration"]
     assert set(kinds[2:]) == {"misregistration"}
 

@@ -118,7 +118,7 @@ def test_a_wrong_quarter_of_a_chip_is_found_on_its_ground(tmp_path: Path, height
     assert cells["score"].is_monotonic_decreasing
 
 
-def test_each_run_tells_what_it_found_of_cells_with_errors_of_its_own(tmp_path: Path) -> None:
+def test_each_run_tells_what_it_found_of_cells_with_planted_errors(tmp_path: Path) -> None:
     for name, noise in (("told", 0.3), ("noise", 1e3)):
         write_store(tmp_path / name, *toy(noise))
         out, summary = audited(tmp_path / name)

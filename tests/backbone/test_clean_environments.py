@@ -1,5 +1,9 @@
-"""A bundle in environments that hold one library from the package index and nothing of this project: the golden features, everywhere."""
+"""A bundle in environments that hold one library from the package index and nothing of this project: the golden features, everywhere.
 
+TerraTorch and rslearn are given what the guide shows, taken from its page.
+"""
+
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from installing import uv_command
 
 from geokr_core.backbone.build import build_bundle
@@ -86,6 +91,60 @@ else:
 print(float(np.abs(session.run(["features"], {"images": images})[0] - features).max()))
 """
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "serve-and-fine-tune.md"
+_TERRATORCH_SCRIPT = """
+import json
+import sys
+
+import torch
+from safetensors.torch import load_file
+from terratorch.tasks import ClassificationTask
+
+golden = load_file(f"{sys.argv[1]}/bundle/golden.safetensors")
+model = ClassificationTask(**json.loads(sys.argv[2])).model.eval()
+with torch.inference_mode():
+    found = model.encoder(golden["input"])[-1].mean(dim=(2, 3))
+    assert model(golden["input"]).output.shape == (len(found), 10)
+    try:
+        model(torch.zeros(1, 4, 64, 64))
+    except RuntimeError as error:
+        print("refused:", str(error).splitlines()[0])
+print(float((found - golden["features"]).abs().max()))
+"""
+_RSLEARN_SCRIPT = """
+import json
+import sys
+
+folder, own, encoder = sys.argv[1:4]
+sys.path[:0] = [f"{folder}/bundle", own]
+import torch
+from jsonargparse import ArgumentParser
+from rslearn.models.singletask import SingleTaskModel
+from rslearn.train.model_context import ModelContext, RasterImage
+from safetensors.torch import load_file
+
+parser = ArgumentParser()
+parser.add_subclass_arguments(SingleTaskModel, "model")
+decoder = [
+    {"class_path": "rslearn.models.pooling_decoder.PoolingDecoder", "init_args": {"in_channels": 512, "out_channels": 10}},
+    {"class_path": "rslearn.train.tasks.classification.ClassificationHead"},
+]
+asked = {"class_path": "rslearn.models.singletask.SingleTaskModel", "init_args": {**json.loads(encoder), "decoder": decoder}}
+model = parser.instantiate_classes(parser.parse_object({"model": asked})).model.eval()
+context = lambda images: ModelContext([{"image": RasterImage(one.float()[:, None])} for one in images], [])
+golden = load_file(f"{folder}/bundle/golden.safetensors")
+with torch.inference_mode():
+    found = model.encoder[0](context(golden["images"])).feature_maps[-1].mean(dim=(2, 3))
+    try:
+        model(context(torch.zeros(1, 4, 64, 64)))
+    except ValueError as error:
+        print("refused:", error)
+target = {"class": torch.tensor(1), "valid": torch.tensor(1.0)}
+sum(model(context(golden["images"]), [target] * len(found)).loss_dict.values()).backward()
+assert model.encoder[0].network.conv1.weight.grad is not None
+print(float((found - golden["features"]).abs().max()))
+"""
+
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -151,4 +210,43 @@ def test_onnx_runtime_alone_gives_the_golden_features(delivered: Path, tmp_path:
         np.save(tmp_path / f"{name}.npy", golden[name])
     refused, difference = output_of(made(tmp_path, "onnxruntime", "numpy"), _ONNX_SCRIPT, str(tmp_path))
     assert refused.startswith("refused: ")
+    assert float(difference) <= 1e-4
+
+
+def shown_in_guide(heading: str, language: str) -> str:
+    """The first piece of some language below a heading of the guide."""
+    below = GUIDE.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1]
+    return below.split(f"```{language}\n")[1].split("```")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_terratorch_takes_what_the_guide_shows(delivered: Path, tmp_path: Path) -> None:
+    asked = yaml.safe_load(shown_in_guide("TerraTorch", "yaml"))["model"]
+    assert asked["class_path"] == "terratorch.tasks.ClassificationTask"
+    # The page has a bundle of four bands, this one has three.
+    size = json.loads((delivered / "for-timm" / "config.json").read_text())["pretrained_cfg"]["input_size"]
+    options = asked["init_args"]["model_args"]
+    options["backbone_in_chans"] = size[0]
+    options["backbone_pretrained_cfg_overlay"] |= {
+        "file": str(delivered / "for-timm" / "model.safetensors"),
+        "input_size": size,
+    }
+    python = made(tmp_path, TORCH, "terratorch")
+    *_, refused, difference = output_of(python, _TERRATORCH_SCRIPT, str(delivered), json.dumps(asked["init_args"]))
+    assert refused.startswith("refused: ")
+    assert float(difference) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_rslearn_takes_what_the_guide_shows(delivered: Path, tmp_path: Path) -> None:
+    (tmp_path / "geokr_rslearn.py").write_text(shown_in_guide("rslearn", "python"))
+    encoder = yaml.safe_load(shown_in_guide("rslearn", "yaml"))
+    encoder["encoder"][0]["init_args"]["folder"] = str(delivered / "bundle")
+    # rslearn imports wandb where it trains, and asks for it and timm under [extra] only.
+    python = made(tmp_path, TORCH, "rslearn", "timm", "wandb")
+    arguments = (str(delivered), str(tmp_path), json.dumps(encoder))
+    *_, refused, difference = output_of(python, _RSLEARN_SCRIPT, *arguments)
+    assert refused == "refused: 4 bands, the backbone has 3"
     assert float(difference) <= 1e-4
