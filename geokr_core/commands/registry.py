@@ -42,13 +42,16 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Download a backbone from the MLflow registry and verify its golden features."""
+    from geokr_core.backbone.bundle import MODEL_CARD
     from geokr_core.registry import versions
 
     folder = versions.download(reference, to)
     if as_json:
         show_json({"reference": reference, "folder": str(folder), "verified": True})
         return
-    typer.echo(f"{reference} verified → {link(folder)}\nHow to load it: {link(folder / 'MODEL_CARD.md')}")
+    scored, plain = folder / versions.CARD, folder / MODEL_CARD
+    what, card = ("How to load it, and its scores", scored) if scored.is_file() else ("How to load it", plain)
+    typer.echo(f"{reference} verified → {link(folder)}\n{what}: {link(card)}")
 
 
 def compare(

@@ -113,7 +113,7 @@ def embed_images(
         named = table.replace_schema_metadata({METADATA_KEY: json.dumps(footer).encode()})
         pq.write_table(named, partial, compression="zstd")
     left = len(paths) - len(read) + len(there.unreachable)
-    return Summary(numbers={"num_images": len(read), "num_passed_over": left, "num_dimensions": encoder.num_dimensions})
+    return Summary(numbers={"num_images": len(read), "num_skipped": left, "num_dimensions": encoder.num_dimensions})
 
 
 def _readable(paths: Sequence[Path], size_px: int, reporter: Reporter) -> tuple[list[Path], list[np.ndarray]]:

@@ -37,28 +37,28 @@ def example_of(card: str) -> str:
 def test_the_example_of_the_card_runs_as_it_stands(
     stretch: dict[str, Any], dtype: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(bundle, tmp_path / "geokr-resnet18")
-    redescribe(tmp_path / "geokr-resnet18", stretch=stretch)
+    shutil.copytree(bundle, tmp_path / "my-backbone")
+    redescribe(tmp_path / "my-backbone", stretch=stretch)
     values = np.random.default_rng(0).gamma(4.0, 300.0, size=(3, 90, 120))
     pixels = values / 1e4 if dtype == "float32" else values.clip(0, np.iinfo(dtype).max)
     write_raster(tmp_path / "scene.tif", pixels.astype(dtype), "EPSG:32648", Affine(10, 0, 5e5, 0, -10, 3.3e6))
-    description = read_json(tmp_path / "geokr-resnet18" / "backbone.json")
+    description = read_json(tmp_path / "my-backbone" / "backbone.json")
     example, side = example_of(model_card(description)), description["chip_size_px"]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "geokr_backbone", raising=False)
-    sys.path_importer_cache.pop("geokr-resnet18", None)  # of another run of this test, in another folder
+    sys.path_importer_cache.pop("my-backbone", None)  # of another run of this test, in another folder
     shown, names = io.StringIO(), {}
     with contextlib.redirect_stdout(shown):
         exec(compile(example, "MODEL_CARD.md", "exec"), names)  # noqa: S102  # our own text, as a reader would run it
     monkeypatch.delitem(sys.modules, "geokr_backbone")
 
-    assert Path(names["geokr_backbone"].__file__).resolve() == tmp_path / "geokr-resnet18" / "geokr_backbone.py"
+    assert Path(names["geokr_backbone"].__file__).resolve() == tmp_path / "my-backbone" / "geokr_backbone.py"
     assert shown.getvalue() == "(1, 512)\n"
     scene = pixels.astype(dtype)
-    limits = None if dtype == "uint8" else geokr_backbone.stretch_limits(scene, tmp_path / "geokr-resnet18")
-    prepared = geokr_backbone.prepare(scene, tmp_path / "geokr-resnet18", limits=limits)[..., :side, :side]
+    limits = None if dtype == "uint8" else geokr_backbone.stretch_limits(scene, tmp_path / "my-backbone")
+    prepared = geokr_backbone.prepare(scene, tmp_path / "my-backbone", limits=limits)[..., :side, :side]
     with torch.inference_mode():
         assert torch.allclose(names["features"], geokr_backbone.load(bundle)(prepared), atol=1e-4)
 

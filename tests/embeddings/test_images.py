@@ -34,7 +34,7 @@ def test_every_readable_image_gets_its_vector(folder: Path, weights: Path, tmp_p
     config = EmbeddingsConfig.model_validate({"architecture": "squeezenet1_1", "weights": weights, "workers": 1})
     reporter = RecordingReporter()
     summary = embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
-    assert (summary.numbers["num_images"], summary.numbers["num_passed_over"]) == (5, 2)
+    assert (summary.numbers["num_images"], summary.numbers["num_skipped"]) == (5, 2)
     assert any("broken.jpg: cannot be read as an image" in warning for warning in reporter.warnings)
     assert any("deep.png" in warning and "expected 8-bit RGB" in warning for warning in reporter.warnings)
     table = pq.read_table(tmp_path / "vectors.parquet")
@@ -73,7 +73,7 @@ def test_links_are_followed_and_dead_ones_named(folder: Path, weights: Path, tmp
     config = EmbeddingsConfig.model_validate({"architecture": "squeezenet1_1", "weights": weights, "workers": 1})
     reporter = RecordingReporter()
     summary = embed_images(config, None, folder, tmp_path / "vectors.parquet", 32, reporter)
-    assert (summary.numbers["num_images"], summary.numbers["num_passed_over"]) == (6, 3)
+    assert (summary.numbers["num_images"], summary.numbers["num_skipped"]) == (6, 3)
     assert any("dead.png" in warning for warning in reporter.warnings)
 
 
