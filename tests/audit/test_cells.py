@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import rasterio
 import shapely
+import yaml
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -16,6 +17,7 @@ from geokr_core.audit.cell_judge import scores_of_cells
 from geokr_core.audit.cell_planting import plant_on_ground
 from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.run import audit_map
+from geokr_core.chain.params import Params
 from geokr_core.embeddings.cells import write_cell_map
 from geokr_core.embeddings.outputs import NETWORK_FILE
 from geokr_core.embeddings.quantisation import quantise
@@ -146,11 +148,51 @@ def test_a_gentle_error_moves_a_quarter_to_a_half_of_a_chip_in_one_piece() -> No
 
 def test_a_cell_that_is_not_judged_counts_for_no_neighbour() -> None:
     residual, expected = np.ones((3, 3), np.float32), np.ones((3, 3), np.float32)
-    residual[0, 0], known = 9.0, np.ones((3, 3), bool)
+    residual[0, 0], residual[2, 2], known = 9.0, 4.0, np.ones((3, 3), bool)
     known[0, 0] = False
     scores = scores_of_cells(residual, expected, known)
     assert np.isnan(scores[0, 0])
-    assert np.allclose(scores[known], 1.0)
+    assert scores[1, 1] == pytest.approx((7 + 4) / 8)
+    assert scores[2, 2] == pytest.approx((3 + 4) / 4)
+    assert scores[0, 1] == pytest.approx(1.0)
+
+
+def test_a_chip_that_was_moved_to_the_edge_is_judged_by_the_cells_that_lie_in_it(tmp_path: Path) -> None:
+    vectors, shares = toy()
+    last = NUM - 1  # begins between two cells where a cell is two pixels wide
+    shares[last] = np.eye(3)[(shares[last].argmax(axis=-1) + 1) % 3]
+    write_store(tmp_path, vectors, shares)
+    path = tmp_path / "chips" / "s.parquet"
+    chips = pd.read_parquet(path)
+    wide = Affine(5.0, 0, 700_000.0, 0, -5.0, 3_000_000.0)
+    chips["size_px"] *= 2
+    chips[["pixel_row", "pixel_col"]] *= 2
+    chips.loc[last, "pixel_col"] -= 3
+    chips["transform"] = [
+        list((wide @ Affine.translation(c, r))[:6]) for r, c in zip(chips["pixel_row"], chips["pixel_col"], strict=True)
+    ]
+    chips.to_parquet(path, index=False)
+    write_cell_map(tmp_path / "embeddings" / "s.cells.tif", chips, [vectors], D)
+    out, _ = audited(tmp_path)
+    table = gpd.read_parquet(out / "audit.parquet").set_index("chip_id")
+    assert np.isfinite(table["score"]).all()
+    with rasterio.open(out / "maps" / "s.cells.disagreement.tif") as found:
+        score = found.read(1)
+    # No chip that begins at a cell covers the last ones, so that nothing is said of them.
+    assert np.isnan(score[-8:, -8:]).all()
+    assert not np.isnan(score[:-8]).any()
+
+
+def test_an_audit_of_cells_is_refused_before_it_runs_where_none_are_kept() -> None:
+    content = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+    content["map_audit"] = {"cells": {}}
+    with pytest.raises(ValueError, match=r"embeddings\.cells: true"):
+        Params.model_validate(content)
+    content["embeddings"] = {"cells": True}
+    Params.model_validate(content)
+    content["proportions"] = {"cells_per_side": 0}
+    with pytest.raises(ValueError, match="set it to 8"):
+        Params.model_validate(content)
 
 
 @pytest.mark.parametrize(
