@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PORT ?= 3000
 NUM_DAMAGES ?= 1000
-NUM_KILLS ?= 20
+KILLS_A_STEP ?= 2
 PYTHONS := >=3.11,<3.14
 UV_WANTED := uv>=0.9,<1
 SYNCED := .venv/.synced
@@ -80,14 +80,18 @@ stack: $(STACK_SYNCED) ## start the production stack as processes, behind its gu
 stack-secrets: $(STACK_SYNCED) ## make the secret files of the stack that are missing
 	@PYTHONPATH=docker python -m stack secrets --settings "$(SETTINGS)"
 
+.PHONY: pin-images
+pin-images: $(SYNCED) ## write into the settings which digest each image of compose has today (needs skopeo and the registries)
+	@PYTHONPATH=docker python -m stack pin-images --settings "$(SETTINGS)"
+
 .PHONY: test-stack
 test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, a backfill over Celery (needs Debian packages, half an hour)
 	@$(COMPILED) pytest -n 0 tests/stack/test_guard.py tests/stack/test_processes.py tests/stack/test_stack.py tests/stack/test_celery.py --durations=15
 
 .PHONY: test-faults
-test-faults: $(STACK_SYNCED) ## kill, stop, starve and fill up what runs, and compare the end with an undisturbed one (hours; NUM_KILLS=20)
-	@$(COMPILED) GEOKR_NUM_KILLS=$(NUM_KILLS) pytest -n 0 tests/stack/test_faults.py tests/stack/test_killed_workers.py tests/stack/test_terminated.py \
-	  tests/stack/test_clock.py tests/stack/test_upgrade.py tests/assets/test_training_processes.py tests/assets/test_lost_runs.py
+test-faults: $(STACK_SYNCED) ## kill, stop, starve and fill up what runs, and compare the end with an undisturbed one (hours; KILLS_A_STEP=2)
+	@$(COMPILED) GEOKR_KILLS_A_STEP=$(KILLS_A_STEP) pytest -n 0 tests/stack/test_faults.py tests/stack/test_killed_workers.py tests/stack/test_terminated.py \
+	  tests/stack/test_at_once.py tests/stack/test_object_store.py tests/stack/test_clock.py tests/stack/test_upgrade.py tests/assets/test_training_processes.py tests/assets/test_lost_runs.py
 
 .PHONY: lint
 lint: style types ## check format, style, types and who imports whom; changes nothing

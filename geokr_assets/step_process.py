@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -96,11 +97,14 @@ def _together(processes: int, words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    # Else they meet, after a restart, where they met before (torch 2.15), and the first to arrive waits for one that is dead.
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={MAX_RESTARTS}"]
+    from geokr_core.networks.distributed import of_this_machine_alone
+
+    restarts = [f"--max-restarts={MAX_RESTARTS}", f"--shutdown-timeout={SECONDS_TO_STOP:.0f}"]
     try:
-        torchrun([*options, f"--shutdown-timeout={SECONDS_TO_STOP:.0f}", "-m", "geokr_assets.step_process", *words])
+        with tempfile.TemporaryDirectory() as folder:
+            environment, alone = of_this_machine_alone(Path(folder))
+            os.environ.update(environment)
+            torchrun([*alone, f"--nproc-per-node={processes}", *restarts, "-m", "geokr_assets.step_process", *words])
     except SignalException:
         return 130
     except ChildFailedError as failed:

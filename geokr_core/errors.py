@@ -79,3 +79,7 @@ class BackupError(GeoKRError, RuntimeError):
 
 class VersioningError(GeoKRError, RuntimeError):
     """DVC refused to record an output."""
+
+
+class BusyError(GeoKRError, RuntimeError):
+    """Another process makes what was asked for, and this one cannot wait for it."""

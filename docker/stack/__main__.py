@@ -1,7 +1,7 @@
 """The command line of the stack.
 
 ``python -m stack up`` starts it and stays with it; ``secrets`` only makes the secret files; ``accounts`` makes those of an
-MLflow server that runs, which compose asks for.
+MLflow server that runs, which compose asks for; ``pin-images`` writes digests beside the tags of compose's images.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from geokr_core.errors import GeoKRError
+from stack.images import pin_images
 from stack.prepare import make_accounts
 from stack.processes import Stack, stack_of
 from stack.settings import SETTINGS, make_secrets, read_settings
@@ -22,7 +23,7 @@ log = logging.getLogger("stack")
 def main() -> int:
     """Start the stack, or make its secrets."""
     parser = argparse.ArgumentParser(prog="stack", description="The production stack as processes of one machine.")
-    parser.add_argument("what", choices=["up", "secrets", "accounts"])
+    parser.add_argument("what", choices=["up", "secrets", "accounts", "pin-images"])
     parser.add_argument("--settings", type=Path, default=SETTINGS, help="settings file (%(default)s)")
     parser.add_argument("--server", help="MLflow server, for `accounts`")
     parser.add_argument("--secrets", type=Path, help="folder of secret files, for `accounts`")
@@ -31,6 +32,10 @@ def main() -> int:
     try:
         if arguments.what == "accounts":
             make_accounts(arguments.server, arguments.secrets)
+            return 0
+        if arguments.what == "pin-images":
+            for image in pin_images(arguments.settings):
+                log.info("%s", image)
             return 0
         settings = read_settings(arguments.settings)
         if arguments.what == "secrets":

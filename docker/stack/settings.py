@@ -37,6 +37,7 @@ DEBIAN_PACKAGES = {
     "nginx": "nginx-light",
     "redis-server": "redis-server",
     "openssl": "openssl",
+    "skopeo": "skopeo",
 }
 
 

@@ -16,7 +16,9 @@ from geokr_core.chain.params import Params
 from geokr_core.chain.record import Record, write_record
 from geokr_core.chain.refusals import refuse_early
 from geokr_core.chain.steps import STEPS, Folders, Step, source_folder, steps_of
+from geokr_core.chain.turns import is_first, refuse_late, turn
 from geokr_core.errors import ConfigError, DamagedOutputError, VersioningError
+from geokr_core.rasters.checksums import memory_of
 from geokr_core.step.digests import data_version, file_md5, folder_version
 from geokr_core.step.extras import lacking, named_extras, require_extra
 from geokr_core.step.files import sweep
@@ -138,7 +140,7 @@ def _record_in_dvc(steps: Sequence[str], params: Params, reporter: Reporter) -> 
 def _record_findings(outcome: Outcome, params: Params, reporter: Reporter) -> None:
     from geokr_core.chain.findings import record_findings
 
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         record_findings(outcome.step, params, outcome.data_version, reporter)
 
 
@@ -159,36 +161,63 @@ def run_step(
 
     Raises:
         MissingInputError: an input or a source folder is missing.
+        BusyError: another process makes it, and this one is of several of ``torchrun``; one alone waits and looks again.
         GeoKRError: whatever the step itself refuses.
     """
     step, folders = STEPS[name], Folders(params)
     for extra in step.extras:
         require_extra(extra, f"`{name}`")
-    out, state = folders[name], folders.state(name)
-    sweep(out.parent)
-    sweep(state)
-    contents = Contents(params.store)
+    with turn(params.store, name, reporter) as waited:
+        for folder in (folders[name].parent, folders.state(name), memory_of(params.store, params.store).parent):
+            sweep(folder)
+        contents = Contents(params.store)
+        found = _judged(step, params, contents, reporter)
+        if found.record is not None and found.is_current and not force:
+            if waited:
+                refuse_late(name)
+            reporter.info(f"{name}: up to date ({folders[name]})")
+            known = found.record
+            return Outcome(
+                name, folders[name], known.data_version, read_summary(folders.state(name)), True, known.mlflow_url
+            )
+        require_undamaged_inputs(params, step, contents)
+        if not is_first():  # of torchrun's processes: the first one alone records what was done
+            return _assist(step, params, folders, folders[name])
+        _forget(step, params, found, reporter, force=force)
+        return _make(step, params, found, contents, reporter, tags or {})
+
+
+def _judged(step: Step, params: Params, contents: Contents, reporter: Reporter) -> Judgement:
+    """What there is of a step, once files that it did not write are out of its way."""
     found = judge(params, step, contents)
-    if found.foreign and step.folder is None:
-        _move_away(params, step, found.foreign, reporter)
-        contents.forget(out)
-        found = judge(params, step, contents)
-    if found.record is not None and found.is_current and not force:
-        reporter.info(f"{name}: up to date ({out})")
-        return Outcome(name, out, found.record.data_version, read_summary(state), True, found.record.mlflow_url)
-    require_undamaged_inputs(params, step, contents)
-    if int(os.environ.get("RANK", "0")) > 0:  # started by torchrun: the first process alone records what was done
-        return _assist(step, params, folders, out)
+    if not found.foreign or step.folder is not None:
+        return found
+    _move_away(params, step, found.foreign, reporter)
+    contents.forget(Folders(params)[step.name])
+    return judge(params, step, contents)
+
+
+def _forget(step: Step, params: Params, found: Judgement, reporter: Reporter, *, force: bool) -> None:
+    """Say which files are made again because they are damaged; forget what is known of earlier runs where all is made anew."""
+    folders = Folders(params)
     by_scene = step.outputs(folders)
     if by_scene is None:  # the others say it scene by scene
         for file, fault in found.damaged.items():
-            reporter.warning(f"{out / file}: {fault}; it is made again.")
+            reporter.warning(f"{folders[step.name] / file}: {fault}; it is made again.")
     if force and by_scene is not None:
         by_scene.forget_all()
     if force and step.forget is not None:
         step.forget(params, folders)
+
+
+def _make(
+    step: Step, params: Params, found: Judgement, contents: Contents, reporter: Reporter, tags: Mapping[str, str]
+) -> Outcome:
+    """Make the output of a step and record it."""
+    name, folders = step.name, Folders(params)
+    out, state = folders[name], folders.state(name)
     started = time.monotonic()
-    with _tracked(step, params, reporter, found.fingerprint, tags or {}) as run:
+    with _tracked(step, params, reporter, found.fingerprint, tags) as run:
         with named_extras():
             summary = step.run(params, folders, out, run.reporter)
         seconds = round(time.monotonic() - started, 1)

@@ -1,6 +1,5 @@
 """Commands that run the chain: ``run``, one command a step, and ``status``, which says what they would do."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,6 +156,7 @@ def _run(
 ) -> None:
     from geokr_core.chain.params import load_params
     from geokr_core.chain.run import run
+    from geokr_core.chain.turns import is_first
     from geokr_core.commands.screen import LOG_FILE, listener
     from geokr_core.step.logs import wants_json
 
@@ -164,8 +164,7 @@ def _run(
     log = params.store / LOG_FILE
     if names is None and not wants_json():
         typer.echo(f"Details go to {log}.", err=True)
-    is_first = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
-    reporter = listener(log, verbose=verbose) if is_first else Reporter()
+    reporter = listener(log, verbose=verbose) if is_first() else Reporter()
     outcomes = run(params, reporter, steps=names, until=until, force=force)
     if as_json:
         show_json([_as_plain(outcome) for outcome in outcomes])

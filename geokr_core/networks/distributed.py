@@ -7,13 +7,23 @@ writes, speaks and keeps checkpoints. Without ``torchrun`` there is one process,
 """
 
 import os
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
 
+import psutil
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is in its documentation
+
+LOOPBACK: Final = "127.0.0.1"
+_PATIENCE: Final = timedelta(minutes=30)
+"""As torch has for other ways to meet: the first process may have much to look at before it comes."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,57 @@ def joined(device: str) -> Iterator[ProcessGroup]:
         torch.cuda.set_device(processes.local_rank)
     already = distributed.is_initialized()
     if not already:
-        distributed.init_process_group("nccl" if on_gpu else "gloo")
+        backend, store = "nccl" if on_gpu else "gloo", _meeting_on_this_machine(processes)
+        if store is None:
+            distributed.init_process_group(backend)
+        else:
+            distributed.init_process_group(backend, store=store, rank=processes.rank, world_size=processes.size)
     try:
         yield processes
     finally:
         if not already:
             distributed.destroy_process_group()
+
+
+def _meeting_on_this_machine(processes: ProcessGroup) -> TCPStore | None:
+    """Where processes meet whose address (``$MASTER_ADDR``) is of the loopback: at that address alone, which torch would not keep to.
+
+    Torch listens at every interface, whatever the address. None for any other address, and where torchrun listens itself.
+    """
+    host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+    if host != LOOPBACK or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    if not processes.is_first:
+        return TCPStore(host, port, processes.size, is_master=False, timeout=_PATIENCE)
+    listening = socket.create_server((host, port))
+    return TCPStore(
+        host,
+        port,
+        processes.size,
+        is_master=True,
+        timeout=_PATIENCE,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),
+    )
+
+
+def of_this_machine_alone(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """How torchrun starts processes that no other machine can reach.
+
+    Args:
+        folder: which no one else can enter; torchrun's own processes meet in a file there.
+
+    Returns:
+        Environment, and options of torchrun, instead of ``--standalone``.
+    """
+    interface = next(
+        name for name, addresses in psutil.net_if_addrs().items() if any(one.address == LOOPBACK for one in addresses)
+    )
+    environment = {
+        # Else they meet, after a restart, where they met before (torch 2.15), and the first to arrive waits for one that is dead.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
+    meeting = ["--rdzv-backend=c10d", "--rdzv-conf=store_type=file", f"--rdzv-endpoint={folder / 'meeting'}"]
+    return environment, ["--nnodes=1", f"--rdzv-id={uuid.uuid4()}", f"--local-addr={LOOPBACK}", *meeting]

@@ -156,7 +156,7 @@ class _Contest:
         """Compare, and move the alias if the challenger wins.
 
         The lock keeps other promotions on this machine away. For those on other machines, the champion is looked up
-        again right before the alias moves.
+        again right before the alias moves, and right after it.
         """
         for _ in range(3):
             champion = aliases_of(self.connection.client, self.name).get(CHAMPION)
@@ -175,8 +175,7 @@ class _Contest:
                 return self._refused(verdict, decision)
             reasons = {_PROMOTED_TAG: verdict.reason, REPLACED_TAG: "none" if champion is None else str(champion)}
             self._tag(self.version, reasons)
-            if aliases_of(self.connection.client, self.name).get(CHAMPION) == champion:
-                self.connection.client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
+            if self._moved_from(champion):
                 _keep_one_outcome(self.connection.client, self.name, self.version, _PROMOTED_TAG)
                 record = json.dumps(decision, sort_keys=True)
                 keep_record(self.connection.client, self._of(self.version), DECISION, record)
@@ -188,6 +187,14 @@ class _Contest:
             f"The champion of {self.name} changed three times during this promotion. Nothing was promoted; "
             "run `geokr promote` again when no other promotion is going on."
         )
+
+    def _moved_from(self, champion: int | None) -> bool:
+        """Move the alias to this version, unless it is no longer where it was; whether it is here now."""
+        client = self.connection.client
+        if aliases_of(client, self.name).get(CHAMPION) != champion:
+            return False
+        client.set_registered_model_alias(self.name, CHAMPION, str(self.version))
+        return aliases_of(client, self.name).get(CHAMPION) == self.version
 
     def _refused(self, verdict: Verdict, decision: dict[str, Any]) -> dict[str, Any]:
         self._tag(self.version, {_REFUSED_TAG: verdict.reason})

@@ -68,8 +68,7 @@ def register_once(connection: Connection, bundle: Bundle, run_id: str, scores: S
             (Path(folder) / CARD).write_text(card, encoding="utf-8")
             client.log_model_artifact(str(known.source).removeprefix("models:/"), str(Path(folder) / CARD))
         return known
-    if registered(client, name) is None:
-        client.create_registered_model(name, description=_ABOUT_MODELS)
+    _require_model(client, name)
     # Each tag is a row of the version's page: the rest of what is known are parameters of its logged model.
     tags = {
         DATA_VERSION_TAG: version,
@@ -110,6 +109,17 @@ def register_once(connection: Connection, bundle: Bundle, run_id: str, scores: S
         description=page[:_MAX_DESCRIPTION_CHARS],
         model_id=logged.model_id,
     )
+
+
+def _require_model(client: MlflowClient, name: str) -> None:
+    """Have the registry know the model, whoever registers it first."""
+    if registered(client, name) is not None:
+        return
+    try:
+        client.create_registered_model(name, description=_ABOUT_MODELS)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was quicker
+            raise
 
 
 def _package(bundle: Bundle, model: Model, folder: Path) -> Path:

@@ -248,8 +248,8 @@ def test_the_instance_sends_nothing_home_and_covers_nothing() -> None:
     assert settings["concurrency"]["pools"] == {"default_limit": 1, "granularity": "op"}
     monitoring = settings["run_monitoring"]
     assert monitoring["enabled"]
-    # Otherwise the retry of a run whose worker was killed waits for minutes for a slot that no one holds.
-    assert monitoring["poll_interval_seconds"] + monitoring["free_slots_after_run_end_seconds"] <= 30
+    # Otherwise the retry of a run whose worker was killed waits for a slot that no one holds.
+    assert monitoring["poll_interval_seconds"] + monitoring["free_slots_after_run_end_seconds"] <= 6
     assert monitoring["cancel_timeout_seconds"] > SECONDS_TO_STOP
 
 

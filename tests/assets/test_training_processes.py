@@ -126,6 +126,23 @@ def _of_rank(run: subprocess.Popen[bytes], rank: str) -> psutil.Process | None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_other_machine_reaches_the_processes_of_a_training(tmp_path: Path, cut_world: Path) -> None:
+    params_file = _project(tmp_path, cut_world, steps=400, checkpoint_every=1, batch_size=4)
+    checkpoints = load_params(params_file).store / ".checkpoints"
+    with _run(params_file, GEOKR_TRAINING_PROCESSES="2") as run:
+        _until("a checkpoint", lambda: list(checkpoints.rglob("checkpoint_*")), params_file)
+        family = psutil.Process(run.pid).children(recursive=True)
+        sockets = [one for process in family for one in process.net_connections("inet")]
+        assert _of_rank(run, "1") is not None
+        listening = {(one.laddr.ip, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN}
+        assert listening, "the processes of a training listen for each other"
+        assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+        talking = {one.raddr.ip for one in sockets if one.status == psutil.CONN_ESTABLISHED}
+        assert talking <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, talking
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_whichever_process_of_a_training_is_killed_it_resumes_to_the_same_bytes(
     tmp_path: Path, cut_world: Path, record_property: Callable[[str, object], None]

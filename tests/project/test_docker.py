@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from dagster import DagsterInstance
+from stack.errors import StackError
+from stack.images import pin_images
 from stack.settings import make_secrets, read_settings
 
 from geokr_assets.step_process import SECONDS_TO_STOP
@@ -194,6 +196,78 @@ def test_with_secrets_gives_files_to_the_program_alone(tmp_path: Path) -> None:
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 1
     assert f"{tmp_path}/keys cannot be read; it holds MY_KEY" in answer.stderr
+
+
+def rendered(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Services as compose has them after its substitutions: by the tool where there is one, else as its rules say."""
+    command = compose_command()
+    if command is not None:
+        arguments = ["--env-file", str(DOCKER / "stack.env"), "-f", str(DOCKER / "compose.yaml"), "--profile", "celery"]
+        answer = subprocess.run(
+            [*command, *arguments, "config"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return dict(yaml.safe_load(answer.stdout)["services"])
+    values = {**settings(), **environment}  # the environment of who starts it comes before the file
+    text = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"(?<!\$)\$\{(\w+)(?::?-[^}]*)?\}", lambda found: values[found[1]], text)
+    return dict(yaml.safe_load(text)["services"])
+
+
+def test_docker_inspect_shows_no_secret(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on PATH (Debian: apt-get install openssl)")
+    make_secrets(tmp_path)
+    values = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    # Who starts the stack may have each of them in the environment as well, under the names that programs look for.
+    names = {name for _, name, _ in environment_values()}
+    environment = {name.upper(): value.replace("\n", " ") for name, value in values.items()}
+    environment |= {
+        name.removeprefix("SECRET_FILE_"): "planted-in-the-environment" for name in names if SECRET_NAMES.search(name)
+    }
+    found = rendered({**environment, "GEOKR_SECRETS": str(tmp_path)})
+    assert {"worker", "code-location", "mlflow"} <= set(found)
+    planted = {word for value in values.values() for word in re.findall(r"[\w$./]{16,}", value)}
+    assert len(planted) >= 12
+    for service, content in found.items():
+        shown = yaml.safe_dump({name: value for name, value in content.items() if name not in ("secrets", "volumes")})
+        assert [word for word in (*planted, "planted-in-the-environment") if word in shown] == [], service
+    # Nor does the image: what its build was told and what it sets stands in its history.
+    told = re.findall(
+        r"^(?:ARG|ENV)\s+(.*(?:\\\n.*)*)", (DOCKER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert told
+    assert [line for line in told if SECRET_NAMES.search(line)] == []
+
+
+def test_images_are_pinned_by_the_digests_that_their_registries_tell(tmp_path: Path) -> None:
+    path = tmp_path / "stack.env"
+    path.write_text(
+        f"A=1\nBASE_IMAGE=python:3.12\n# x\nS3_IMAGE=rclone/rclone:1.75@sha256:{'0' * 64}\n", encoding="utf-8"
+    )
+    digests = {"python:3.12": f"sha256:{'a' * 64}", "rclone/rclone:1.75": f"sha256:{'b' * 64}"}
+    assert pin_images(path, digests.__getitem__) == [f"{tag}@{digest}" for tag, digest in digests.items()]
+    wanted = f"A=1\nBASE_IMAGE=python:3.12@sha256:{'a' * 64}\n# x\nS3_IMAGE=rclone/rclone:1.75@sha256:{'b' * 64}\n"
+    assert path.read_text(encoding="utf-8") == wanted
+
+    def away(image: str) -> str:
+        if image.startswith("rclone"):
+            raise StackError("away")
+        return f"sha256:{'c' * 64}"
+
+    with pytest.raises(StackError, match="away"):
+        pin_images(path, away)
+    assert path.read_text(encoding="utf-8") == wanted, "half of it was changed"
+
+
+def test_every_image_of_compose_can_be_pinned() -> None:
+    images = {content["image"] for content in services().values() if content["image"] != "geokr:0.1.0"}
+    base = next(content for content in services().values() if "build" in content)["build"]["args"]["BASE"]
+    assert {name.strip("${}") for name in (*images, base)} == {name for name in settings() if name.endswith("_IMAGE")}
+    assert f"ARG BASE={settings()['BASE_IMAGE']}\n" in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_both_tools_name_the_postgres_driver_that_works() -> None:

@@ -262,6 +262,46 @@ def test_champion_that_changes_during_promotion_is_compared_again(
     assert aliases(server, shop.name)["champion"] == 2
 
 
+def test_a_champion_that_another_machine_replaces_at_once_is_compared_with_that_one(
+    shop: "Shop", server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote(0, [0.3, 0.3])
+    shop.promote(1, [0.2, 0.2])
+    second = server.get_model_version(shop.name, "2")
+    move = MlflowClient.set_registered_model_alias
+    moved: list[str] = []
+
+    def move_and_lose(client: MlflowClient, name: str, alias: str, version: str) -> None:
+        move(client, name, alias, version)
+        if alias == "champion" and not moved:  # the other machine looked before, and moves after this one
+            moved.append(version)
+            keep_record(server, second, SCORES, scores_of_version(server, second).as_text().replace("0.2", "0.9"))
+            move(client, name, alias, "2")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", move_and_lose)
+    decision = shop.promote(2, [0.5, 0.5])
+    assert moved == ["3"]
+    assert decision["promoted"] is False
+    assert aliases(server, shop.name)["champion"] == 2
+    assert "promoted_because" not in server.get_model_version(shop.name, "3").tags
+
+
+def test_a_model_that_another_machine_registers_first_is_used(
+    shop: "Shop", server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def unseen(client: MlflowClient, name: str) -> None:
+        seen.append(name)
+        if len(seen) == 1:
+            client.create_registered_model(name)
+
+    monkeypatch.setattr("geokr_core.registry.versions.registered", unseen)
+    assert shop.promote(0, [0.5, 0.7])["promoted"] is True
+    assert seen == [shop.name]
+    assert aliases(server, shop.name) == {"challenger": 1, "champion": 1}
+
+
 @pytest.mark.parametrize("act", ["promote", "rollback"])
 def test_whoever_moves_the_champion_waits_for_others(
     shop: "Shop", database: Path, server: MlflowClient, act: str

@@ -34,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     begun = time.monotonic()
     assert command(project).wait(timeout=1200) == 0, said(project)
     seconds = time.monotonic() - begun
-    return Undisturbed(versions(params), seconds, recorded(project / "mlflow.db"))
+    return Undisturbed(project, versions(params), seconds, recorded(project / "mlflow.db"))
 
 
 class _Noting(BaseHTTPRequestHandler):

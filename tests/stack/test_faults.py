@@ -1,36 +1,34 @@
 """Kills at random moments, servers lost in the middle of a run, a full disk: the end is that of an undisturbed run, byte for byte.
 
-`make test-faults` runs this file; ``GEOKR_NUM_KILLS`` says how many kills of the command are drawn.
+`make test-faults` runs this file; ``GEOKR_KILLS_A_STEP`` says how many kills of the command are drawn in each step.
 """
 
 import contextlib
 import os
 import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import requests
-from forked_runs import Undisturbed, command, killed_at_random, recorded, said, versions
+from forked_runs import Undisturbed, command, killed_in_every_step, recorded, said, versions
+from mlflow_database import mlflow_server
 from running_stack import patiently, started
+from small_disks import small_disk
 from tiny_worlds import tiny_world
 from unreliable_server import SLOW_SECONDS, unreliable
 
-NUM_KILLS = int(os.environ.get("GEOKR_NUM_KILLS", "20"))
+KILLS_A_STEP = int(os.environ.get("GEOKR_KILLS_A_STEP", "2"))
 SEED = 18
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
-def test_the_command_killed_at_random_moments(
+def test_the_command_killed_in_every_step(
     tmp_path: Path,
     empty_database: Path,
     undisturbed: Undisturbed,
@@ -38,56 +36,17 @@ def test_the_command_killed_at_random_moments(
 ) -> None:
     tiny_world(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    kills = killed_at_random(
+    kills = killed_in_every_step(
         tmp_path,
         undisturbed,
         command,
         lambda process, _: process.kill(),
-        num_kills=NUM_KILLS,
+        kills_a_step=KILLS_A_STEP,
         seed=SEED,
-        shares=(0.02, 0.2),
     )
     record_property("fault", "kill -9 of `geokr run`")
     record_property("kills", kills.total())
-    record_property("after", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
-
-
-@contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[int]:
-    """A real MLflow server over ``mlflow.db``; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [
-        str(Path(sys.executable).parent / "mlflow"),
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    stores = [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, *stores],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        patiently(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status())
-        yield port
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
+    record_property("hit", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
 
 
 def test_a_tracking_server_that_spoils_requests(
@@ -216,25 +175,6 @@ def _finished_runs(api: str, login: tuple[str, str]) -> Counter[str]:
         for tag in run["data"]["tags"]
         if tag["key"] == "geokr/step"
     )
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
-    """A file system in memory, and a way to change its size in bytes."""
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
-
-    def resize(size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
-
-    try:
-        yield resize
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_is_full_at_any_write(

@@ -21,6 +21,7 @@ from typing import Any
 from geokr_core.chain.params import load_params
 from geokr_core.chain.steps import Folders, steps_of
 from geokr_core.step.digests import data_version
+from geokr_core.step.summary import read_summary
 
 LOADED = (
     "geokr_core.cli",
@@ -80,11 +81,11 @@ class Forked:
         os.waitpid(self.pid, 0)
 
 
-def command(project: Path, **environment: str) -> Forked:
-    """`geokr run` with ``params.yaml`` of the project."""
+def command(project: Path, *words: str, **environment: str) -> Forked:
+    """A command of `geokr` in the folder of the project, so with its ``params.yaml``; `geokr run` where none is named."""
 
     def run() -> int:
-        sys.argv = ["geokr", "run", "--params", str(project / "params.yaml")]
+        sys.argv = ["geokr", *(words or ("run",))]
         try:
             importlib.import_module("geokr_core.cli").main()
         except SystemExit as end:
@@ -125,11 +126,13 @@ def versions(params_file: Path) -> dict[str, str]:
     return {step.name: data_version(folders[step.name]) for step in steps_of(params) if step.name != "champion"}
 
 
-def last_step(params_file: Path) -> str:
-    """The last step of the chain that has an output, or a beginning of one."""
-    folders = Folders(load_params(params_file))
-    found = [step.name for step in steps_of(load_params(params_file)) if folders[step.name].exists()]
-    return (found or ["nothing"])[-1]
+def under_way(store: Path) -> list[str]:
+    """Steps that a process makes now, by the locks that it holds in the store (`/proc/locks`: asking leaves no trace)."""
+    folder = store / ".state" / "unfinished"
+    locks = {lock.stat().st_ino: lock for lock in (*folder.glob("*.lock"), *folder.glob("*/*.lock"))}
+    held = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    found = (locks.get(int(words[5].rpartition(":")[2])) for words in held if words[1] == "FLOCK")
+    return sorted({lock.stem if lock.parent == folder else lock.parent.name for lock in found if lock is not None})
 
 
 @dataclass(frozen=True)
@@ -137,59 +140,81 @@ class Undisturbed:
     """A run to which nothing happened.
 
     Attributes:
+        project: its folder.
         versions: the data version of each step.
         seconds: how long it took.
         recorded: what its tracking server has of it, as `recorded` counts.
     """
 
+    project: Path
     versions: dict[str, str]
     seconds: float
     recorded: tuple[Counter[str], Counter[str]]
 
 
-def killed_at_random(
+def killed_in_every_step(
     project: Path,
     undisturbed: Undisturbed,
     start: Callable[[Path], Forked],
     kill: Callable[[Forked, int], None],
     *,
-    num_kills: int,
+    kills_a_step: int,
     seed: int,
-    shares: tuple[float, float],
 ) -> Counter[str]:
-    """Start runs of one store again and again, kill each after a share of the undisturbed time, and look at each one that ends.
+    """Start runs of one store again and again, and kill each at a random moment of a step, until every step was hit so many times.
+
+    A chain that ends in between is compared, and begins anew.
 
     Args:
         project: with ``params.yaml`` and ``mlflow.db``.
         undisturbed: what the end has to be.
         start: starts a run.
         kill: kills it; gets how many were killed before.
-        num_kills: after these a run is left to end.
+        kills_a_step: of each step of the chain.
         seed: of the moments.
-        shares: least and largest share of the undisturbed time after which a run is killed.
 
     Returns:
-        Kills by the last step that had an output.
+        Kills by the step that was under way.
     """
-    rng, params = random.Random(seed), project / "params.yaml"
+    rng, params = random.Random(seed), load_params(project / "params.yaml")
+    names = [step.name for step in steps_of(params)]
+    before = Folders(load_params(undisturbed.project / "params.yaml"))
+    seconds = {name: float(read_summary(before.state(name)).numbers["seconds"]) for name in names}
     kills: Counter[str] = Counter()
-    while True:
-        done = kills.total() >= num_kills
+    for _ in range(_MOST_STARTS_A_STEP * kills_a_step * len(names)):
+        wanted = {name for name in names if kills[name] < kills_a_step}
         process = start(project)
-        try:
-            code = process.wait(timeout=1200 if done else rng.uniform(*shares) * undisturbed.seconds)
-        except subprocess.TimeoutExpired:
+        code, name = _wait_for(process, wanted, params.store)
+        if code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout=rng.uniform(0, seconds.get(name, 0.0)))
+        if code is None:
+            hit = under_way(params.store)
             kill(process, kills.total())
-            kills[last_step(params)] += 1
+            kills[" and ".join(hit) or "between two steps"] += 1
             continue
         assert code == 0, said(project)
-        assert versions(params) == undisturbed.versions
+        assert versions(project / "params.yaml") == undisturbed.versions
         assert metrics_that_came_twice(project / "mlflow.db") == []
-        if done:
-            assert not list(project.rglob("*.partial"))
+        assert not list(project.rglob("*.partial"))
+        if not wanted:
             return kills
-        for name in ("store", "world"):  # ended between two kills: from the beginning
+        for name in ("store", "world"):
             shutil.rmtree(project / name)
+    raise AssertionError(f"not every step was hit: {kills}")
+
+
+_MOST_STARTS_A_STEP = 10
+
+
+def _wait_for(process: Forked, wanted: set[str], store: Path, seconds: float = 1200) -> tuple[int | None, str]:
+    """Wait for one of some steps to be under way, or for the end of a run: the exit code, None where it goes on, and the step."""
+    deadline = time.monotonic() + seconds
+    while not (found := sorted(wanted & set(under_way(store)))):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=0.01), ""
+        assert time.monotonic() < deadline
+    return None, found[0]
 
 
 def metrics_that_came_twice(database: Path) -> list[tuple[Any, ...]]:

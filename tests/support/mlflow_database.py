@@ -1,10 +1,19 @@
-"""A real MLflow on SQLite, one database a module of tests; a ``conftest`` imports both fixtures."""
+"""A real MLflow on SQLite: one database a module of tests, whose fixtures a ``conftest`` imports; a server over a database."""
 
+import contextlib
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
+from running_stack import patiently
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +30,47 @@ def server(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     monkeypatch.delenv("GEOKR_MLFLOW_UI_URL", raising=False)
     return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, artifacts: Path | str | None = None, **environment: str) -> Iterator[int]:
+    """A real MLflow server over ``mlflow.db``; its port.
+
+    Args:
+        folder: of the database.
+        artifacts: where artifacts go; None: a folder beside the database.
+        environment: of the server.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [
+        str(Path(sys.executable).parent / "mlflow"),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(artifacts or folder / "artifacts"),
+    ]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *stores],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        patiently(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status())
+        yield port
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
