@@ -178,7 +178,7 @@ def test_a_chip_that_was_moved_to_the_edge_is_judged_by_the_cells_that_lie_in_it
     assert np.isfinite(table["score"]).all()
     with rasterio.open(out / "maps" / "s.cells.disagreement.tif") as found:
         score = found.read(1)
-    # No chip that begins at a cell covers the last ones, so that nothing is said of them.
+    # No chip that begins at a cell covers the last ones, so that they have no data.
     assert np.isnan(score[-8:, -8:]).all()
     assert not np.isnan(score[:-8]).any()
 
