@@ -92,9 +92,9 @@ def headline(judged: Judged, primary: Primary) -> str:
         if not (rows := rows_of(summary, primary, name)).empty
     }
     if "geokr" not in means:
-        return f"{primary.words}: the pretrained backbone was not evaluated, so there is nothing to report about it."
+        return f"{_as_beginning(primary.words)}: the pretrained backbone was not evaluated, so there is nothing to report about it."
     ours = means["geokr"]
-    sentences = [f"{primary.words}: GeoKR reaches {_a_metric(metric)} of {estimate_text(ours)}."]
+    sentences = [f"{_as_beginning(primary.words)}: GeoKR reaches {_a_metric(metric)} of {estimate_text(ours)}."]
     table = rows_of(judged.differences, primary).set_index("contrast")
     contrasts = {name: f"geokr - {name}" for name in means if name != "geokr"}
     found = {
@@ -125,6 +125,10 @@ def headline(judged: Judged, primary: Primary) -> str:
             "and no conclusion."
         )
     return " ".join(sentences)
+
+
+def _as_beginning(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 @dataclass(frozen=True)
