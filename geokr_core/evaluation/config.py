@@ -85,7 +85,9 @@ class EvaluationConfig(Section):
     )
     batch_size: int = Field(32, ge=2)
     knn_neighbours: int = Field(20, ge=1, description="neighbours that vote, at most as many as there are labels")
-    threads: int = Field(2, ge=1)
+    threads: int = Field(
+        2, ge=1, description="cores: on a CPU so many cells are measured at a time, each by a process of one thread"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from geokr_core.backbone.bundle import open_bundle
 from geokr_core.errors import EvaluationError
+from geokr_core.evaluation.ahead import measured_ahead
 from geokr_core.evaluation.cells import (
     Cell,
     Choice,
@@ -36,6 +37,7 @@ from geokr_core.evaluation.statistics import flat_metrics, headline_rows, summar
 from geokr_core.evaluation.task_kinds import TaskConfig, TaskKind, kind_of
 from geokr_core.pictures.charts import initialisation_styles
 from geokr_core.step.digests import text_digest
+from geokr_core.step.processes import kept_processes
 from geokr_core.step.reporter import LOG, Reporter, Source
 from geokr_core.step.summary import Number, Summary
 
@@ -88,18 +90,25 @@ def evaluate(
     tasks: dict[str, dict[str, Any]] = {}
     num_kept = 0
     plans = {task.name: _plan(config, task) for task in config.tasks}
-    with reporter.progress("evaluation", sum(len(plan) for plan in plans.values())) as advance:
+    with (
+        reporter.progress("evaluation", sum(len(plan) for plan in plans.values())) as advance,
+        kept_processes(),
+    ):
         for section in config.tasks:
             task = open_task(section, config)
             require_measurable(task, bundle, plans[section.name], reporter)
             tasks[task.name] = _facts(task, section)
             reporter.source(Source(task.name, task.data_version, str(config.folder / task.name), "evaluation"))
-            for cell in plans[section.name]:
-                start = starts.of(cell.initialisation, cell.seed)
+            work = [(cell, starts.of(cell.initialisation, cell.seed)) for cell in plans[section.name]]
+            ahead = set[Cell]()
+            for done in measured_ahead(config, section, task, work, cells, reporter):
+                ahead.update(done)
+                advance(len(done))
+            for cell, start in work:
                 found, was_kept = kept_or_measured(task, cell, start, cells, reporter)
-                num_kept += was_kept
+                num_kept += was_kept and cell not in ahead
                 measured.append(replace(found, network=text_digest(dict(start.identity()))))
-                advance(1)
+                advance(cell not in ahead)
     results = results_of(measured, tasks, bundle)
     summary = summarise(results)
     write_results(out, config, results, measured, tasks)

@@ -73,20 +73,24 @@ def kept_or_measured(
         EvaluationError: the cell cannot be measured, or a score is not finite.
         OSError: the weights cannot be read, or the cell cannot be kept.
     """
-    digest = _fingerprint(task, cell, start)
-    path = cells / f"{digest}.json"
+    path = cell_path(task, cell, start, cells)
     kept = _read_cell(path, cell, reporter)
     if kept is not None:
         return kept, True
-    measured = replace(_measure(task, cell, start, reporter), digest=digest, commit=_commit())
+    measured = replace(_measure(task, cell, start, reporter), digest=path.stem, commit=_commit())
     _write_cell(path, measured)
     return measured, False
 
 
-def _fingerprint(task: DownstreamTask, cell: Cell, start: Start) -> str:
+def cell_path(task: DownstreamTask, cell: Cell, start: Start, cells: Path) -> Path:
+    """The file that keeps a finished cell, named by all that its scores depend on.
+
+    Raises:
+        OSError: the weights cannot be read.
+    """
     import torch
 
-    return text_digest(
+    digest = text_digest(
         {
             "cell": asdict(cell),
             "start": start.identity(),
@@ -95,6 +99,7 @@ def _fingerprint(task: DownstreamTask, cell: Cell, start: Start) -> str:
             "code": [__version__, torch.__version__, *EvaluationConfig.code_mark()],
         }
     )
+    return cells / f"{digest}.json"
 
 
 def _measure(task: DownstreamTask, cell: Cell, start: Start, reporter: Reporter) -> Measured:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -145,6 +145,9 @@ def task_normalisation(
 
 EXTRACTION_BATCH = 256
 
+THREADS_OF_A_CELL: Final = 1
+"""Of torch on a CPU: its cores measure several cells at a time (``ahead``), and scores must not depend on how many there are."""
+
 
 @contextmanager
 def running(config: EvaluationConfig) -> Iterator[Runtime]:
@@ -155,7 +158,7 @@ def running(config: EvaluationConfig) -> Iterator[Runtime]:
     """
     device = device_of(config.device, "evaluation.device", EvaluationError)
     earlier = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(THREADS_OF_A_CELL if device.type == "cpu" else config.threads)
     try:
         yield Runtime(device, precision_of(config.precision, device.type) == "bf16")
     finally:

@@ -16,7 +16,7 @@ from geokr_core.evaluation.cells import Cell, Measurement, Start, fraction_of_la
 from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.protocols.budget import Budget, budget_of, drawn, held_out, require_fine_tuned
 from geokr_core.evaluation.protocols.fine_tuning import choose
-from geokr_core.evaluation.starts import running
+from geokr_core.evaluation.starts import THREADS_OF_A_CELL, running
 from geokr_core.evaluation.task_kinds import FineTunedConfig
 from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import Runtime, precision_of
@@ -73,7 +73,7 @@ class FineTunedTask(ABC):
             "match_statistics": config.match_statistics,
             "precision": precision_of(config.precision, config.device),
             "device": config.device,
-            "threads": config.threads,
+            "threads": THREADS_OF_A_CELL,
         }
 
     def require(self, cell: Cell) -> None:

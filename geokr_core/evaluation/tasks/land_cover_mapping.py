@@ -30,7 +30,7 @@ from geokr_core.evaluation.protocols.probe import (
     colour_histogram,
     fit_probe,
 )
-from geokr_core.evaluation.starts import EXTRACTION_BATCH, running, start_network, task_normalisation
+from geokr_core.evaluation.starts import EXTRACTION_BATCH, THREADS_OF_A_CELL, running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
 from geokr_core.evaluation.task_kinds import LandCoverMappingConfig
 from geokr_core.networks.network import cell_features
@@ -161,7 +161,7 @@ class LandCoverMapping:
                 "match_statistics": config.match_statistics,
                 "precision": precision_of(config.precision, config.device),
                 "device": config.device,
-                "threads": config.threads,
+                "threads": THREADS_OF_A_CELL,
             }
         return settings
 

@@ -40,7 +40,7 @@ from geokr_core.evaluation.protocols.probe import (
     stratified_holdout,
 )
 from geokr_core.evaluation.sets.classes import read_image_set
-from geokr_core.evaluation.starts import running, start_network, task_normalisation
+from geokr_core.evaluation.starts import THREADS_OF_A_CELL, running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
 from geokr_core.evaluation.task_kinds import SceneClassificationConfig
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
@@ -108,7 +108,7 @@ class SceneClassification:
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         config = self._evaluation
-        settings: dict[str, object] = {"image_size_px": self.size_px, "threads": config.threads}
+        settings: dict[str, object] = {"image_size_px": self.size_px, "threads": THREADS_OF_A_CELL}
         if cell.features != "histogram":
             settings |= {
                 "match_statistics": config.match_statistics,
