@@ -88,7 +88,7 @@ _CHANGES = {"protocols": ["fine_tune"], "fine_tune_labels_per_class": [2, 3, 4],
 
 @pytest.fixture(scope="module")
 def undisturbed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process writes that nobody stops."""
+    """What one process writes that no one stops."""
     return _run(_store(made, tmp_path_factory.mktemp("undisturbed")), threads=1, **_CHANGES)[2]
 
 
