@@ -178,6 +178,9 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
     if kind == "batch":
         metrics = [Metric(*row) for row in record.get("metrics", ())]
         tags = [RunTag(key, value) for key, value in record.get("tags", {}).items()]
+        once = record.get("once")  # a tag: with it, the whole of this was recorded
+        if once is not None and client.get_run(run_id).data.tags.get(once) == record["tags"][once]:
+            return
         client.log_batch(run_id, metrics=metrics, tags=tags)
     elif kind == "text":
         client.log_text(run_id, record["text"], record["name"])

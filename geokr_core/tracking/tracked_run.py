@@ -190,7 +190,9 @@ class TrackedRun:
         ]
         metrics.append(("num_warnings", float(len(summary.warnings)), now, 0))
         shown = {"numbers": dict(summary.numbers), "table": list(summary.table), "warnings": list(summary.warnings)}
-        delivery.send({"kind": "batch", "metrics": metrics, "tags": {DATA_VERSION_TAG: data_version}})
+        # A process that is killed after this is followed by one that makes the same again, in the same run.
+        ending = {"metrics": metrics, "tags": {DATA_VERSION_TAG: data_version}, "once": DATA_VERSION_TAG}
+        delivery.send({"kind": "batch", **ending})
         delivery.send({"kind": "text", "name": "summary.json", "text": json.dumps(shown, indent=2, default=str)})
         if summary.table:
             text = pd.DataFrame(list(summary.table)).to_csv(index=False)

@@ -1,5 +1,6 @@
 """What the MLflow run of a step holds, how it ends, and how a step that was stopped finds it again."""
 
+import contextlib
 import json
 import os
 import platform
@@ -143,6 +144,21 @@ def test_a_step_that_is_resumed_resumes_its_run(server: MlflowClient) -> None:
     with pytest.raises(KeyboardInterrupt):
         trained("same", 1, 2, dies=True)
     assert trained("other parameters", 1, 6) not in begun[:-1]
+
+
+def test_a_step_that_dies_after_it_told_its_figures_tells_them_once(server: MlflowClient) -> None:
+    tags = {registry.FINGERPRINT_TAG: "told"}
+    for dies in (True, False):
+        with (
+            pytest.raises(KeyboardInterrupt) if dies else contextlib.nullcontext(),
+            registry.track_step("backbone", {}, tags, RecordingReporter()) as run,
+        ):
+            run.finish(Summary({"size_mb": 3.2}), "version")
+            if dies:
+                raise KeyboardInterrupt
+            run_id = str(run.run_id)
+    assert only_run(server, run_id).info.status == "FINISHED"
+    assert [point.value for point in server.get_metric_history(run_id, "size_mb")] == [3.2]
 
 
 def test_a_run_that_is_alive_is_left_alone_and_lines_of_both_attempts_stay(server: MlflowClient) -> None:
