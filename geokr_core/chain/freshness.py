@@ -111,12 +111,12 @@ def inputs_of(params: Params, step: Step, contents: Contents) -> dict[str, str]:
     Raises:
         MissingInputError: an input has not been made yet, or a source folder is missing or empty.
     """
-    folders = Folders(params)
+    folders, own = Folders(params), own_inputs(params, step)  # a section that is missing is named first
     require_inputs(params, step)
     read = {f"output of {name}": contents.version(folders[name]) for name in step.inputs_in(params)}
     for name in step.sources:
         read[f"files below {name}.folder"] = folder_version(contents.of_source(source_folder(params, name)))
-    return read | own_inputs(params, step)
+    return read | own
 
 
 def require_inputs(params: Params, step: Step) -> None:

@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is in its documentation
@@ -141,9 +140,7 @@ def of_this_machine_alone(folder: Path) -> tuple[dict[str, str], list[str]]:
     Returns:
         Environment, and options of torchrun, instead of ``--standalone``.
     """
-    interface = next(
-        name for name, addresses in psutil.net_if_addrs().items() if any(one.address == LOOPBACK for one in addresses)
-    )
+    interface = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))  # lo of Linux, lo0 elsewhere
     environment = {
         # Else they meet, after a restart, where they met before (torch 2.15), and the first to arrive waits for one that is dead.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
