@@ -27,6 +27,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
+from geokr_assets.ui import dagster_dev
 from geokr_core.tracking.runs import PAGE_MODE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -168,18 +169,6 @@ def main(folder: Path) -> None:
     ports = _free_port(), _free_port()
     with tempfile.TemporaryDirectory() as home:
         shutil.copy(REPOSITORY / ".dagster_home" / "dagster.yaml", home)
-        dagster = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "dev",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(ports[0]),
-            "-w",
-            "workspace.yaml",
-        ]
         mlflow = [
             sys.executable,
             "-m",
@@ -193,7 +182,7 @@ def main(folder: Path) -> None:
             str(ports[1]),
         ]
         with (
-            _serving(dagster, ports[0], {"DAGSTER_HOME": home}) as of_dagster,
+            _serving(dagster_dev(ports[0]), ports[0], {"DAGSTER_HOME": home}) as of_dagster,
             _serving(mlflow, ports[1], {}) as of_mlflow,
             sync_playwright() as playwright,
         ):

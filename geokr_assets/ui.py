@@ -67,10 +67,17 @@ def pages_are_filled(answer: Any, since_s: float) -> bool:
         answer: to the question for the sensors.
         since_s: seconds since 1970, when the program was started.
     """
+    if not answer.get("data"):
+        return False  # the server could not ask this code yet
     sensors = [sensor for node in answer["data"]["repositoriesOrError"].get("nodes", []) for sensor in node["sensors"]]
     states = [sensor["sensorState"] for sensor in sensors if sensor["sensorState"]["status"] == "RUNNING"]
     looked = [tick for state in states for tick in state["ticks"] if tick["timestamp"] >= since_s]
     return bool(sensors) and len(looked) == len(states) and all(tick["status"] != "STARTED" for tick in looked)
+
+
+def dagster_dev(port: int) -> list[str]:
+    """What starts Dagster of this checkout on a port of this machine."""
+    return [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", "workspace.yaml"]
 
 
 def main(port: int) -> None:
@@ -96,20 +103,7 @@ def main(port: int) -> None:
         )
 
     typer.echo(f"Dagster starts at {address}; its pages are filled in a minute or two. Ctrl-C stops it.")
-    program = [
-        "-m",
-        "dagster",
-        "dev",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-w",
-        "workspace.yaml",
-        "--log-level",
-        "warning",
-    ]
-    sys.exit(supervise([sys.executable, *program], is_ready, say_ready))
+    sys.exit(supervise([*dagster_dev(port), "--log-level", "warning"], is_ready, say_ready))
 
 
 if __name__ == "__main__":

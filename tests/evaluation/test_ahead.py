@@ -65,25 +65,16 @@ def test_a_cell_that_cannot_be_measured_ends_the_step_from_any_process(store: St
     assert not _workers()
 
 
+_CHANGES = {"protocols": ["fine_tune"], "fine_tune_labels_per_class": [2, 3, 4], "fine_tune_steps": 10}
+
 _SCRIPT = """
 import sys
 from pathlib import Path
-from tests.evaluation.test_evaluate import Store, config_of
-from geokr_core.evaluation.evaluate import evaluate
+from tests.evaluation.test_ahead import _CHANGES, _run, _store
 
 if __name__ == "__main__":
-    root, made = Path(sys.argv[1]), Path(sys.argv[2])
-    store = Store(root)
-    store.sets, store.backbone, store.pretraining = made / "sets", made / "backbone", made / "pretraining"
-    config = config_of(
-        store, threads=2, initialisations=["random", "geokr"], labels_per_class=[2],
-        protocols=["fine_tune"], fine_tune_labels_per_class=[2, 3, 4], fine_tune_steps=10,
-    )
-    evaluate(config, store.backbone, store.pretraining, store.out, store.cells)
+    _run(_store(Path(sys.argv[2]), Path(sys.argv[1])), threads=2, **_CHANGES)
 """
-
-
-_CHANGES = {"protocols": ["fine_tune"], "fine_tune_labels_per_class": [2, 3, 4], "fine_tune_steps": 10}
 
 
 @pytest.fixture(scope="module")

@@ -239,20 +239,30 @@ def test_champion_measured_otherwise_is_scored_again(shop: "Shop", server: Mlflo
     assert len(shop.scored) == 4, "the champion's new score was not kept"
 
 
-def test_champion_that_changes_during_promotion_is_compared_again(
-    shop: "Shop", server: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _two_versions(shop: "Shop", server: MlflowClient) -> Callable[[], None]:
+    """Version 1 is champion, version 2 is not; and what makes it champion with 0.9, as another machine would."""
     shop.promote(0, [0.3, 0.3])
     shop.promote(1, [0.2, 0.2])
     second = server.get_model_version(shop.name, "2")
     text = scores_of_version(server, second).as_text().replace("0.2", "0.9")
+
+    def wins() -> None:
+        keep_record(server, second, SCORES, text)
+        server.set_registered_model_alias(shop.name, "champion", "2")
+
+    return wins
+
+
+def test_champion_that_changes_during_promotion_is_compared_again(
+    shop: "Shop", server: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_wins = _two_versions(shop, server)
     calls: list[Any] = []
 
     def decide_slowly(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 1:  # meanwhile, on another machine, version 2 wins with 0.9
-            keep_record(server, second, SCORES, text)
-            server.set_registered_model_alias(shop.name, "champion", "2")
+            second_wins()
         return decide(*arguments)
 
     monkeypatch.setattr("geokr_core.registry.champion.decide", decide_slowly)
@@ -265,9 +275,7 @@ def test_champion_that_changes_during_promotion_is_compared_again(
 def test_a_champion_that_another_machine_replaces_at_once_is_compared_with_that_one(
     shop: "Shop", server: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.promote(0, [0.3, 0.3])
-    shop.promote(1, [0.2, 0.2])
-    second = server.get_model_version(shop.name, "2")
+    second_wins = _two_versions(shop, server)
     move = MlflowClient.set_registered_model_alias
     moved: list[str] = []
 
@@ -275,8 +283,7 @@ def test_a_champion_that_another_machine_replaces_at_once_is_compared_with_that_
         move(client, name, alias, version)
         if alias == "champion" and not moved:  # the other machine looked before, and moves after this one
             moved.append(version)
-            keep_record(server, second, SCORES, scores_of_version(server, second).as_text().replace("0.2", "0.9"))
-            move(client, name, alias, "2")
+            second_wins()
 
     monkeypatch.setattr(MlflowClient, "set_registered_model_alias", move_and_lose)
     decision = shop.promote(2, [0.5, 0.5])

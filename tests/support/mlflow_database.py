@@ -32,6 +32,20 @@ def server(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     return MlflowClient(tracking_uri=f"sqlite:///{database}")
 
 
+def server_command(folder: Path, port: int, artifacts: Path | str | None = None) -> list[str]:
+    """What starts an MLflow server over ``mlflow.db``.
+
+    Args:
+        folder: of the database.
+        port: of this machine.
+        artifacts: where artifacts go; None: a folder beside the database.
+    """
+    program = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port)]
+    database = f"sqlite:///{folder / 'mlflow.db'}"
+    places = ["--backend-store-uri", database, "--artifacts-destination", str(artifacts or folder / "artifacts")]
+    return [*program, "--workers", "1", *places]
+
+
 @contextlib.contextmanager
 def mlflow_server(folder: Path, artifacts: Path | str | None = None, **environment: str) -> Iterator[int]:
     """A real MLflow server over ``mlflow.db``; its port.
@@ -44,25 +58,9 @@ def mlflow_server(folder: Path, artifacts: Path | str | None = None, **environme
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [
-        str(Path(sys.executable).parent / "mlflow"),
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    stores = [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(artifacts or folder / "artifacts"),
-    ]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, *stores],
+            server_command(folder, port, artifacts),
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow_database import server_command
 
 from geokr_core import registry
 from geokr_core.errors import RegistryError
@@ -272,22 +272,7 @@ def test_a_server_that_is_stopped_and_started_again_misses_nothing(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("geokr_core.tracking.tracked_run._FLUSH_SECONDS", 0.0)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/mlflow.db",
-        "--artifacts-destination",
-        str(tmp_path / "artifacts"),
-    ]
+    command = server_command(tmp_path, port)
 
     @contextmanager
     def serving() -> Iterator[None]:
