@@ -4,15 +4,12 @@ TerraTorch and rslearn are given what the guide shows, taken from its page.
 """
 
 import json
-import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
-from installing import uv_command
+from installing import made, output_of
 
 from geokr_core.backbone.build import build_bundle
 from geokr_core.backbone.config import BackboneConfig
@@ -155,34 +152,6 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_bundle(BackboneConfig(model_name="tiny"), dataset.folder, pretraining, folder / "bundle", RecordingReporter())
     export_timm(folder / "bundle", folder / "for-timm")
     return folder
-
-
-def made(folder: Path, *packages: str) -> Path:
-    """The interpreter of a new environment with some packages; skips where the package index cannot be reached."""
-    uv, python = uv_command(), folder / "env" / "bin" / "python"
-    for command in (
-        [uv, "venv", "--quiet", "--python", sys.executable, str(folder / "env")],
-        [uv, "pip", "install", "--quiet", "--python", str(python), *packages],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
-        if "error sending request" in done.stderr or "Failed to fetch" in done.stderr:
-            pytest.skip(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1]}")
-        assert done.returncode == 0, done.stderr
-    return python
-
-
-def output_of(python: Path, script: str, *arguments: str) -> list[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [python, "-I", "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout.splitlines()
 
 
 @pytest.mark.slow
