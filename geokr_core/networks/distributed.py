@@ -1,6 +1,4 @@
-"""Several processes that train one network together, as ``torchrun`` starts them.
-
-    torchrun --standalone --nproc-per-node=2 -m geokr_core.cli pretrain
+"""Several processes that train one network together, as ``torchrun`` starts them (the command: docs/pretraining.md).
 
 Each process learns from its part of every batch; gradients are averaged (DistributedDataParallel). Process 0 alone
 writes, speaks and keeps checkpoints. Without ``torchrun`` there is one process, and nothing here does anything.

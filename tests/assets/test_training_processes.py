@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from geokr_core.errors import ConfigError
 from geokr_core.levir_kr.freeze import freeze
 from geokr_core.step.digests import data_version
 from geokr_core.step.reporter import RecordingReporter
+
+REPOSITORY = Path(__file__).parents[2]
 
 RUN = """
 import sys
@@ -78,13 +81,19 @@ def _project(root: Path, cut_world: Path, **pretraining: object) -> Path:
 @contextmanager
 def _run(params_file: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A run in Dagster, in a separate process; what is left of it at the end is killed."""
-    repository = Path(__file__).parents[2]
+    with _started([sys.executable, "-c", RUN], params_file, **environment) as process:
+        yield process
+
+
+@contextmanager
+def _started(command: list[str], params_file: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN],
+        command,
         cwd=params_file.parent,
         env={
             **os.environ,
-            "PYTHONPATH": str(repository),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
             "OMP_NUM_THREADS": "1",
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # no MLflow: this is not about it
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -105,6 +114,13 @@ def _run(params_file: Path, **environment: str) -> Iterator[subprocess.Popen[byt
         process.wait(timeout=60)
 
 
+def _as_the_guide_types_it() -> str:
+    """The command for two processes that docs/pretraining.md gives."""
+    section = (REPOSITORY / "docs" / "pretraining.md").read_text(encoding="utf-8").split("## Several processes")[1]
+    (command,) = re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    return str(command)
+
+
 def _said(params_file: Path) -> str:
     return (params_file.parent / "run.log").read_text(encoding="utf-8", errors="replace")[-4000:]
 
@@ -116,25 +132,32 @@ def _until(what: str, holds: Callable[[], object], params_file: Path, seconds: f
         time.sleep(0.05)
 
 
-def _of_rank(run: subprocess.Popen[bytes], rank: str) -> psutil.Process | None:
+def _of_rank(
+    run: subprocess.Popen[bytes], rank: str, program: str = "geokr_assets.step_process"
+) -> psutil.Process | None:
     """The process of a training that has a number, if it runs."""
     for process in psutil.Process(run.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("RANK") == rank and "geokr_assets.step_process" in process.cmdline():
+            if process.environ().get("RANK") == rank and program in process.cmdline():
                 return process
     return None
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_no_other_machine_reaches_the_processes_of_a_training(tmp_path: Path, cut_world: Path) -> None:
+@pytest.mark.parametrize("door", ["dagster", "typed"])
+def test_no_other_machine_reaches_the_processes_of_a_training(tmp_path: Path, cut_world: Path, door: str) -> None:
     params_file = _project(tmp_path, cut_world, steps=400, checkpoint_every=1, batch_size=4)
     checkpoints = load_params(params_file).store / ".checkpoints"
-    with _run(params_file, GEOKR_TRAINING_PROCESSES="2") as run:
+    if door == "dagster":
+        program, started = "geokr_assets.step_process", _run(params_file, GEOKR_TRAINING_PROCESSES="2")
+    else:
+        program, started = "geokr_core.cli", _started(["bash", "-c", _as_the_guide_types_it()], params_file)
+    with started as run:
         _until("a checkpoint", lambda: list(checkpoints.rglob("checkpoint_*")), params_file)
-        family = psutil.Process(run.pid).children(recursive=True)
+        family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
         sockets = [one for process in family for one in process.net_connections("inet")]
-        assert _of_rank(run, "1") is not None
+        assert _of_rank(run, "1", program) is not None
         listening = {(one.laddr.ip, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN}
         assert listening, "the processes of a training listen for each other"
         assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening

@@ -123,6 +123,17 @@ def test_every_service_is_hardened_limited_and_keeps_little_log() -> None:
             assert service["user"].split(":")[0] != "0", name
 
 
+def test_volumes_lie_over_folders_that_their_user_may_write_to() -> None:
+    # A new volume takes its owner from the folder of the image below it; without one it is root's, and no service is root.
+    dockerfile = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    (made,) = re.findall(r"install -d -o geokr -g geokr ((?:[^&]|\\\n)*?)\n", dockerfile.replace("\\\n", " "))
+    theirs = {"postgres": {"/var/lib/postgresql/data"}, "redis": {"/data"}}  # by their images' Dockerfiles
+    for name, service in services().items():
+        mounted = [volume for volume in service.get("volumes", ()) if not volume.startswith("./")]
+        folders = {volume.rsplit(":", 1)[1] for volume in mounted}
+        assert folders <= theirs.get(name, set(made.split())), name
+
+
 def test_a_training_has_time_for_its_checkpoint() -> None:
     for name in ("code-location", "worker"):
         assert int(services()[name]["stop_grace_period"].removesuffix("s")) > SECONDS_TO_STOP
@@ -245,16 +256,14 @@ def test_docker_inspect_shows_no_secret(tmp_path: Path) -> None:
 
 def test_images_are_pinned_by_the_digests_that_their_registries_tell(tmp_path: Path) -> None:
     path = tmp_path / "stack.env"
-    path.write_text(
-        f"A=1\nBASE_IMAGE=python:3.12\n# x\nS3_IMAGE=rclone/rclone:1.75@sha256:{'0' * 64}\n", encoding="utf-8"
-    )
-    digests = {"python:3.12": f"sha256:{'a' * 64}", "rclone/rclone:1.75": f"sha256:{'b' * 64}"}
+    path.write_text(f"A=1\nBASE_IMAGE=python:3.12\n# x\nREDIS_IMAGE=redis:7.4@sha256:{'0' * 64}\n", encoding="utf-8")
+    digests = {"python:3.12": f"sha256:{'a' * 64}", "redis:7.4": f"sha256:{'b' * 64}"}
     assert pin_images(path, digests.__getitem__) == [f"{tag}@{digest}" for tag, digest in digests.items()]
-    wanted = f"A=1\nBASE_IMAGE=python:3.12@sha256:{'a' * 64}\n# x\nS3_IMAGE=rclone/rclone:1.75@sha256:{'b' * 64}\n"
+    wanted = f"A=1\nBASE_IMAGE=python:3.12@sha256:{'a' * 64}\n# x\nREDIS_IMAGE=redis:7.4@sha256:{'b' * 64}\n"
     assert path.read_text(encoding="utf-8") == wanted
 
     def away(image: str) -> str:
-        if image.startswith("rclone"):
+        if image.startswith("redis"):
             raise StackError("away")
         return f"sha256:{'c' * 64}"
 
