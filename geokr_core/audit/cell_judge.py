@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from geokr_core.audit.cells import CellInputs, read_scene_cells
-from geokr_core.audit.disagreement import LEAST_RESIDUAL, told_by, without_errors
+from geokr_core.audit.disagreement import LEAST_RESIDUAL, ChipJudge, told_by, without_errors
 from geokr_core.audit.pairs import Pairs
 from geokr_core.embeddings.cell_reading import cells_of_chips
 from geokr_core.embeddings.regression import Linear, Predictor, as_shares
@@ -32,7 +32,7 @@ class Trial:
 
     Attributes:
         rows: int64 (N,), positions among the audited chips.
-        chip_vectors: float32 (N, D), of the whole chips.
+        chip_vectors: of each network float32 (N, D), of the whole chips.
         chip_folds: int64 (N,).
         vectors: float16 (N, n, n, D): more than the 8 bits that they were stored with.
         shares: float64 (N, n, n, K), the map's.
@@ -42,7 +42,7 @@ class Trial:
     """
 
     rows: np.ndarray
-    chip_vectors: np.ndarray
+    chip_vectors: tuple[np.ndarray, ...]
     chip_folds: np.ndarray
     vectors: np.ndarray
     shares: np.ndarray
@@ -57,9 +57,9 @@ class Trial:
         return Predictor(flat[self.fitted].astype(np.float32), self.folds.ravel()[self.fitted])
 
     @cached_property
-    def chip_predictor(self) -> Predictor:
+    def chip_judge(self) -> ChipJudge:
         """The same of whole chips."""
-        return Predictor(self.chip_vectors, self.chip_folds)
+        return ChipJudge.of(self.chip_vectors, self.chip_folds)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,9 @@ def read_trial(pairs: Pairs, folds: np.ndarray, inputs: CellInputs, max_chips: i
             "`map_audit.place_size_deg`, or raise `map_audit.cells.max_chips`."
         )
     chosen = np.sort(np.random.default_rng([seed, 1]).permutation(judged)[:max_cells])
-    return Trial(rows, pairs.features[rows], folds[rows], vectors, shares, known, cell_folds, chosen)
+    return Trial(
+        rows, tuple(one[rows] for one in pairs.features), folds[rows], vectors, shares, known, cell_folds, chosen
+    )
 
 
 def _in_order(names: np.ndarray) -> Sequence[str]:

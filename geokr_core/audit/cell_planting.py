@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from geokr_core.audit.cell_judge import CellJudge, Trial, means_of_chips, scores_of_cells, with_cells
-from geokr_core.audit.disagreement import disagreement
 from geokr_core.audit.planting import LEAST_DISTANCE, MOVED, Found, Kind, found_of
 
 _MOVED_CELL: Final = 0.5
@@ -91,6 +90,6 @@ def measure_on_ground(
     scores = scores_of_cells(judged.residual.reshape(shape), judged.expected.reshape(shape), flat.reshape(shape))
     means = changed.mean(axis=(1, 2))
     means /= np.maximum(means.sum(axis=1, keepdims=True), 1e-12)
-    own = disagreement(trial.chip_predictor, means, trial.chip_folds).score
+    own = trial.chip_judge(means).score
     of_chips = with_cells(own, means_of_chips(scores))
     return found_of(of_chips, planted, kind), found_of(scores[trial.known], looked_for, kind)

@@ -26,7 +26,7 @@ class MapAuditConfig(Section):
     """Where image and map disagree."""
 
     code_version: ClassVar[int] = 3
-    silent_unless_given: ClassVar[frozenset[str]] = frozenset({"cells"})
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset({"cells", "other_embeddings"})
 
     place_size_deg: float | None = Field(
         None,
@@ -50,6 +50,12 @@ class MapAuditConfig(Section):
         None,
         description="folder of proportions of the same chips by another edition of the product, e.g. of another store: where it shows "
         "other ground, a disagreement is put down to change",
+    )
+    other_embeddings: tuple[Path, ...] | None = Field(
+        None,
+        min_length=1,
+        description="folders of vectors of the same chips by further networks, e.g. of another store: the score of a chip is the "
+        "geometric mean of what each network gives it; null: that of `embeddings` alone. Cells are judged by `embeddings` alone",
     )
     registration: bool = Field(
         True, description="ask of every place whether the map is shifted against the image by up to 3 pixels or cells"

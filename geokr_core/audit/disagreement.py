@@ -15,6 +15,9 @@ from geokr_core.errors import AuditError
 LEAST_EXPLAINED: Final = 0.1
 """Share of the map's spread below which image and map have next to nothing to do with each other."""
 
+_LEAST_SCORE: Final = 1e-6
+"""Floor of a score whose logarithm is taken: no residual at all."""
+
 LEAST_RESIDUAL: Final = 0.02
 """Floor of an expected residual: less than what counting and stretching move anyway."""
 
@@ -42,7 +45,8 @@ class Disagreement:
     Attributes:
         predicted: float64 (N, K), shares that the images say, out of fold.
         residual: float64 (N,), sum of absolute differences to the map's shares, 0 to 2.
-        expected: float64 (N,), residual of chips with such a prediction, out of fold.
+        expected: float64 (N,), residual of chips with such a prediction, out of fold; of several networks the one that residual and score
+            amount to.
         score: float64 (N,), residual over expected residual.
         explained: share of the map's spread that the images explain, at most 1: 1 less the mean residual over that of giving every chip
             the mean of the other places. Around 0 where image and map have nothing to do with each other.
@@ -60,8 +64,48 @@ class Disagreement:
         return np.argsort(-self.score, kind="stable")
 
 
+@dataclass(frozen=True)
+class ChipJudge:
+    """One network or several that judge chips, prepared once for any map.
+
+    Attributes:
+        predictors: one a network, on the vectors of the same chips and the same folds.
+        folds: int64 (N,).
+    """
+
+    predictors: tuple[Predictor, ...]
+    folds: np.ndarray
+
+    @classmethod
+    def of(cls, features: Sequence[np.ndarray], folds: np.ndarray) -> "ChipJudge":
+        """Prepare it.
+
+        Args:
+            features: of each network float32 (N, D).
+            folds: int64 (N,).
+        """
+        return cls(tuple(Predictor(one, folds) for one in features), folds)
+
+    def __call__(self, shares: np.ndarray) -> Disagreement:
+        """Score every chip.
+
+        Several networks say what the mean of their predictions is, and a chip's score is the geometric mean of its scores: one
+        that a single network finds strange is not at the head of the list.
+
+        Args:
+            shares: float64 (N, K), the map's.
+        """
+        found = [disagreement(one, shares, self.folds) for one in self.predictors]
+        if len(found) == 1:
+            return found[0]
+        predicted = np.mean([one.predicted for one in found], axis=0)
+        residual = np.abs(predicted - shares).sum(axis=1)
+        score = np.exp(np.mean([np.log(np.maximum(one.score, _LEAST_SCORE)) for one in found], axis=0))
+        return Disagreement(predicted, residual, residual / score, score, _explained(residual, shares, self.folds))
+
+
 def disagreement(predictor: Predictor, shares: np.ndarray, folds: np.ndarray) -> Disagreement:
-    """Score every chip.
+    """Score every chip by one network.
 
     Args:
         predictor: prepared on the chips' features and the same folds.
@@ -71,9 +115,12 @@ def disagreement(predictor: Predictor, shares: np.ndarray, folds: np.ndarray) ->
     predicted = predictor.shares(shares)
     residual = np.abs(predicted - shares).sum(axis=1)
     expected = np.maximum(_expected(predicted, residual, folds), LEAST_RESIDUAL)
+    return Disagreement(predicted, residual, expected, residual / expected, _explained(residual, shares, folds))
+
+
+def _explained(residual: np.ndarray, shares: np.ndarray, folds: np.ndarray) -> float:
     by_mean = np.abs(_means_of_others(shares, folds) - shares).sum(axis=1).mean()
-    explained = 1.0 - float(residual.mean()) / max(float(by_mean), 1e-12)
-    return Disagreement(predicted, residual, expected, residual / expected, explained)
+    return 1.0 - float(residual.mean()) / max(float(by_mean), 1e-12)
 
 
 def _means_of_others(shares: np.ndarray, folds: np.ndarray) -> np.ndarray:

@@ -24,16 +24,16 @@ class Pairs:
 
     Attributes:
         chips: as `Embeddings.chips`, and ``gap_days``, ``cloud_fraction`` (NaN where unknown).
-        features: float32 (N, D), the vectors.
+        features: of each network float32 (N, D), the vectors; those of the chain come first.
         shares: float64 (N, K), the map's, rows sum to 1.
         classes: K names.
         colours: ``#RRGGBB`` of each.
-        network: what made the vectors.
+        network: what made the first of the vectors.
         num_left_out: chips without known land cover, or with too little of it.
     """
 
     chips: pd.DataFrame
-    features: np.ndarray
+    features: tuple[np.ndarray, ...]
     shares: np.ndarray
     classes: tuple[str, ...]
     colours: tuple[str, ...]
@@ -81,7 +81,7 @@ def read_pairs(embeddings: Path, chips: Path, proportions: Path, min_known_fract
     extra = facts.reindex(rows["chip_id"]).reset_index(drop=True)
     return Pairs(
         chips=rows.assign(**{str(name): extra[name] for name in extra}),
-        features=found.vectors[kept],
+        features=(found.vectors[kept],),
         shares=values,
         classes=classes,
         colours=tuple(str(colour) for colour in legend["colours"]),

@@ -15,15 +15,15 @@ from geokr_core.audit.cell_judge import with_cells
 from geokr_core.audit.cell_run import CellAudit
 from geokr_core.audit.cells import CellInputs
 from geokr_core.audit.config import MapAuditConfig
-from geokr_core.audit.disagreement import LEAST_EXPLAINED, Disagreement, disagreement, folds_by_place, largest_move
+from geokr_core.audit.disagreement import LEAST_EXPLAINED, ChipJudge, Disagreement, folds_by_place, largest_move
 from geokr_core.audit.gallery import gallery
 from geokr_core.audit.kinds import Causes, kinds_of
 from geokr_core.audit.maps import write_disagreement_maps
+from geokr_core.audit.networks import OTHER_NETWORKS, with_other_networks
 from geokr_core.audit.output import GALLERY_FILE, MAP_FOLDER, RESULT_FILE, TABLE_FILE
 from geokr_core.audit.pairs import Pairs, other_shares, read_pairs
 from geokr_core.audit.planting import KINDS, Found, measure
 from geokr_core.audit.registration import Ground, Shifted, shifted_places
-from geokr_core.embeddings.regression import Predictor
 from geokr_core.step.files import whole_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
@@ -67,25 +67,24 @@ def audit_map(
     Raises:
         MissingInputError: an input has not been made.
         EmbeddingsError: vectors of two networks are mixed.
-        AuditError: too few chips or places have known land cover, the map shows one class only, another edition does not fit, or cells
-            are asked for that were not kept.
+        AuditError: too few chips or places have known land cover, the map shows one class only, another edition or vectors of another
+            network do not fit, or cells are asked for that were not kept.
         DamagedOutputError: a map of cells is not what was written.
         OSError: the file system refused.
     """
-    pairs = read_pairs(embeddings, chips, proportions, config.min_known_fraction)
+    alone = read_pairs(embeddings, chips, proportions, config.min_known_fraction)
+    pairs = with_other_networks(alone, config.other_embeddings or ())
     size = config.place_size_deg or place_size_deg
     folds = folds_by_place(pairs.chips["lon"].to_numpy(), pairs.chips["lat"].to_numpy(), size, config.num_folds)
-    predictor = Predictor(pairs.features, folds)
-    found = disagreement(predictor, pairs.shares, folds)
+    judge = ChipJudge.of(pairs.features, folds)
+    found = judge(pairs.shares)
     strange = _strange(found.explained)
     for line in strange:
         reporter.warning(line)
     cells = CellAudit.prepared(
         config, pairs, folds, CellInputs(embeddings, chips, proportions, config.min_known_fraction)
     )
-    tests, cell_tests = (
-        (_tests(config, pairs, predictor, folds, reporter), []) if cells is None else cells.found(config, reporter)
-    )
+    tests, cell_tests = (_tests(config, pairs, judge, reporter), []) if cells is None else cells.found(config, reporter)
     _tell("", tests, reporter)
     _tell("cells of ", cell_tests, reporter)
     shifted = [] if ground is None or not config.registration else _shifted(pairs, chips, ground, size, reporter)
@@ -117,18 +116,13 @@ def _strange(explained: float) -> list[str]:
     ]
 
 
-def _tests(
-    config: MapAuditConfig, pairs: Pairs, predictor: Predictor, folds: np.ndarray, reporter: Reporter
-) -> list[Found]:
-    def scores_of(shares: np.ndarray) -> np.ndarray:
-        return disagreement(predictor, shares, folds).score
-
+def _tests(config: MapAuditConfig, pairs: Pairs, judge: ChipJudge, reporter: Reporter) -> list[Found]:
     tests = []
     with reporter.progress("planted errors", len(KINDS) * config.plantings) as advance:
         for kind in KINDS:
             for draw in range(config.plantings):
                 rng = np.random.default_rng([config.seed, KINDS.index(kind), draw])
-                found = measure(pairs.shares, scores_of, kind, config.planted_fraction, rng)
+                found = measure(pairs.shares, lambda shares: judge(shares).score, kind, config.planted_fraction, rng)
                 tests += [] if found is None else [found]
                 advance(1)
     return tests
@@ -217,6 +211,7 @@ def _result(
         "classes": list(pairs.classes),
         "model": pairs.network["model"],
         "model_version": pairs.network["model_version"],
+        **{key: pairs.network[key] for key in (OTHER_NETWORKS,) if key in pairs.network},
         "planted": _means(tests),
         "num_flagged": len(first),
         "kinds": {str(kind): int(count) for kind, count in sorted(Counter(first["kind"]).items())},

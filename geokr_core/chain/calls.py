@@ -250,6 +250,30 @@ def map_audit(params: "Params", folders: Folders, out: Path, reporter: Reporter)
     return audit_map(section, place, *inputs, out, reporter, Ground(*sources, tuple(params.chips.bands)))
 
 
+def vectors_elsewhere(params: "Params") -> tuple[Path, ...]:
+    """Vectors of further networks that the audit asks."""
+    return need(params.map_audit, "map_audit").other_embeddings or ()
+
+
+def audit_outdated(params: "Params", folders: Folders) -> str | None:
+    """Whether vectors of a further network are of another one by now."""
+    others = vectors_elsewhere(params)
+    if not others:
+        return None
+    from geokr_core.audit.networks import OTHER_NETWORKS
+    from geokr_core.audit.output import RESULT_FILE
+    from geokr_core.embeddings.embed import version_of_vectors
+
+    asked = [one["model_version"] for one in read_json(folders["map_audit"] / RESULT_FILE)[OTHER_NETWORKS]]
+    present = [version_of_vectors(folder) for folder in others]
+    changed = [
+        f"{folder} is of version {new}, the audit asked {old}"
+        for folder, new, old in zip(others, present, asked, strict=True)
+        if new != old
+    ]
+    return "; ".join(changed) or None
+
+
 def land_cover_shares(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:
     """Map the land-cover shares of all scenes that are not current."""
     from geokr_core.land_cover_shares.predict import Inputs, predict_shares

@@ -288,6 +288,8 @@ _TABLE = (
         resumes="nothing: it is short",
         tracked=True,
         subject=calls.network_subject,
+        outdated=calls.audit_outdated,
+        reads_elsewhere=calls.vectors_elsewhere,
         is_wanted=lambda params: params.map_audit is not None,
     ),
     Step(

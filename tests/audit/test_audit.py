@@ -258,3 +258,51 @@ def test_what_cannot_be_audited_is_named(tmp_path: Path) -> None:
     (tmp_path / "none" / "proportions" / "s.parquet").unlink()
     with pytest.raises(AuditError, match="can be embedded and searched, not audited"):
         audited(tmp_path / "none")
+
+
+def test_a_second_network_finds_what_the_first_does_not_see(tmp_path: Path) -> None:
+    """One network tells forest from the rest, the other water from the rest; the order of chips in its folder is another one."""
+    _, shares, lon, lat = toy()
+    noise = np.random.default_rng(3).normal(0, 0.1, (NUM, D))
+    seen = [np.outer(shares[:, k], np.ones(D)) + noise[:, ::step] for k, step in ((0, 1), (1, -1))]
+    write_store(tmp_path, seen[0].astype(np.float32), shares, lon, lat)
+    write_store(tmp_path / "other", seen[1].astype(np.float32), shares, lon, lat)
+    _rewritten_as(tmp_path / "other" / "embeddings", seen[1].astype(np.float32), NETWORK | {"model": "second"})
+    results = [
+        read_json(audited(tmp_path, f"out{k}", other_embeddings=other) / "audit.json")
+        for k, other in enumerate((None, (tmp_path / "other" / "embeddings",)))
+    ]
+    one, both = (result["planted"]["gross"]["average_precision"] for result in results)
+    assert one < 0.85
+    assert both > one + 0.05
+    assert "other_networks" not in results[0]
+    assert results[1]["other_networks"] == [{"model": "second", "model_version": "1", "features": "last"}]
+
+
+def _rewritten_as(folder: Path, features: np.ndarray, network: dict[str, Any]) -> None:
+    """The vectors of a folder made anew by another network, and their chips along another curve."""
+    chips = pd.read_parquet(folder.parent / "chips" / "s.parquet")
+    write_table(folder / "s.parquet", chips.assign(lon=-chips["lon"]), quantise(features), network, "v")
+    write_json(folder / NETWORK_FILE, network)
+
+
+def test_vectors_that_cannot_be_asked_together_are_refused(tmp_path: Path) -> None:
+    features, shares, lon, lat = toy()
+    for name in (".", "other", "few"):
+        write_store(tmp_path / name, features, shares, lon, lat)
+    other = tmp_path / "other" / "embeddings"
+    for network, told in (
+        ({}, "the same network a second time adds nothing"),
+        ({"model": "second", "chip_size_px": 16}, "chips of 16 px, those of toy are of 8 px"),
+    ):
+        _rewritten_as(other, features, NETWORK | network)
+        with pytest.raises(AuditError, match=told):
+            audited(tmp_path, other_embeddings=(other,))
+    chips = pd.read_parquet(tmp_path / "few" / "chips" / "s.parquet").head(500)
+    network = NETWORK | {"model": "second"}
+    write_table(tmp_path / "few" / "embeddings" / "s.parquet", chips, quantise(features[:500]), network, "v")
+    write_json(tmp_path / "few" / "embeddings" / NETWORK_FILE, network)
+    with pytest.raises(AuditError, match=r"no vector of 100 of the 600 audited chips, 's-05\d\d' first"):
+        audited(tmp_path, other_embeddings=(tmp_path / "few" / "embeddings",))
+    with pytest.raises(MissingInputError, match="geokr embed"):
+        audited(tmp_path, other_embeddings=(tmp_path / "nothing",))

@@ -10,12 +10,13 @@ from rasterio.crs import CRS
 
 from geokr_core.audit.cell_judge import Trial
 from geokr_core.audit.cell_planting import measure_on_ground
-from geokr_core.audit.disagreement import LEAST_EXPLAINED, disagreement, folds_by_place
+from geokr_core.audit.disagreement import LEAST_EXPLAINED, ChipJudge, disagreement, folds_by_place
 from geokr_core.audit.planting import Kind, measure
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import Encoder, open_encoder
 from geokr_core.embeddings.regression import Predictor
 from geokr_core.land_cover.slots import UNKNOWN
+from geokr_core.networks.architectures import Architecture
 from geokr_core.proportions.agreement import complaint
 from geokr_core.proportions.alignment import alignment_of
 from geokr_core.proportions.quicklook import QuickLook
@@ -85,20 +86,25 @@ def _cell_shares(window: np.ndarray) -> np.ndarray:
     return found
 
 
-def _encoder(real_data: Path) -> Encoder:
-    """All stages of an EfficientNet-Lite0 with ImageNet weights."""
-    folder = real_data / "weights" / "imagenet_efficientnet_lite0"
+NETWORKS = {
+    "tf_efficientnet_lite0": "imagenet_efficientnet_lite0/tf_efficientnet_lite0_features.safetensors",
+    "mobilenet_v2": "imagenet_mobilenet_v2/mobilenet_v2_features.safetensors",
+}
+
+
+def _encoder(real_data: Path, architecture: Architecture = "tf_efficientnet_lite0") -> Encoder:
+    """All stages of a network with ImageNet weights."""
     config = EmbeddingsConfig(
-        architecture="tf_efficientnet_lite0",
-        weights=folder / "tf_efficientnet_lite0_features.safetensors",
+        architecture=architecture,
+        weights=real_data / "weights" / NETWORKS[architecture],
         features="multi",
         device="cpu",
     )
     return open_encoder(config, None, ["red", "green", "blue"])
 
 
-def _features(real_data: Path, images: np.ndarray) -> np.ndarray:
-    return np.concatenate(list(_encoder(real_data).batches(images, 2)))
+def _features(real_data: Path, images: np.ndarray, architecture: Architecture = "tf_efficientnet_lite0") -> np.ndarray:
+    return np.concatenate(list(_encoder(real_data, architecture).batches(images, 2)))
 
 
 @pytest.mark.slow
@@ -118,7 +124,7 @@ def test_cells_find_errors_of_a_part_of_a_chip(real_data: Path) -> None:
     chosen = np.sort(np.random.default_rng([7, 1]).permutation(np.flatnonzero(known.ravel()))[:40_000])
     trial = Trial(
         rows=np.arange(len(images)),
-        chip_vectors=_features(real_data, images),
+        chip_vectors=(_features(real_data, images),),
         chip_folds=folds,
         vectors=vectors,
         shares=shares,
@@ -152,6 +158,32 @@ def test_errors_planted_into_a_real_map_are_found(real_data: Path) -> None:
         heads = [one.precision_at_100 for one in found if one is not None]
         assert np.mean(precisions) >= least_precision, (kind, precisions)
         assert np.mean(heads) >= least_at_100, (kind, heads)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.timeout(2400)
+def test_two_networks_find_more_than_one(real_data: Path) -> None:
+    """The same draws: gentle errors in each, gross ones on the mean."""
+    ground = real_data / "scenes" / "delhi_s2_worldcover"
+    images, shares, _, centres = _chips(_patches(ground), *_map_of(ground))
+    folds = folds_by_place(centres[:, 0], centres[:, 1], 0.05, 5)
+    first, second = (_features(real_data, images, name) for name in ("tf_efficientnet_lite0", "mobilenet_v2"))
+    judges = [ChipJudge.of((first,), folds), ChipJudge.of((first, second), folds)]
+    for number, kind in enumerate(BARS):
+        gains = [_gain(judges, shares, kind, [11, number, draw]) for draw in range(5)]
+        assert np.mean(gains) > 0, (kind, gains)
+        assert kind == "gross" or min(gains) > 0.01, (kind, gains)
+
+
+def _gain(judges: list[ChipJudge], shares: np.ndarray, kind: Kind, seed: list[int]) -> float:
+    """By how much the second judge's average precision is above the first one's, of the same planted errors."""
+    found = [
+        measure(shares, lambda s, judge=judge: judge(s).score, kind, 0.05, np.random.default_rng(seed))
+        for judge in judges
+    ]
+    one, two = (each.average_precision for each in found if each is not None)
+    return two - one
 
 
 @pytest.mark.slow

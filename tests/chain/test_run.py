@@ -8,6 +8,7 @@ import yaml
 from affine import Affine
 
 from geokr_core import cli
+from geokr_core.audit.config import MapAuditConfig
 from geokr_core.chain.freshness import fingerprint, is_current
 from geokr_core.chain.params import Params, load_params
 from geokr_core.chain.run import run as run_chain
@@ -15,7 +16,9 @@ from geokr_core.chain.run import run_step
 from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene, scene_ids
 from geokr_core.chain.status import status
 from geokr_core.chain.steps import STEPS, Folders, Step, steps_of
+from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.errors import ConfigError, GeoKRError, MissingInputError
+from geokr_core.step.files import write_json
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.testing import write_raster
 
@@ -242,6 +245,23 @@ def test_what_lies_in_the_store_of_another_parameter_file_is_missed_by_name(para
     assert found["report"].state == "blocked"
     (tmp_path / "other" / "levir_kr").mkdir(parents=True)
     assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
+
+
+def test_an_audit_asks_another_network_again_when_that_one_has_changed(params: Params, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "embeddings"
+    section = MapAuditConfig(other_embeddings=(other,))
+    asked = params.model_copy(update={"embeddings": EmbeddingsConfig(), "map_audit": section})
+    step, folders = STEPS["map_audit"], Folders(asked)
+    assert step.outdated is not None
+    assert step.reads_elsewhere(asked) == (other,)
+    folders["map_audit"].mkdir(parents=True)
+    other.mkdir(parents=True)
+    write_json(folders["map_audit"] / "audit.json", {"other_networks": [{"model_version": "1"}]})
+    for version, told in (("1", None), ("2", f"{other} is of version 2, the audit asked 1")):
+        write_json(other / "embeddings.json", {"model_version": version})
+        assert step.outdated(asked, folders) == told
+    alone = asked.model_copy(update={"map_audit": MapAuditConfig()})
+    assert step.outdated(alone, folders) is None
 
 
 def test_a_run_stops_after_the_step_that_is_named(params: Params) -> None:
