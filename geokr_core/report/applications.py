@@ -6,10 +6,13 @@ It reads what these steps publish beside their outputs; each part stands only wh
 import base64
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from geokr_core.errors import MissingInputError
 from geokr_core.step.files import read_json
+
+_CONFUSIONS: Final = 10
+"""Pairs of classes that are shown, the commonest first."""
 
 
 def applications(inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -21,8 +24,13 @@ def applications(inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
     Raises:
         MissingInputError: a step was asked for and has not been run.
     """
-    parts = {"embeddings": _vectors, "map_audit": _audit, "land_cover_shares": _shares}
-    return [make(inputs[step]) for step, make in parts.items() if step in inputs]
+    parts = (
+        ("embeddings", _vectors),
+        ("map_audit", _audit),
+        ("map_audit", _confusions),
+        ("land_cover_shares", _shares),
+    )
+    return [make(inputs[step]) for step, make in parts if step in inputs]
 
 
 def _read(path: Path, command: str) -> Any:
@@ -71,6 +79,25 @@ def _audit(folder: Path) -> dict[str, Any]:
     )
     caption = "The first twenty: image, what the map says of it, what the image says"
     return dict(_part("Where image and map disagree", sentence, rows, folder / "gallery.png", caption))
+
+
+def _confusions(folder: Path) -> dict[str, Any]:
+    result = _read(folder / "audit.json", "audit")
+    found = result["confusions"]
+    rows = [
+        {
+            "the map says": pair["surplus_class"].replace("_", " "),
+            "the image says": pair["missing_class"].replace("_", " "),
+            "chips": str(pair["chips"]),
+        }
+        for pair in found[:_CONFUSIONS]
+    ]
+    others = f"; {len(found) - len(rows)} more pairs of classes are in audit.json" if len(found) > len(rows) else ""
+    sentence = (
+        f"Of the first {result['num_flagged']} chips: the class that the map has most too much of, and the one that it has most too "
+        f"little of{others}."
+    )
+    return dict(_part("Which class became which", sentence, rows))
 
 
 def _shares(folder: Path) -> dict[str, Any]:

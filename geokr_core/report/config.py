@@ -10,7 +10,7 @@ from geokr_core.step.section import Section
 class ReportConfig(Section):
     """The page that people read."""
 
-    code_version: ClassVar[int] = 2  # 2: a score without an interval does not take it from differences that have one
+    code_version: ClassVar[int] = 3  # 3: which class became which, by the audit
 
     title: str = "GeoKR report"
     num_example_chips: int = Field(12, ge=0, le=200)

@@ -190,6 +190,8 @@ def test_a_sample_is_judged_in_a_browser_and_read_back(page: Any, tmp_path: Path
     opened.hover(".chip >> nth=1")
     opened.keyboard.press("3")
     assert "2 of 36 judged" in opened.inner_text("#status")
+    opened.click("#brighter")
+    assert opened.eval_on_selector(".chip canvas", "canvas => getComputedStyle(canvas).filter") == "brightness(2.5)"
     assert opened.is_disabled("#save"), "a part of a sample is not saved"
     for chip_id, label in zip(sample.chips["chip_id"], truth(sample.chips["chip_id"]), strict=True):
         opened.evaluate(

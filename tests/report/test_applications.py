@@ -18,6 +18,8 @@ def folders(tmp_path: Path) -> dict[str, Path]:
         write_json(vectors / f"s{k}.stac.json", {"properties": {"geokr:num_chips": 30}})
     found = {"average_precision": 0.9, "precision_at_100": 0.99, "num_planted": 30.0, "plantings": 5.0}
     result = {"num_chips": 600, "num_flagged": 100, "planted_fraction": 0.05, "planted": {"gross": found}}
+    pairs = [{"surplus_class": "bare_land", "missing_class": f"class_{k}", "chips": 20 - k} for k in range(12)]
+    result |= {"confusions": pairs}
     write_json(audit / "audit.json", {**result, "kinds": {"single": 60, "cloud": 40}, "shifted_places": [{}]})
     (audit / "gallery.png").write_bytes(b"picture")
     judged = {"num_test_chips": 50, "residual": 0.2, "baseline_residual": 0.5, "coverage": 0.91}
@@ -27,12 +29,15 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_each_step_that_ran_has_its_part(folders: dict[str, Path]) -> None:
-    vectors, audit, shares = applications(folders)
+    vectors, audit, confused, shares = applications(folders)
     assert "60 chips of 2 scene(s) have a vector of 64 dimensions by tiny" in vectors["sentence"]
     assert "40 cloud, 60 single" in audit["sentence"]
     assert "In 1 place(s) the map is shifted" in audit["sentence"]
     assert audit["rows"][0]["average precision"] == "0.90"
     assert audit["picture"] == "cGljdHVyZQ=="
+    assert confused["rows"][0] == {"the map says": "bare land", "the image says": "class 0", "chips": "20"}
+    assert len(confused["rows"]) == 10
+    assert "2 more pairs of classes" in confused["sentence"]
     assert "off by 0.200" in shares["sentence"]
     assert "intervals is 91.0%" in shares["sentence"]
     assert shares["rows"] == [{"class": "bare land", "coverage": "88.0%"}]
@@ -40,7 +45,7 @@ def test_each_step_that_ran_has_its_part(folders: dict[str, Path]) -> None:
 
 def test_what_did_not_run_has_none_and_what_is_missing_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     assert applications({"levir_kr": tmp_path}) == []
-    assert len(applications({"map_audit": folders["map_audit"]})) == 1
+    assert len(applications({"map_audit": folders["map_audit"]})) == 2
     (folders["map_audit"] / "audit.json").unlink()
     with pytest.raises(MissingInputError, match="geokr audit"):
         applications(folders)

@@ -132,7 +132,7 @@ def test_what_was_done_with_the_backbone_has_a_section_where_it_was_done(
     audit = tmp_path / "map_audit"
     found = {"average_precision": 0.875, "precision_at_100": 0.99, "num_planted": 30.0, "plantings": 5.0}
     result = {"num_chips": 600, "num_flagged": 100, "planted_fraction": 0.05, "planted": {"<gross>": found}}
-    write_json(audit / "audit.json", {**result, "kinds": {"single": 60}})
+    write_json(audit / "audit.json", {**result, "kinds": {"single": 60}, "confusions": []})
     (audit / "gallery.png").write_bytes(b"picture")
     text, _ = written({**inputs, "map_audit": audit}, tmp_path / "out")
     assert '<a href="#applications">' in text

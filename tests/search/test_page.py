@@ -103,6 +103,8 @@ def test_clicks_rank_anew_and_labels_are_geoparquet(page: Any, found: Embeddings
     assert "2 yes, 2 no, 1 unsure" in page.inner_text("#status")
     page.click("#undo")
     assert "2 yes, 1 no, 1 unsure" in page.inner_text("#status")
+    page.click("#brighter")
+    assert page.eval_on_selector(".chip canvas", "canvas => getComputedStyle(canvas).filter") == "brightness(2.5)"
     page.select_option("#order", "labelled")
     assert len(first_ids(10)) == 4
     page.click("#save")
