@@ -15,7 +15,7 @@ SYNCED := .venv/.synced
 STACK_SYNCED := .venv/.synced-stack
 SETTINGS ?= docker/stack.env
 SOURCES := geokr_core geokr_assets docker tests
-# Tests start a hundred processes that import torch, MLflow or Dagster: keep what Python compiled, whatever the shell says.
+# What starts processes that import torch, MLflow or Dagster keeps what Python compiled, whatever the shell says.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 # The oldest releases: what runs the tests, and all tests but those of the repository, the browser and the stack.
 MINIMUM := .venv-minimum
@@ -42,7 +42,7 @@ help: ## list these targets
 
 .PHONY: demo
 demo: setup ## run the whole chain on a small generated world, offline, and write a report
-	@geokr run
+	@$(COMPILED) geokr run
 
 .PHONY: test
 test: style ## format, lint, types and every test that is quick and needs no GPU
@@ -70,7 +70,7 @@ reliability: setup ## put every promise of docs/reliability.md to the test and w
 
 .PHONY: ui
 ui: setup ## open the Dagster UI (PORT=3000) with the daemon beside it
-	@DAGSTER_HOME="$(CURDIR)/.dagster_home" exec python -m geokr_assets.ui "$(PORT)"
+	@$(COMPILED) DAGSTER_HOME="$(CURDIR)/.dagster_home" exec python -m geokr_assets.ui "$(PORT)"
 
 .PHONY: stack
 stack: $(STACK_SYNCED) ## start the production stack as processes, behind its guard (docker/README.md; SETTINGS=file for others)

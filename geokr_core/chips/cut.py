@@ -5,7 +5,6 @@ pixels in the shard. A scene is read once from top to bottom in pieces of a few 
 shard comes to lie on the disk is in ``shards``, the way to 8 bits in ``stretch``, what makes a chip unfit in ``quality``.
 """
 
-import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,7 +23,7 @@ from geokr_core.chips.quality import ChipColumns, chip_sums, fractions
 from geokr_core.chips.scene_writer import SceneWriter
 from geokr_core.chips.shards import new_shard
 from geokr_core.chips.stretch import Stretch, choose_stretch
-from geokr_core.chips.windows import ChipWindows, Piece, chip_windows, in_order, lines_of_chips
+from geokr_core.chips.windows import ChipWindows, Piece, chip_windows, lines_of_chips
 from geokr_core.errors import SceneRefusedError
 from geokr_core.rasters.checksums import Entry
 from geokr_core.rasters.open_raster import open_raster
@@ -38,6 +37,7 @@ from geokr_core.step.processes import in_processes, num_processes
 from geokr_core.step.reporter import LOG, RecordingReporter, Reporter
 from geokr_core.step.section import effective
 from geokr_core.step.summary import Summary
+from geokr_core.step.threads import in_order, usable_cores
 
 _BLOCK_CACHE_BYTES = 160_000_000
 """GDAL's cache of decoded blocks: a row of 512-pixel tiles of a scene 30 000 pixels wide with four 16-bit bands fits."""
@@ -241,7 +241,7 @@ def _how(config: ChipsConfig, scenes: Path) -> dict[str, Any]:
 
 def _cut(config: ChipsConfig, source: Path, scene: Scene, outputs: SceneOutputs, inputs: str) -> SceneCut:
     windows = chip_windows(config, scene.grid)
-    workers = min(_MAX_WORKERS, config.workers or len(os.sched_getaffinity(0)))
+    workers = min(_MAX_WORKERS, config.workers or usable_cores())
     with (
         rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE_BYTES, GDAL_NUM_THREADS=_decoding_threads(source, scene, workers)),
         open_scene(source, scene, config.bands) as reader,

@@ -1,10 +1,8 @@
 """Which windows of a scene become chips, and in which order their pixels are read."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -15,9 +13,6 @@ from geokr_core.rasters.grid import Grid
 
 _PIECE_VALUES = 2_000_000
 """Values (pixels times bands) that are read at a time: small enough for the cache, large enough to spare calls."""
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -82,31 +77,6 @@ class Piece:
     lines: np.ndarray
     sums: np.ndarray
     has_cloud_mask: bool
-
-
-def in_order(work: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Generator[_Out]:
-    """Work on items in threads and give the results in the items' order, at most ``workers`` of them ahead.
-
-    Args:
-        work: done with each item; must be safe in threads.
-        items: what to work on.
-        workers: threads; with one, everything happens in the calling thread.
-    """
-    if workers == 1:
-        yield from map(work, items)
-        return
-    ahead: deque[Future[_Out]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def lines_of_chips(

@@ -13,7 +13,6 @@ import numpy as np
 
 from geokr_core import __version__
 from geokr_core.chips.read import shard_ids
-from geokr_core.chips.windows import in_order
 from geokr_core.embeddings.cells import CHIP_PLACES, cells_per_side, write_cell_map
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.embeddings.encoder import BATCH_SIZE, Encoder, described, open_encoder, usable_workers
@@ -27,6 +26,7 @@ from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
+from geokr_core.step.threads import in_order
 
 _SCENES_AT_ONCE: Final = 2
 """One in the network, one whose files are written meanwhile."""

@@ -5,9 +5,8 @@ depend on the number of threads, and small networks run faster than with the thr
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import torch
 from torch import nn
 
 from geokr_core.backbone.bundle import WEIGHTS, open_bundle
-from geokr_core.chips.windows import in_order
 from geokr_core.embeddings.config import EmbeddingsConfig
 from geokr_core.errors import EmbeddingsError
 from geokr_core.networks.architectures import Features, feature_dim, spec_of
@@ -25,6 +23,7 @@ from geokr_core.networks.normalisation import Normalisation
 from geokr_core.networks.runtime import device_of, one_thread
 from geokr_core.networks.weights import imagenet_weights, load_initial_weights, load_weights
 from geokr_core.step.digests import file_md5, text_digest
+from geokr_core.step.threads import in_order, usable_cores
 
 BATCH_SIZE = 64
 """Chips of a batch: many enough for the processor, and fixed, because the last digits of a vector may depend on it."""
@@ -146,15 +145,21 @@ class Encoder:
             return work_on(images[first : first + BATCH_SIZE])
 
         firsts = range(0, len(images), BATCH_SIZE)
-        with one_thread() if on_cpu else nullcontext():
-            work = in_order(encode_from, firsts, min(workers, len(firsts)) if on_cpu else 1)
-            with closing(work):
-                yield from work
+        with self.steady(), closing(in_order(encode_from, firsts, self.workers(min(workers, len(firsts))))) as work:
+            yield from work
+
+    def workers(self, wanted: int) -> int:
+        """Batches that are computed at the same time: as wanted; on a GPU one."""
+        return wanted if self.device.type == "cpu" else 1
+
+    def steady(self) -> AbstractContextManager[None]:
+        """Context in which a batch is computed on one thread, whatever the machine; on a GPU as ever."""
+        return one_thread() if self.device.type == "cpu" else nullcontext()
 
 
 def usable_workers(configured: int | None) -> int:
     """Threads that embed: as configured, else one a usable core."""
-    return configured or len(os.sched_getaffinity(0))
+    return configured or usable_cores()
 
 
 def open_encoder(config: EmbeddingsConfig, backbone: Path | None, chip_bands: Sequence[str]) -> Encoder:

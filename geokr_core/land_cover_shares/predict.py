@@ -169,14 +169,15 @@ def _map_scene(job: _Job, scene: Scene, reporter: Reporter) -> str:
 def _write(job: _Job, scene: Scene, inputs: str) -> None:
     size = int(job.head.about["chip_size_px"])
     side = cells_per_side(size)
-    cells, workers = Cells.of(scene.grid, size, side), usable_workers(job.config.workers)
-    share = partial(_shares_of_windows, job, side, workers)
+    cells, workers = Cells.of(scene.grid, size, side), job.encoder.workers(usable_workers(job.config.workers))
+    share = partial(_shares_of_windows, job, side)
     with (
+        job.encoder.steady(),
         open_scene(job.inputs.source, scene, job.chips.bands) as reader,
         share_outputs(job.out).making(scene.scene_id, inputs, (SHARES, CLASSES, INTERVALS, ITEM)) as unfinished,
     ):
         stretch = choose_stretch(job.chips, scene, reader)
-        rows = cells_of_scene(reader, scene.grid, stretch, cells, share)
+        rows = cells_of_scene(reader, scene.grid, stretch, cells, share, workers)
         number = write_maps(unfinished.paths, scene.grid, cells, rows, job.head)
         grid, model = cell_grid(scene.grid, cells), model_href(job.bundle, job.out)
         item = map_item(scene, grid, size, unfinished.paths, job.head, model)
@@ -184,11 +185,12 @@ def _write(job: _Job, scene: Scene, inputs: str) -> None:
         unfinished.notes = {"num_cells": number}
 
 
-def _shares_of_windows(job: _Job, side: int, workers: int, windows: np.ndarray) -> np.ndarray:
+def _shares_of_windows(job: _Job, side: int, windows: np.ndarray) -> np.ndarray:
     def encode(batch: np.ndarray) -> np.ndarray:
         return job.head.cell_shares(job.encoder.encode_cells(batch, side))
 
-    return np.concatenate(list(job.encoder.batches(windows, workers, encode)))
+    # Lines of windows are worked on beside each other: one of a small scene is less than a batch.
+    return np.concatenate(list(job.encoder.batches(windows, 1, encode)))
 
 
 def _summary(out: Path, mapped: list[str], refused: Mapping[str, str], head: Head, judgement: Judgement) -> Summary:

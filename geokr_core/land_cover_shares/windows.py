@@ -1,18 +1,21 @@
 """Running over a scene in overlapping windows: values of cells, blended so that no window shows its border.
 
 Windows are of a chip's size and lie half a window apart. A cell is seen by up to four; each counts more the nearer the cell is to
-its middle. A strip of one window's height is held at a time, whatever the scene's height. Beyond the scene's edge its pixels are
+its middle. A few strips of one window's height are held at a time, whatever the scene's height. Beyond the scene's edge its pixels are
 mirrored, and hold no data.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from geokr_core.chips.stretch import Stretch
 from geokr_core.rasters.grid import Grid
 from geokr_core.scenes.reader import SceneReader
+from geokr_core.step.threads import in_order
 
 OfWindows = Callable[[np.ndarray], np.ndarray]
 """Values of windows: uint8 (N, size, size, C) to float32 (N, n, n, K)."""
@@ -80,7 +83,7 @@ class CellRows:
 
 
 def cells_of_scene(
-    reader: SceneReader, grid: Grid, stretch: Stretch, cells: Cells, of_windows: OfWindows
+    reader: SceneReader, grid: Grid, stretch: Stretch, cells: Cells, of_windows: OfWindows, workers: int = 1
 ) -> Iterator[CellRows]:
     """Values of all cells of a scene, from top to bottom.
 
@@ -90,6 +93,7 @@ def cells_of_scene(
         stretch: of the scene, as its chips were stretched.
         cells: how the scene is divided.
         of_windows: what is asked of windows; gets those of one line that hold any data.
+        workers: lines of windows that are asked about at the same time, each in a thread.
 
     Yields:
         Rows of cells, in order, each once.
@@ -98,14 +102,27 @@ def cells_of_scene(
         SceneRefusedError: the file is corrupt or cut off.
     """
     blender = _Blender(cells)
-    for number, (lines, valid) in enumerate(_strips(reader, grid, stretch, cells)):
-        columns = range(0, cells.windows_along(cells.columns) * cells.step, cells.step)
-        seen = [c for c in columns if valid[:, c * cells.cell_px : c * cells.cell_px + cells.size_px].any()]
-        if seen:
-            windows = [lines[:, c * cells.cell_px : c * cells.cell_px + cells.size_px] for c in seen]
-            blender.add(of_windows(np.stack(windows)), seen)
-        is_last = number + 1 == cells.windows_along(cells.rows)
-        yield blender.finish(number * cells.step, _share_valid(valid, cells) >= _LEAST_VALID, is_last=is_last)
+    seen = partial(_seen, cells, of_windows)
+    with closing(in_order(seen, _strips(reader, grid, stretch, cells), workers)) as lines:
+        for number, (values, columns, valid) in enumerate(lines):
+            if values is not None:
+                blender.add(values, columns)
+            is_last = number + 1 == cells.windows_along(cells.rows)
+            yield blender.finish(number * cells.step, valid, is_last=is_last)
+
+
+def _seen(
+    cells: Cells, of_windows: OfWindows, strip: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray | None, list[int], np.ndarray]:
+    """Values of the windows of a strip that hold any data, the columns of their first cells, and which cells hold data."""
+    lines, valid = strip
+    all_columns = range(0, cells.windows_along(cells.columns) * cells.step, cells.step)
+    columns = [c for c in all_columns if valid[:, c * cells.cell_px : c * cells.cell_px + cells.size_px].any()]
+    values = None
+    if columns:
+        windows = [lines[:, c * cells.cell_px : c * cells.cell_px + cells.size_px] for c in columns]
+        values = of_windows(np.stack(windows))
+    return values, columns, _share_valid(valid, cells) >= _LEAST_VALID
 
 
 def _strips(reader: SceneReader, grid: Grid, stretch: Stretch, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:

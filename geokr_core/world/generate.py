@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from geokr_core.scenes.inventory import WORLD_MARKER
 from geokr_core.step.files import shared_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Number, Summary
+from geokr_core.step.threads import in_order, usable_cores
 from geokr_core.world import land_cover
 from geokr_core.world.config import WorldConfig
-from geokr_core.world.land_cover import plan_tiles, write_tile
+from geokr_core.world.land_cover import Tile, plan_tiles, write_tile
 from geokr_core.world.plan import PlannedScene, plan_scene
 from geokr_core.world.scenes import write_scene
 from geokr_core.world.tasks import write_tasks
@@ -55,13 +57,17 @@ def generate_world(config: WorldConfig, out: Path, reporter: Reporter = LOG) -> 
     thumbnails: list[np.ndarray] = []
     with shared_folder(out) as folder, _write_errors_named(out), reporter.progress("world", 3) as part_done:
         with reporter.progress("scenes", len(scenes)) as advance:
-            for scene in scenes:
-                thumbnails.append(_scene_thumbnail(write_scene(config.seed, scene, folder / "scenes")))
+            for thumbnail in in_order(
+                partial(_scene_thumbnail, config.seed, folder / "scenes"), scenes, usable_cores()
+            ):
+                thumbnails.append(thumbnail)
                 advance(1)
         part_done(1)
         with reporter.progress("land-cover tiles", len(tiles)) as advance:
-            for tile in tiles:
-                thumbnails.append(_tile_thumbnail(write_tile(config.seed, tile, folder / "land_cover")))
+            for thumbnail in in_order(
+                partial(_tile_thumbnail, config.seed, folder / "land_cover"), tiles, usable_cores()
+            ):
+                thumbnails.append(thumbnail)
                 advance(1)
         part_done(1)
         num_task_images = write_tasks(config, folder / "tasks", reporter)
@@ -109,7 +115,9 @@ def _row(scene: PlannedScene) -> dict[str, Number]:
     }
 
 
-def _scene_thumbnail(numbers: np.ndarray) -> np.ndarray:
+def _scene_thumbnail(seed: int, folder: Path, scene: PlannedScene) -> np.ndarray:
+    """Write a scene, and show it."""
+    numbers = write_scene(seed, scene, folder)
     step = max(1, numbers.shape[1] // _THUMBNAIL_PX)
     rgb = np.moveaxis(numbers[2::-1, ::step, ::step], 0, -1).astype(np.float32)
     seen = rgb[rgb.max(axis=-1) > 0]
@@ -117,7 +125,9 @@ def _scene_thumbnail(numbers: np.ndarray) -> np.ndarray:
     return _square(np.rint(((rgb - low) / max(high - low, 1) * 255).clip(0, 255)).astype(np.uint8))
 
 
-def _tile_thumbnail(codes: np.ndarray) -> np.ndarray:
+def _tile_thumbnail(seed: int, folder: Path, tile: Tile) -> np.ndarray:
+    """Write a land-cover tile, and show it."""
+    codes = write_tile(seed, tile, folder)
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[list(land_cover.COLOURS)] = list(land_cover.COLOURS.values())
     return _square(palette[codes])

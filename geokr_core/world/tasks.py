@@ -15,6 +15,7 @@ from affine import Affine
 from PIL import Image
 
 from geokr_core.step.reporter import Reporter
+from geokr_core.step.threads import in_order, usable_cores
 from geokr_core.world import atmosphere, terrain
 from geokr_core.world.atmosphere import Look
 from geokr_core.world.config import WorldConfig
@@ -89,8 +90,8 @@ def write_tasks(config: WorldConfig, folder: Path, reporter: Reporter) -> int:
     }
     num_images = 0
     with reporter.progress("labelled sets", len(sets)) as advance:
-        for name, write in sets.items():
-            num_images += write(folder / name)
+        for written in in_order(lambda name: sets[name](folder / name), sets, usable_cores()):
+            num_images += written
             advance(1)
     return num_images
 

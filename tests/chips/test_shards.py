@@ -19,7 +19,6 @@ from geokr_core.bench.ingest import peak_memory_mb
 from geokr_core.chips.config import ChipsConfig
 from geokr_core.chips.cut import cut_scene, is_scene_current
 from geokr_core.chips.read import read_rows
-from geokr_core.chips.windows import in_order
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import take_inventory, usable_scenes
 from geokr_core.scenes.reader import SceneReader
@@ -164,23 +163,6 @@ def test_a_failing_cut_leaves_the_earlier_shard(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"):
         cut(tmp_path, scene, force=True)
     assert data_version(tmp_path / "chips") == version
-
-
-def test_results_keep_their_order_and_an_error_stops_the_work() -> None:
-    started = []
-
-    def work(item: int) -> int:
-        started.append(item)
-        time.sleep(0.02 if item % 2 else 0)
-        if item == 5:
-            raise ValueError(item)
-        return item * item
-
-    assert list(in_order(work, range(5), 3)) == [0, 1, 4, 9, 16]
-    started.clear()
-    with pytest.raises(ValueError, match="5"):
-        list(in_order(work, range(1000), 2))
-    assert len(started) < 12
 
 
 @pytest.mark.parametrize("stride", [12, 16])
