@@ -108,14 +108,15 @@ def _by_codes(
     found: list[FoundProduct] = []
     for group in groups:
         codes = _codes(folder, group)
-        fitting = _fitting(codes, group[0], legends)
+        fitting = _fitting(codes, legends)
+        likely = _likely(fitting, group[0], legends)
         # What no legend fits is a map only if the file itself says so by a colour table, or holds few classes.
         is_map = fitting or group[0].colour_table or len(codes) <= _MOST_CODES // 2
         if not is_map or not 2 <= len(codes) <= _MOST_CODES:
             continue
-        if len(fitting) == 1:
-            legend = fitting[0]
-            doubt = f"`legend: {legend}` is concluded from {len(codes)} codes alone"
+        if len(likely) == 1:
+            legend = likely[0]
+            doubt = _doubt(legend, codes, fitting)
             found += _product(legend, group, others, legend=legend, questions=[doubt], reason="the codes it holds")
         else:
             found += _unknown(folder, group, others, fitting)
@@ -130,18 +131,32 @@ def _products_of(folder: Path, headers: Sequence[Header]) -> list[Sequence[Heade
     return [maps] if len(maps) > _MOST_ALONE else [[header] for header in maps]
 
 
-def _fitting(codes: frozenset[int], header: Header, legends: Mapping[str, ProductLegend]) -> list[str]:
-    """Legends that list all codes; of several the one that the path names, or whose cells are as large, if it is just one."""
-    fitting, cells = [], {}
+def _fitting(codes: frozenset[int], legends: Mapping[str, ProductLegend]) -> list[str]:
+    """Legends that list all codes."""
+    fitting = []
     for name, legend in legends.items():
         classes = {code for entry in legend.classes for code in entry.codes}
         if codes <= classes | {*legend.nodata, *legend.sea} and len(codes & classes) >= 2:
             fitting.append(name)
-            cells[name] = legend.resolution_m
+    return fitting
+
+
+def _likely(fitting: Sequence[str], header: Header, legends: Mapping[str, ProductLegend]) -> Sequence[str]:
+    """Of several legends the one that the path names, or whose cells are as large, if it is just one; else all."""
     named = [name for name in fitting if name in header.path.casefold()]
     size = header.cell_m
-    alike = [name for name in fitting if size and (cell := cells[name]) and 0.8 <= size / cell <= 1.25]
+    alike = [name for name in fitting if size and (cell := legends[name].resolution_m) and 0.8 <= size / cell <= 1.25]
     return next((some for some in (named, alike) if len(some) == 1), fitting)
+
+
+def _doubt(legend: str, codes: frozenset[int], fitting: Sequence[str]) -> str:
+    others = [name for name in fitting if name != legend]
+    if not others:
+        return f"`legend: {legend}` is concluded from {len(codes)} codes alone"
+    return (
+        f"its {len(codes)} codes fit {' and '.join([legend, *others])}, which mean other land cover by them: "
+        f"`legend: {legend}` is concluded from the path or the size of its cells"
+    )
 
 
 def _unknown(

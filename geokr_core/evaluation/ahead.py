@@ -46,7 +46,7 @@ def measured_ahead(
         task: the same, open.
         work: all cells of the task.
         cells: folder that keeps finished cells.
-        reporter: hears what the processes say, in the order of the cells.
+        reporter: hears what the processes say, network by network.
 
     Yields:
         Cells that were measured and kept.
@@ -57,6 +57,7 @@ def measured_ahead(
     """
     missing = [(cell, start) for cell, start in work if not cell_path(task, cell, start, cells).is_file()]
     groups = [tuple(group) for _, group in groupby(missing, lambda pair: (pair[0].initialisation, pair[0].seed))]
+    groups.sort(key=len, reverse=True)  # so that no long one is left to one core at the end
     processes = min(config.threads, len(groups))
     if processes < 2 or device_of(config.device, "evaluation.device", EvaluationError).type != "cpu":
         return

@@ -5,6 +5,7 @@ A downstream task is what satisfies `DownstreamTask`. Which kinds there are stan
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -69,7 +70,14 @@ class Start:
             shared["bands"] = list(self.bands)
         if self.weights is None:
             return shared | {"random_seed": self.seed}
-        return shared | {"weights_md5": file_md5(self.weights)}
+        known = self.weights.stat()
+        return shared | {"weights_md5": _weights_md5(self.weights, known.st_size, known.st_mtime_ns, known.st_ino)}
+
+
+@lru_cache(maxsize=256)
+def _weights_md5(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    """The md5 of a file, read once as long as it is the same: every cell asks for it, and weights have 45 MB and more."""
+    return file_md5(path)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One line a task for whoever opens the evaluation: what GeoKR reaches with the most labels, and what the other starts reach."""
+"""One line a task for whoever opens the evaluation: what GeoKR reaches with the most labels, and what the best of the other starts does."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import pandas as pd
 
 from geokr_core.evaluation.cells import labels_name
 from geokr_core.evaluation.charts import PROTOCOL_NAMES, in_order, task_words
-from geokr_core.evaluation.metrics import TaskMetrics
+from geokr_core.evaluation.metrics import Metric, TaskMetrics
 from geokr_core.evaluation.statistics import headline_rows, labels_order
 from geokr_core.pictures.charts import Style
 
@@ -24,8 +24,9 @@ def score_lines(summary: pd.DataFrame, metrics: TaskMetrics, styles: Mapping[str
         styles: of the initialisations, in the order in which they are named.
 
     Returns:
-        By ``<task>: <metric>`` the scores of every start, with the 95 % interval of GeoKR's, by the first protocol and the
-        largest amount of labels that it was judged with. Tasks that GeoKR was not judged on are left out.
+        By ``<task>: <metric> (<protocol>, <labels>)`` the score of GeoKR with its 95 % interval, and of the other start that
+        reaches most, by the first protocol and the largest amount of labels that GeoKR was judged with; short enough for a
+        table of Dagster's. Tasks that GeoKR was not judged on are left out.
     """
     first = headline_rows(summary, metrics)
     found = {}
@@ -37,17 +38,22 @@ def score_lines(summary: pd.DataFrame, metrics: TaskMetrics, styles: Mapping[str
         most = max(ours["labels_per_class"], key=labels_order)
         row = ours[ours["labels_per_class"] == most].iloc[0]
         beside = rows[(rows["protocol"] == row["protocol"]) & (rows["labels_per_class"] == most)]
-        scores = [_score(label.label, beside[beside["initialisation"] == name]) for name, label in styles.items()]
+        metric = metrics.of(task, str(row["metric"]))
         how = f"{PROTOCOL_NAMES.get(row['protocol'], row['protocol'])}, {labels_name(str(most))}"
-        words = metrics.of(task, str(row["metric"])).words
-        found[f"{task_words(task)}: {words}"] = f"{' · '.join(filter(None, scores))} ({how})"
+        scores = f"{styles[_OURS].label} {_with_interval(row.to_dict())}{_best_other(beside, metric, styles)}"
+        found[f"{task_words(task)}: {metric.words} ({how})"] = scores
     return found
 
 
-def _score(name: str, rows: pd.DataFrame) -> str:
-    if rows.empty:
-        return ""
-    row: dict[Any, Any] = rows.iloc[0].to_dict()
+def _with_interval(row: Mapping[Any, Any]) -> str:
     if math.isnan(row["ci_low"]) or math.isnan(row["ci_high"]):
-        return f"{name} {row['mean']:.3f}"
-    return f"{name} {row['mean']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+        return f"{row['mean']:.3f}"
+    return f"{row['mean']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+
+
+def _best_other(rows: pd.DataFrame, metric: Metric, styles: Mapping[str, Style]) -> str:
+    others = rows[rows["initialisation"] != _OURS]
+    if others.empty:
+        return ""
+    best: dict[Any, Any] = others.iloc[int((others["mean"] * metric.sign).to_numpy().argmax())].to_dict()
+    return f" · best other: {styles[best['initialisation']].label} {best['mean']:.3f}"

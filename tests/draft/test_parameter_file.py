@@ -177,6 +177,17 @@ def test_a_map_without_a_known_legend_gets_a_legend_file_to_complete(
     assert params.land_cover.legend == "own"
 
 
+def test_a_legend_that_shares_its_codes_with_another_is_said_to(tmp_path: Path) -> None:
+    """10 is cultivated land to the one and trees to the other: whoever takes the wrong one learns nonsense."""
+    codes = np.tile(np.uint8([10, 20, 30, 40, 50, 60, 80]), (80, 10))
+    _write_map(tmp_path / "maps" / "resampled.tif", codes)
+    _write_image(tmp_path / "images" / "one.tif")
+    draft = write_draft(tmp_path, tmp_path / "images", tmp_path / "maps", None)
+    assert [one.legend for one in draft.products] == ["globeland30"]
+    (marked,) = (text for text in _marked(draft) if "7 codes" in text)
+    assert "fit globeland30 and worldcover, which mean other land cover" in marked
+
+
 def test_scenes_and_maps_of_one_folder_are_distinguished(tmp_path: Path) -> None:
     codes = np.array([[10, 20], [30, 60]], dtype=np.uint8).repeat(40, 0).repeat(40, 1)
     _write_map(tmp_path / "data" / "N32_45_2020LC030.tif", codes)

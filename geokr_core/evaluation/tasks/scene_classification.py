@@ -4,6 +4,7 @@ Drawing labels and scoring are here; how the files lie is written in ``sets.clas
 ``protocols.probe`` and ``protocols.fine_tuning``.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -69,6 +70,7 @@ class SceneClassification:
         self._evaluation = evaluation
         self._task_statistics = channel_statistics(self.set.images[self.set.train_rows])
         self._kept = KeptFeatures(self._computed)
+        self._started: tuple[dict[str, object], Runtime, nn.Module] | None = None
 
     @property
     def name(self) -> str:
@@ -210,9 +212,13 @@ class SceneClassification:
         return replace(self._score(predicted, len(rows), cell.seed), details=details)
 
     def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
+        """The network of a start, to be changed at will: the cells of one start follow each other, and each wants it as it began."""
         normalisation = task_normalisation(start, self._task_statistics, BANDS, self._evaluation, runtime)
-        train = self._images(start)[self.set.train_rows]
-        return start_network(start, train, normalisation, runtime), normalisation
+        identity = start.identity()
+        if self._started is None or self._started[:2] != (identity, runtime):
+            train = self._images(start)[self.set.train_rows]
+            self._started = identity, runtime, start_network(start, train, normalisation, runtime)
+        return copy.deepcopy(self._started[2]), normalisation
 
     def _images(self, start: Start) -> np.ndarray:
         """All images with their bands in the order that the network reads."""

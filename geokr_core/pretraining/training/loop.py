@@ -225,6 +225,7 @@ def _loop(
     points = schedules.log_points(config.steps, config.log_every)
     validation_points = schedules.validation_points(points, config.steps, config.validate_every)
     for batch in batches:
+        found: Judged | None = None
         losses = gradients(run, state, batch, normalisation)
         # All processes of a run must stop at one step: each hears the others' requests with the figures of a step.
         asked = None if alone else run.processes.mean(losses.new_tensor(float(stop.signal is not None)))
@@ -240,10 +241,10 @@ def _loop(
         advance(1)
         if batch.step in points and norm is not None:
             guard.settle()
-            _log(run, state, float(norm), clock, reporter, validate=batch.step in validation_points)
+            found = _log(run, state, float(norm), clock, reporter, validate=batch.step in validation_points)
         if config.examples_every and batch.step % config.examples_every == 0:
             with clock.stopped():
-                _show_examples(run, state, reporter)
+                _show_examples(run, state, found, reporter)
         if keeps:
             guard.settle()
             with clock.stopped():
@@ -297,8 +298,9 @@ def judged(run: Run, network: Network, rows: np.ndarray) -> Judged:
     return judge(run.data, network, run.runtime, run.normalisation(), run.labels, rows)
 
 
-def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, *, validate: bool) -> None:
-    rates = clock.read()
+def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, *, validate: bool) -> Judged | None:
+    """Add a point to the curves; what was judged for it, if anything was."""
+    rates, found = clock.read(), None
     means = (state.sums / state.num_summed).tolist()
     point: dict[str, float | None] = {"step": state.step, **dict(zip(state.terms, means, strict=True))}
     point["learning_rate"] = learning_rate(state.step, run)
@@ -321,17 +323,20 @@ def _log(run: Run, state: State, norm: float, clock: Clock, reporter: Reporter, 
     # Several runs may speak to one listener: only the curves of the first one have plain names.
     reporter.metrics({_curve(run, key): value for key, value in shown.items()}, state.step)
     clock.reset()
+    return found
 
 
 def _curve(run: Run, key: str) -> str:
     return key if run.is_first else f"{run.name}/{key}"
 
 
-def _show_examples(run: Run, state: State, reporter: Reporter) -> None:
+def _show_examples(run: Run, state: State, found: Judged | None, reporter: Reporter) -> None:
+    """Show chips that are held out, as they were just judged, or are judged now."""
     if not run.processes.is_first or not run.recipe.predicts_land_cover:
         return
-    rows = run.validation_rows if len(run.validation_rows) > 0 else run.train_rows
-    found = judged(run, state.transferred(run.recipe), rows)
+    if found is None:
+        rows = run.validation_rows if len(run.validation_rows) > 0 else run.train_rows
+        found = judged(run, state.transferred(run.recipe), rows)
     reporter.picture(f"examples/{run.name}_step_{state.step:06d}.png", example_picture(run.data, found))
 
 

@@ -253,6 +253,18 @@ def test_one_extraction_serves_all_cells_of_a_network(tmp_path: Path, monkeypatc
     assert len(calls) == 3
 
 
+def test_a_network_is_given_as_it_began_whatever_became_of_the_last_one(tmp_path: Path) -> None:
+    task = opened(make_image_set(tmp_path / "set"))
+    with running(task._evaluation) as runtime:
+        changed, _ = task._start_network(start(), runtime)
+        began = {name: tensor.clone() for name, tensor in changed.state_dict().items()}
+        for parameter in changed.parameters():
+            parameter.data.zero_()
+        again, other = (task._start_network(asked, runtime)[0].state_dict() for asked in (start(), start(seed=1)))
+    assert all(torch.equal(again[name], tensor) for name, tensor in began.items())
+    assert not all(torch.equal(other[name], tensor) for name, tensor in began.items())
+
+
 def test_matched_statistics_make_the_brightness_of_a_set_irrelevant(tmp_path: Path) -> None:
     bright = make_image_set(tmp_path / "bright")
     dull = make_image_set(tmp_path / "dull")
