@@ -14,6 +14,8 @@ UV_WANTED := uv>=0.9,<1
 SYNCED := .venv/.synced
 STACK_SYNCED := .venv/.synced-stack
 SETTINGS ?= docker/stack.env
+DEBIAN_BASE := localhost/debian-python:bookworm
+IMAGE_OPTIONS ?=
 SOURCES := geokr_core geokr_assets docker tests
 # What starts processes that import torch, MLflow or Dagster keeps what Python compiled, whatever the shell says.
 COMPILED := PYTHONDONTWRITEBYTECODE=
@@ -83,6 +85,13 @@ stack-secrets: $(STACK_SYNCED) ## make the secret files of the stack that are mi
 .PHONY: pin-images
 pin-images: $(SYNCED) ## write into the settings which digest each image of compose has today (needs skopeo and the registries)
 	@PYTHONPATH=docker python -m stack pin-images --settings "$(SETTINGS)"
+
+# `docker build` does the same where a registry has python:3.12-slim-bookworm; this base has the Python of the same Debian, 3.11.
+.PHONY: image
+image: ## build the image with podman where no registry is in reach, on a base of Debian packages (root; 30 GB for a while)
+	@podman image exists $(DEBIAN_BASE) || mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates bookworm - \
+	  | podman import --quiet - $(DEBIAN_BASE)
+	@podman build --isolation=chroot --network=host $(IMAGE_OPTIONS) --build-arg BASE=$(DEBIAN_BASE) -f docker/Dockerfile -t geokr:0.1.0 .
 
 .PHONY: test-stack
 test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, a backfill over Celery (needs Debian packages, half an hour)
