@@ -198,10 +198,16 @@ def _farewell(params: Any) -> None:
         lines.insert(0, f"Learnt     {read_json(folders['report'] / 'report.json')['learnt']}")
     if "champion" in made:
         lines.append(f"Registry   geokr download {params.backbone.model_name}@champion --to my-backbone")
-    lines.append(
-        "Next       make ui (the chain in Dagster); mlflow ui (curves, registry: docs/mlflow.md); geokr init (your own data)"
-    )
-    typer.echo("\n" + "\n".join(lines))
+    typer.echo("\n" + "\n".join([*lines, _next_line(params)]))
+
+
+def _next_line(params: Any) -> str:
+    """What to do next: a project that `geokr init` began has no Makefile, and its data are the reader's own already."""
+    from geokr_core.chain.steps import steps_of
+
+    ui = "make ui" if Path("workspace.yaml").is_file() else "dagster dev -m geokr_assets.definitions"
+    own = "; geokr init (your own data)" if "world" in {step.name for step in steps_of(params)} else ""
+    return f"Next       {ui} (the chain in Dagster); mlflow ui (curves, registry: docs/mlflow.md){own}"
 
 
 def _shortened(reasons: Sequence[str]) -> Sequence[str]:
