@@ -47,7 +47,7 @@ class RunSettings(Section):
     # Not `threads` and `device`: sums over several threads are added up in another order, and weights differ in their last
     # digits (measured). Finished runs are named by both.
     without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoints", "examples_every"})
-    code_version: ClassVar[int] = 2  # 2: `preset: geokr` is land cover of cells and contrast
+    code_version: ClassVar[int] = 3  # 2: `preset: geokr` is land cover of cells and contrast; 3: with gentle crops
 
     preset: Literal["geokr", "averaged_teacher", "continued", "enlarged", "paper"] = Field(
         "geokr",
@@ -161,8 +161,8 @@ class PretrainingConfig(RecipeOverrides, RunSettings):
 
     @classmethod
     def code_mark(cls) -> list[int]:
-        """See `Section.code_mark`. Up to version 2 none: a run is named by its whole recipe, whatever its preset is called."""
-        return [] if cls.code_version <= 2 else [cls.code_version]
+        """See `Section.code_mark`. Up to version 3 none: a run is named by its whole recipe, whatever its preset is called."""
+        return [] if cls.code_version <= 3 else [cls.code_version]
 
     @property
     def named_variants(self) -> tuple[VariantConfig, ...]:
