@@ -184,10 +184,7 @@ def killed_in_every_step(
     for _ in range(_MOST_STARTS_A_STEP * kills_a_step * len(names)):
         wanted = {name for name in names if kills[name] < kills_a_step}
         process = start(project)
-        code, name = _wait_for(process, wanted, params.store)
-        if code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(timeout=rng.uniform(0, seconds.get(name, 0.0)))
+        code = _until_a_moment_of(wanted, process, params.store, lambda name: rng.uniform(0, seconds[name]))
         if code is None:
             hit = under_way(params.store)
             kill(process, kills.total())
@@ -207,14 +204,24 @@ def killed_in_every_step(
 _MOST_STARTS_A_STEP = 10
 
 
-def _wait_for(process: Forked, wanted: set[str], store: Path, seconds: float = 1200) -> tuple[int | None, str]:
-    """Wait for one of some steps to be under way, or for the end of a run: the exit code, None where it goes on, and the step."""
+def _until_a_moment_of(
+    wanted: set[str], process: Forked, store: Path, moment: Callable[[str], float], seconds: float = 1200
+) -> int | None:
+    """Wait for a moment of one of some steps, or for the end of a run: its exit code, None where it goes on.
+
+    A step that has ended before its moment came was up to date, or fast: the next one is waited for, or an up-to-date step would
+    be a reason to kill whatever comes after it, again and again.
+    """
     deadline = time.monotonic() + seconds
-    while not (found := sorted(wanted & set(under_way(store)))):
+    while time.monotonic() < deadline:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(timeout=0.01), ""
-        assert time.monotonic() < deadline
-    return None, found[0]
+            return process.wait(timeout=0.01)
+        for name in sorted(wanted & set(under_way(store))):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=moment(name))
+            if name in under_way(store):
+                return None
+    raise AssertionError(f"a run has not ended within {seconds} s")
 
 
 def metrics_that_came_twice(database: Path) -> list[tuple[Any, ...]]:
