@@ -115,11 +115,14 @@ def _enter(connection: Connection, version: ModelVersion, run_id: str, card: Sco
     """Give the version its scores and the alias of the challenger."""
     # The source of a version is its logged model; the field `model_id` comes back empty from a database.
     logged = str(version.source).removeprefix("models:/")
+    # A promotion that was killed goes on in the same run and enters them again: with the same time they are the same rows.
+    begun_ms = connection.client.get_run(run_id).info.start_time
     for name, score in card.scores.items():
         connection.client.log_metric(
             run_id,
             metric_key(name),
             score.value,
+            timestamp=begun_ms,
             model_id=logged,
             dataset_name=name.partition("/")[0],
             dataset_digest=score.data_version,

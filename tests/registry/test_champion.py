@@ -418,6 +418,17 @@ def test_promotion_uses_the_run_that_is_open(shop: "Shop", server: MlflowClient)
     assert server.get_model_version(shop.name, "1").run_id == run.run_id
 
 
+def test_a_promotion_that_goes_on_in_its_run_enters_its_scores_once(shop: "Shop", server: MlflowClient) -> None:
+    with registry.track_step("champion", {}, {}, shop.reporter) as run:
+        for _ in range(2):  # killed before its end was recorded, and begun again
+            shop.promote(0, [0.5])
+    key = "scenes/linear_probe/last/all/accuracy"
+    assert len(server.get_metric_history(str(run.run_id), key)) == 1
+    version = server.get_model_version(shop.name, "1")
+    logged = server.get_logged_model(str(version.source).removeprefix("models:/"))
+    assert len([metric for metric in logged.metrics if metric.key == key]) == 1
+
+
 def test_promotion_without_server_is_an_error_that_names_it(shop: "Shop", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # saves seconds
     monkeypatch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
