@@ -103,18 +103,18 @@ def judge_audit(world: WorldConfig, store: Path) -> WorldAudit:
     scenes = {Path(scene.name).stem: scene for scene in planned}
     result = read_json(store / "map_audit" / RESULT_FILE)
     classes = [str(name) for name in result["classes"]]
-    table = gpd.read_parquet(store / "map_audit" / TABLE_FILE).set_index("chip_id")
-    moved = pd.Series(np.nan, index=table.index)
-    for scene_id in table["scene_id"].unique():
+    ranked = gpd.read_parquet(store / "map_audit" / TABLE_FILE).set_index("chip_id")
+    moved = pd.Series(np.nan, index=ranked.index)
+    for scene_id in ranked["scene_id"].unique():
         if scene_id not in scenes:
             raise ConfigError(
                 f"scene {scene_id}: none of the {len(scenes)} scenes of the world of seed {world.seed}, {world.scene_size_px} px. The truth is "
                 "known of generated scenes only: name the parameter file that generated them."
             )
         places = chip_outputs(store / "chips").table(scene_id, list(_PLACES)).to_pandas().set_index("chip_id")
-        own = table.index[table["scene_id"] == scene_id]
+        own = ranked.index[ranked["scene_id"] == scene_id]
         truth = true_shares(world, scenes[scene_id], places.loc[own], classes)
-        mapped = table.loc[own, [f"map_{name}" for name in classes]].to_numpy()
+        mapped = ranked.loc[own, [f"map_{name}" for name in classes]].to_numpy()
         moved[own] = np.abs(mapped - truth).sum(axis=1) / 2
     planted = {kind: float(found["average_precision"]) for kind, found in result["planted"].items()}
     return WorldAudit(moved.to_numpy(), str(result["model"]), planted)
