@@ -90,8 +90,13 @@ def read_pairs(embeddings: Path, chips: Path, proportions: Path, min_known_fract
     )
 
 
-def other_shares(pairs: Pairs, folder: Path) -> np.ndarray:
+def other_shares(chips: pd.DataFrame, classes: tuple[str, ...], folder: Path) -> np.ndarray:
     """Shares of the same chips by another edition of the map, float64 (N, K); NaN where it does not know them.
+
+    Args:
+        chips: ``chip_id`` and ``scene_id`` of N chips.
+        classes: K names, as the map has them.
+        folder: proportions of the other edition.
 
     Raises:
         MissingInputError: there are no proportions in the folder.
@@ -99,21 +104,21 @@ def other_shares(pairs: Pairs, folder: Path) -> np.ndarray:
     """
     if not (folder / LEGEND_FILE).is_file():
         raise MissingInputError(f"{folder}: no proportions there; `map_audit.other_edition` names such a folder.")
-    classes = tuple(str(name) for name in read_json(folder / LEGEND_FILE)["classes"])
-    if classes != pairs.classes:
+    others = tuple(str(name) for name in read_json(folder / LEGEND_FILE)["classes"])
+    if others != classes:
         raise AuditError(
-            f"{folder}: describes chips by {', '.join(classes)}, the audited map by {', '.join(pairs.classes)}: two editions "
+            f"{folder}: describes chips by {', '.join(others)}, the map beside it by {', '.join(classes)}: two editions "
             "are compared by one legend. Count both with the same `land_cover.legend`."
         )
     outputs = proportion_outputs(folder)
-    counted = [scene for scene in pairs.chips["scene_id"].unique().tolist() if outputs.whole(scene)]
+    counted = [scene for scene in chips["scene_id"].unique().tolist() if outputs.whole(scene)]
     columns = list(fraction_columns(classes))
     tables = [outputs.table(scene, ["chip_id", *columns]).to_pandas().set_index("chip_id") for scene in counted]
     found = pd.concat(tables) if tables else pd.DataFrame(columns=columns)
-    values = found.reindex(pairs.chips["chip_id"])[columns].to_numpy(dtype=np.float64)
+    values = found.reindex(chips["chip_id"])[columns].to_numpy(dtype=np.float64)
     if np.isnan(values).all():
         raise AuditError(
-            f"{folder}: has none of the {len(values)} chips that are audited: count the other edition under the same chips."
+            f"{folder}: has none of these {len(values)} chips: count the other edition under the same chips."
         )
     sums = values.sum(axis=1, keepdims=True)
     shares: np.ndarray = np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), np.nan)

@@ -167,7 +167,7 @@ def _causes(config: MapAuditConfig, pairs: Pairs, found: Disagreement, shifted: 
     is_moved = pairs.chips["chip_id"].isin(moved).to_numpy()
     if config.other_edition is None:
         return Causes(np.zeros(len(pairs.shares), dtype=bool), is_moved)
-    other = other_shares(pairs, config.other_edition)
+    other = other_shares(pairs.chips, pairs.classes, config.other_edition)
     changed = np.abs(other - pairs.shares).sum(axis=1) >= _CHANGED
     nearer = np.abs(other - found.predicted).sum(axis=1) < found.residual
     return Causes(changed & nearer, is_moved)

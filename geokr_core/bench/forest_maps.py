@@ -1,14 +1,15 @@
 """Are maps of shares right where people drew the forest? The last table of ``docs/land-cover-shares.md``.
 
-python -m geokr_core.bench.forest_maps PARAMS TASK OUT docs/land-cover-shares.md
+python -m geokr_core.bench.forest_maps PARAMS TASK OUT docs/land-cover-shares.md [OLDER_STORE ...]
 
 PARAMS names a finished store with land cover and a backbone, TASK holds ``images/`` and ``masks/`` in which 1 is forest. OUT gets the maps.
+Each OLDER_STORE has counted a land-cover product under the same images: the map that one would use without any of this.
 The judge is no product here: neither map, network nor head has seen these masks, nor ground of that continent's forest.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
-from geokr_core.bench.maps import NAMES, mapped_shares, more_than_map, shares_without_network
+from geokr_core.bench.mapped import mapped_shares
+from geokr_core.bench.maps import NAMES, more_than_map, shares_without_network
+from geokr_core.bench.older_maps import read_older_map, said_by
 from geokr_core.bench.page import written_between
 from geokr_core.chain.params import Params, load_params
 from geokr_core.chips.cut import cut_chips
@@ -43,11 +46,13 @@ class Judged:
         drawn: float64 (N,), the share that people drew.
         given: by name, what is judged, float64 (N,).
         tiles: int64 (N,), the tile of each chip.
+        older: by name, the words of what is given beside `NAMES`: older maps.
     """
 
     drawn: np.ndarray
     given: Mapping[str, np.ndarray]
     tiles: np.ndarray
+    older: Mapping[str, str] = field(default_factory=dict)
 
     def off_by(self, name: str) -> np.ndarray:
         """Absolute difference of the share, float64 (N,), 0 to 1."""
@@ -80,16 +85,17 @@ def drawn_forest(masks: Path, names: Sequence[str], catalogue: pd.DataFrame, chi
     return np.array(shares)
 
 
-def map_and_judge(params: Params, task: Path, out: Path) -> Judged:
+def map_and_judge(params: Params, task: Path, out: Path, older_stores: Sequence[Path] = ()) -> Judged:
     """Map the task's images with the store's backbone and a head of its land cover, and judge the forest.
 
     Args:
         params: of the finished store.
         task: folder with ``images`` and ``masks`` of the same file names.
         out: gets an inventory, chips and maps; what is current there is kept.
+        older_stores: each has counted a land-cover product under the chips of these images. Chips that one does not know are left out.
 
     Raises:
-        GeoKRError: see `take_inventory`, `cut_chips` and `predict_shares`.
+        GeoKRError: see `take_inventory`, `cut_chips`, `predict_shares` and `read_older_map`.
         OSError: a file cannot be read or written.
     """
     images = task / "images"
@@ -106,14 +112,16 @@ def map_and_judge(params: Params, task: Path, out: Path) -> Judged:
     pixels = np.concatenate([np.load(path) for path in shards])
     size, forest = params.chips.size_px, trained.classes.index(_FOREST)
     masks = [Path(scenes[scene_id].files[0]).name for scene_id in catalogue["scene_id"]]
+    older, words = said_by([read_older_map(store, catalogue, trained.classes, size) for store in older_stores])
     given = {
         "map": mapped_shares(out / "land_cover_shares", catalogue, size),
         **shares_without_network(trained, pixels),
+        **older,
     }
     drawn = drawn_forest(task / "masks", masks, catalogue, size)
-    return Judged(
-        drawn, {name: shares[:, forest] for name, shares in given.items()}, pd.factorize(catalogue["scene_id"])[0]
-    )
+    known = np.isfinite(np.stack(list(given.values()))).all(axis=(0, 2))
+    forests = {name: shares[known, forest] for name, shares in given.items()}
+    return Judged(drawn[known], forests, pd.factorize(catalogue["scene_id"])[0][known], words)
 
 
 def table(judged: Judged) -> str:
@@ -124,7 +132,7 @@ def table(judged: Judged) -> str:
         "| | forest, share of the ground | off by (0 to 1) | more than the map, 95 % interval | mostly forest or not, right | rank correlation with what was drawn |",
         "|---|---|---|---|---|---|",
     ]
-    for name, words in NAMES.items():
+    for name, words in {**NAMES, **judged.older}.items():
         off = judged.off_by(name)
         more = "–" if name == "map" else more_than_map(off, judged.off_by("map"), judged.tiles)
         said = pd.Series(judged.given[name])
@@ -137,9 +145,9 @@ def table(judged: Judged) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the table into a page, between its two marks."""
-    params, task, out, page = (Path(argument) for argument in arguments)
+    params, task, out, page, *older = (Path(argument) for argument in arguments)
     write = written_between(page, BEGIN, END)
-    write(f"\n{table(map_and_judge(load_params(params), task, out))}\n")
+    write(f"\n{table(map_and_judge(load_params(params), task, out, older))}\n")
 
 
 if __name__ == "__main__":

@@ -1,30 +1,27 @@
 """How good are maps of shares on ground that neither network nor head has seen? The first tables of ``docs/land-cover-shares.md``.
 
-python -m geokr_core.bench.maps TRAINED_STORE MAPPED_STORE docs/land-cover-shares.md
+python -m geokr_core.bench.maps TRAINED_STORE MAPPED_STORE docs/land-cover-shares.md [OLDER_STORE ...]
 
 The maps are read as ``geokr predict`` wrote them, and judged by the product beside what needs no network: the mean of the training
-chips, given to every chip, and a ridge regression on 54 colour numbers of the same training chips.
+chips, given to every chip, and a ridge regression on 54 colour numbers of the same training chips. Each OLDER_STORE holds the same chips under
+an older or coarser product: what that says of them, and what maps say that learned from it alone, where it holds some.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
-import rasterio
-from rasterio.windows import Window
 
+from geokr_core.bench.mapped import mapped_shares
+from geokr_core.bench.older_maps import LEARNED, read_older_map, said_by
 from geokr_core.bench.page import written_between
-from geokr_core.embeddings.cells import cells_per_side
 from geokr_core.embeddings.regression import as_shares, fit, place_folds
 from geokr_core.evaluation.protocols.probe import colour_histogram
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
 from geokr_core.land_cover_shares.judgement import place_size_deg
-from geokr_core.land_cover_shares.maps import NODATA, STEPS
-from geokr_core.land_cover_shares.outputs import SHARES
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 
 BEGIN: Final = "<!-- maps: begin -->"
@@ -47,12 +44,14 @@ class Judged:
         product: float64 (N, K), what the product gives.
         given: by name, what is judged, float64 (N, K).
         places: int64 (N,), the place of each chip.
+        older: by name, the words of what is given beside `NAMES`: older maps, and maps that learned from them.
     """
 
     classes: tuple[str, ...]
     product: np.ndarray
     given: Mapping[str, np.ndarray]
     places: np.ndarray
+    older: Mapping[str, str] = field(default_factory=dict)
 
     def residuals(self, name: str) -> np.ndarray:
         """Sum of absolute differences to the product, float64 (N,), 0 to 2."""
@@ -63,32 +62,6 @@ class Judged:
         """Chips whose largest class is the product's, bool (N,)."""
         found: np.ndarray = self.given[name].argmax(axis=1) == self.product.argmax(axis=1)
         return found
-
-
-def mapped_shares(maps: Path, catalogue: pd.DataFrame, chip_size_px: int) -> np.ndarray:
-    """Mean shares of the cells of each chip, as the maps give them, float64 (N, K); NaN where a map has no data.
-
-    Args:
-        maps: folder of ``<scene>.shares.tif``.
-        catalogue: ``scene_id``, ``pixel_row``, ``pixel_col`` of chips that begin at a cell.
-        chip_size_px: side of the chips.
-
-    Raises:
-        OSError: a map is missing.
-    """
-    cells = cells_per_side(chip_size_px)
-    cell_px = chip_size_px // cells
-    rows = catalogue.reset_index(drop=True)
-    found: dict[int, np.ndarray] = {}
-    for scene_id, own in rows.groupby("scene_id", sort=True):
-        with rasterio.open(maps / f"{scene_id}{SHARES}") as source:
-            for number, row, column in zip(own.index, own["pixel_row"], own["pixel_col"], strict=True):
-                stored = source.read(window=Window(column // cell_px, row // cell_px, cells, cells))
-                known = stored[0] != NODATA
-                found[int(number)] = (
-                    stored[:, known].mean(axis=1) / STEPS if known.any() else np.full(len(stored), np.nan)
-                )
-    return np.stack([found[number] for number in range(len(rows))])
 
 
 def shares_without_network(trained: LevirKR, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -112,27 +85,32 @@ def shares_without_network(trained: LevirKR, images: np.ndarray) -> dict[str, np
     }
 
 
-def judge_maps(trained: LevirKR, mapped: LevirKR, maps: Path) -> Judged:
-    """Bring together the product, the maps, and what needs no network.
+def judge_maps(trained: LevirKR, mapped: LevirKR, maps: Path, older_stores: Sequence[Path] = ()) -> Judged:
+    """Bring together the product, the maps, what needs no network, and older maps. Chips that one of them does not know are left out.
 
     Args:
         trained: what network and head were trained on.
         mapped: chips of other ground.
         maps: folder of the maps of this ground.
+        older_stores: each holds these chips under an older or coarser product.
 
     Raises:
+        MissingInputError: an older store has no land cover.
+        AuditError: it has another legend, or none of the chips.
         OSError: a map is missing.
     """
-    everything = np.arange(len(mapped.catalogue))
+    everything, chips, size = np.arange(len(mapped.catalogue)), mapped.catalogue, mapped.chip_size_px
+    older, words = said_by([read_older_map(store, chips, mapped.classes, size) for store in older_stores])
     given = {
-        "map": mapped_shares(maps, mapped.catalogue, mapped.chip_size_px),
+        "map": mapped_shares(maps, chips, size),
         **shares_without_network(trained, mapped.images(everything)),
+        **older,
     }
-    known = np.isfinite(given["map"]).all(axis=1)
+    known = np.isfinite(np.stack(list(given.values()))).all(axis=(0, 2))
     cells = np.floor(mapped.catalogue[["lon", "lat"]].to_numpy() / place_size_deg(mapped)).astype(int)
     places = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
     chosen = {name: values[known] for name, values in given.items()}
-    return Judged(trained.classes, mapped.proportions[known].astype(np.float64), chosen, places[known])
+    return Judged(trained.classes, mapped.proportions[known].astype(np.float64), chosen, places[known], words)
 
 
 def paired_interval(values: np.ndarray, places: np.ndarray) -> tuple[float, float]:
@@ -157,35 +135,54 @@ def table(judged: Judged) -> str:
         "| | off by (0 to 2) | more than the map, 95 % interval | largest class right |",
         "|---|---|---|---|",
     ]
-    for name, words in NAMES.items():
+    for name, words in {**NAMES, **judged.older}.items():
         residuals = judged.residuals(name)
         more = "–" if name == "map" else more_than_map(residuals, judged.residuals("map"), judged.places)
         lines.append(f"| {words} | {residuals.mean():.3f} | {more} | {judged.right(name).mean():.1%} |")
-    lines += [
-        "",
-        "| class | share by the product | share by the map | off by, map | colour numbers | mean | largest class found, map | colour numbers |",
-        "|---|---|---|---|---|---|---|---|",
+    return "\n".join([*lines, *_against_their_own_map(judged), "", *_by_class(judged)])
+
+
+def _against_their_own_map(judged: Judged) -> list[str]:
+    """A line for each map that learned from an older one alone: is it nearer to the product than that?"""
+    lines: list[str] = []
+    for name, words in judged.older.items():
+        if (learned := f"{LEARNED}{name}") in judged.older:
+            more = more_than_map(judged.residuals(name), judged.residuals(learned), judged.places)
+            lines += [
+                "",
+                f"{words[0].upper()}{words[1:]}, is off by {more} more than the maps that learned from it alone.",
+            ]
+    return lines
+
+
+def _by_class(judged: Judged) -> list[str]:
+    first = list(judged.older)[:1]
+    columns = ["map", *first, "colours", "mean"]
+    short = {"map": "map", "colours": "colour numbers", "mean": "mean"} | {name: f"`{name}`" for name in first}
+    head = [f"off by, {short['map']}", *[short[name] for name in columns[1:]]]
+    head += [f"largest class found, {short['map']}", *[short[name] for name in columns[1:-1]]]
+    lines = [
+        f"| class | share by the product | share by the map | {' | '.join(head)} |",
+        "|---" * (len(head) + 3) + "|",
     ]
     largest = judged.product.argmax(axis=1)
     for k in np.argsort(-judged.product.mean(axis=0)):
         if judged.product[:, k].mean() < _LEAST_FRACTION:
             continue
         own = largest == k
-        off = [f"{np.abs(judged.given[name][:, k] - judged.product[:, k]).mean():.3f}" for name in NAMES]
-        found = [
-            f"{judged.right(name)[own].mean():.0%} of {own.sum()}" if own.any() else "–" for name in ("map", "colours")
-        ]
+        off = [f"{np.abs(judged.given[name][:, k] - judged.product[:, k]).mean():.3f}" for name in columns]
+        found = [f"{judged.right(name)[own].mean():.0%} of {own.sum()}" if own.any() else "–" for name in columns[:-1]]
         shares = [f"{values[:, k].mean():.1%}" for values in (judged.product, judged.given["map"])]
         lines.append(f"| {judged.classes[k].replace('_', ' ')} | {' | '.join([*shares, *off, *found])} |")
-    return "\n".join(lines)
+    return lines
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the tables into a page, between its two marks."""
-    trained, mapped, page = Path(arguments[0]), Path(arguments[1]), Path(arguments[2])
+    trained, mapped, page, *older = (Path(argument) for argument in arguments)
     write = written_between(page, BEGIN, END)
     stores = [open_levir_kr(store / "levir_kr") for store in (trained, mapped)]
-    write(f"\n{table(judge_maps(stores[0], stores[1], mapped / 'land_cover_shares'))}\n")
+    write(f"\n{table(judge_maps(stores[0], stores[1], mapped / 'land_cover_shares', older))}\n")
 
 
 if __name__ == "__main__":

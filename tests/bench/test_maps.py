@@ -8,7 +8,8 @@ import pytest
 import rasterio
 from affine import Affine
 
-from geokr_core.bench.maps import Judged, mapped_shares, paired_interval, table
+from geokr_core.bench.mapped import mapped_shares
+from geokr_core.bench.maps import Judged, paired_interval, table
 
 SIZE = 64
 
