@@ -46,7 +46,9 @@ class RunSettings(Section):
 
     # Not `threads` and `device`: sums over several threads are added up in another order, and weights differ in their last
     # digits (measured). Finished runs are named by both.
-    without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoints", "examples_every"})
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_every", "keep_checkpoints", "examples_every", "runs_at_once"}
+    )
     code_version: ClassVar[int] = 3  # 2: `preset: geokr` is land cover of cells and contrast; 3: with gentle crops
 
     preset: Literal["geokr", "averaged_teacher", "continued", "enlarged", "paper"] = Field(
@@ -88,6 +90,11 @@ class RunSettings(Section):
         description="for archives larger than memory: chips are shuffled within windows of whole shards of about this many chips; null: over all",
     )
     threads: int = Field(1, ge=1, description="threads on a CPU; the last digits of the results depend on them")
+    runs_at_once: int = Field(
+        1,
+        ge=1,
+        description="trainings that a CPU makes side by side, each in a process of its own with `threads` threads",
+    )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; one is due every five minutes, too")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints of a running training that are kept")
     deliver: Literal["last", "best"] = Field(

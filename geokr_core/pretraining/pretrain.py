@@ -8,8 +8,10 @@ Not here: what one run does (``pretraining.training``).
 
 import errno
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ import pandas as pd
 from geokr_core.errors import DatasetError, TrainingError
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.networks.distributed import joined, processes_of_environment
+from geokr_core.pretraining.at_once import require_possible, trained_at_once
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.recipes import method_of
 from geokr_core.pretraining.results import FINISHED, assemble, damage_of, finish_run, run_record
@@ -51,7 +54,8 @@ def pretrain(
         The figures of each run; ``mean_images_per_s`` and ``mean_data_wait_fraction`` of what was trained now.
 
     Raises:
-        ConfigError: a method needs land cover within chips, and the data set knows whole chips only.
+        ConfigError: a method needs land cover within chips, and the data set knows whole chips only; or several trainings at once
+            are asked for on a GPU.
         MissingInputError: there is no frozen data set.
         DatasetError: a shard is missing or damaged.
         BackboneError: ``initial_weights`` do not fit.
@@ -63,23 +67,19 @@ def pretrain(
     reporter.source(source)
     with _disk_refusals(out, checkpoints), joined(config.device) as processes:
         runs = list(runs_of(config, data, checkpoints, processes))
+        require_possible(config, runs[0])
         _mention_other_runs(checkpoints, runs, reporter)
         _mention_precision(runs, reporter)
-        clocks: list[Clock] = []
-        with reporter.progress("runs", len(runs)) as advance:
-            for run in runs:
-                is_kept = bool(processes.agree(_is_kept(run, reporter) if processes.is_first else None))
-                with reporter.part(_part(run, is_kept=is_kept)) as told:
-                    told.source(source)
-                    if is_kept:
-                        told.info(f"{run.name}: finished before, kept")
-                    else:
-                        if processes.is_first and not clocks:
-                            _require_undamaged(data)
-                        clocks.append(_trained(run, told))
-                    if processes.is_first:
-                        _tell_figures(run, told)
-                advance(1)
+        kept = [bool(processes.agree(_is_kept(run, reporter) if processes.is_first else None)) for run in runs]
+        for run in compress(runs, kept):
+            with _opened(run, source, reporter, is_kept=True) as told:
+                told.info(f"{run.name}: finished before, kept")
+        missing = [run for run, is_kept in zip(runs, kept, strict=True) if not is_kept]
+        if missing and processes.is_first:
+            _require_undamaged(data)
+        clocks = _all_trained(
+            config, levir_kr, checkpoints, missing, partial(_opened, source=source, reporter=reporter), reporter
+        )
         finished = processes.agree([run_record(run) for run in runs] if processes.is_first else None)
         if processes.is_first:
             assemble(runs, finished, out)
@@ -98,12 +98,39 @@ def forget_finished(config: PretrainingConfig, levir_kr: Path, checkpoints: Path
         shutil.rmtree(run.folder / FINISHED, ignore_errors=True)
 
 
-def _trained(run: Run, reporter: Reporter) -> Clock:
-    """Train a run to its end and keep what came out."""
-    state, clock = train(run, reporter)
-    if run.processes.is_first:
-        finish_run(run, state)
-    return clock
+@contextmanager
+def _opened(run: Run, source: Source, reporter: Reporter, *, is_kept: bool = False) -> Iterator[Reporter]:
+    """The part of the step that a run speaks to; at its end it hears what came out."""
+    with reporter.part(_part(run, is_kept=is_kept)) as told:
+        told.source(source)
+        yield told
+        if run.processes.is_first:
+            _tell_figures(run, told)
+
+
+def _all_trained(
+    config: PretrainingConfig,
+    levir_kr: Path,
+    checkpoints: Path,
+    runs: Sequence[Run],
+    opened: Callable[[Run], AbstractContextManager[Reporter]],
+    reporter: Reporter,
+) -> list[Clock]:
+    """Train runs to their end and keep what comes out, one after the other or several at once."""
+    if min(config.runs_at_once, len(runs)) > 1:
+        steps = sum(run.config.steps for run in runs)
+        with reporter.progress(f"{len(runs)} trainings, {config.runs_at_once} at once", steps) as advance:
+            return trained_at_once(config, levir_kr, checkpoints, runs, opened, advance)
+    clocks = []
+    with reporter.progress("runs", len(runs)) as advance:
+        for run in runs:
+            with opened(run) as told:
+                state, clock = train(run, told)
+                if run.processes.is_first:
+                    finish_run(run, state)
+            clocks.append(clock)
+            advance(1)
+    return clocks
 
 
 def _part(run: Run, *, is_kept: bool) -> Part:

@@ -159,7 +159,7 @@ def _description(run: Run) -> dict[str, Any]:
     """What one needs to know to use or repeat a run. No paths: the output must not depend on where it was made."""
     data, weights = run.data, weights_path(run.config)
     recipe = run.recipe.described()
-    told_elsewhere = {"seeds", "variants", *Recipe.model_fields} - set(recipe)
+    told_elsewhere = {"seeds", "variants", "runs_at_once", *Recipe.model_fields} - set(recipe)
     settings = {key: value for key, value in as_plain(run.config).items() if key not in told_elsewhere}
     start = None if weights is None else {"file": weights.name, "md5": weights_md5(run.config)}
     return {

@@ -1,6 +1,6 @@
 """Which runs the step is made of: one for each variant and seed, named by all that its result depends on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,11 @@ from geokr_core.step.section import as_plain
 
 
 def runs_of(
-    config: PretrainingConfig, data: LevirKR, checkpoints: Path, processes: ProcessGroup | None = None
+    config: PretrainingConfig,
+    data: LevirKR,
+    checkpoints: Path,
+    processes: ProcessGroup | None = None,
+    fingerprints: Container[str] | None = None,
 ) -> Iterator[Run]:
     """The runs that a section asks for, variant by variant and seed by seed, with all that each learns from.
 
@@ -33,6 +37,7 @@ def runs_of(
         data: the frozen data set.
         checkpoints: folder in which each run gets its folder.
         processes: the processes that train together; None: this one alone.
+        fingerprints: those that are wanted; None: all.
 
     Raises:
         ConfigError: a variant cannot be trained as it is asked for.
@@ -52,8 +57,10 @@ def runs_of(
         _require_data(variant, own, recipe, data, processes)
         inputs = result_inputs(own, recipe, runtime.device.type, data_version)
         for seed in variant.seeds or config.seeds:
-            labels = labels_of_data(data, train_rows, recipe, seed)
             name = fingerprint(inputs, variant.name, seed, processes.size)
+            if fingerprints is not None and name not in fingerprints:
+                continue
+            labels = labels_of_data(data, train_rows, recipe, seed)
             device = runtime.device
             yield Run(
                 config=own,

@@ -67,12 +67,12 @@ def in_processes(work: Callable[[T], R], items: Sequence[T], processes: int, *, 
 
 
 def _beside(parent: int, work: Callable[[T], R], item: T) -> R:
-    _end_with(parent)
+    end_with(parent)
     return work(item)
 
 
 @cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process soon after its parent, which may be killed before it can end it."""
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

@@ -39,7 +39,7 @@ def warn_of_slow_threads(run: Run, state: State, reporter: Reporter) -> None:
     if slower > _WORTH_A_WORD:
         reporter.warning(
             f"{run.name}: {threads} threads are {slower:.1f} times slower than one on this machine now; most likely another "
-            f"process keeps its cores busy. End that process, or set `pretraining.threads: 1`."
+            f"process keeps its cores busy. End that process, or set `pretraining.threads: 1` (and `runs_at_once: {threads}`)."
         )
 
 
