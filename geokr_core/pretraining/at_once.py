@@ -1,4 +1,4 @@
-"""Several trainings at once, each in a process of its own, heard by this one.
+"""Several trainings at once, each in a separate process, heard by this one.
 
 A training of a small network gains little from a second core, and loses much where something else keeps that core busy: the
 threads of a layer wait for each other at its end. Two trainings side by side do not wait.
@@ -132,7 +132,7 @@ def _started(
 ) -> _Training:
     ours, theirs = Pipe()
     with theirs:
-        # A group of its own: Ctrl-C at a terminal reaches this process alone, which asks each training once.
+        # A separate group: Ctrl-C at a terminal reaches this process alone, which asks each training once.
         words = [sys.executable, "-m", "geokr_core.pretraining.one_run", str(theirs.fileno())]
         process = subprocess.Popen(words, pass_fds=[theirs.fileno()], process_group=0)
     part = ExitStack()

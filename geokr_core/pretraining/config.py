@@ -93,7 +93,7 @@ class RunSettings(Section):
     runs_at_once: int = Field(
         1,
         ge=1,
-        description="trainings that a CPU makes side by side, each in a process of its own with `threads` threads",
+        description="trainings that a CPU makes side by side, each in a separate process with `threads` threads",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; one is due every five minutes, too")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints of a running training that are kept")

@@ -1,4 +1,4 @@
-"""One training in a process of its own: ``python -m geokr_core.pretraining.one_run <file descriptor of a connection>``.
+"""One training in a separate process: ``python -m geokr_core.pretraining.one_run <file descriptor of a connection>``.
 
 What it has to tell goes over the connection, to the process that passes it on. Not here: who starts it (``at_once``).
 """
