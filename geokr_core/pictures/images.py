@@ -21,6 +21,9 @@ _SIDE_PX = 300
 _ENTRY_PX, _LINE_PX = 190, 18
 """Width and height of an entry of a legend."""
 
+_TEXT_PX = 16
+"""Height of a line of text."""
+
 
 def png(pixels: np.ndarray) -> bytes:
     """Encode an image.
@@ -157,18 +160,54 @@ def beside_legend(images: Sequence[np.ndarray], entries: Sequence[tuple[str, str
     height, width = images[0].shape[:2]
     times = max(1, _SIDE_PX // max(height, width))
     large = np.stack(images).repeat(times, axis=1).repeat(times, axis=2)
-    row = mosaic(large, columns=len(images), gap_px=6)
-    columns = max(1, row.shape[1] // _ENTRY_PX)
-    top = row.shape[0] + 4
+    texts = [(f"{name.replace('_', ' ')} {share:.1%}", colour) for name, colour, share in entries]
+    return png(above_legend(mosaic(large, columns=len(images), gap_px=6), texts))
+
+
+def above_legend(picture: np.ndarray, entries: Sequence[tuple[str, str]]) -> np.ndarray:
+    """A picture, and below it a legend in as many columns as there is room for.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        entries: text and ``#RRGGBB`` of each class, in the order wanted.
+
+    Returns:
+        uint8 (H', W', 3), at least as wide as one entry.
+    """
+    columns = max(1, picture.shape[1] // _ENTRY_PX)
+    top = picture.shape[0] + 4
     lines = -(-len(entries) // columns)
-    canvas = Image.new("RGB", (max(row.shape[1], _ENTRY_PX), top + lines * _LINE_PX), "white")
-    canvas.paste(Image.fromarray(row), (0, 0))
+    canvas = Image.new("RGB", (max(picture.shape[1], _ENTRY_PX), top + lines * _LINE_PX), "white")
+    canvas.paste(Image.fromarray(picture), (0, 0))
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    for number, (name, colour, share) in enumerate(entries):
+    for number, (text, colour) in enumerate(entries):
         x, y = (number % columns) * _ENTRY_PX + 2, top + (number // columns) * _LINE_PX
         pen.rectangle((x, y + 3, x + 12, y + 13), fill=colour, outline="#888888")
-        pen.text((x + 18, y + 1), f"{name.replace('_', ' ')} {share:.1%}", fill="black", font=font)
-    return png(np.asarray(canvas))
+        pen.text((x + 18, y + 1), text, fill="black", font=font)
+    return np.asarray(canvas)
+
+
+def below_caption(picture: np.ndarray, caption: str, least_width_px: int) -> np.ndarray:
+    """A picture, enlarged by a whole number until it is wide enough, below a line of text.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        caption: what is written above it; what does not fit is cut off.
+        least_width_px: width that the picture is enlarged to, or beyond.
+
+    Returns:
+        uint8 (H', W', 3).
+    """
+    times = -(-least_width_px // picture.shape[1])
+    large = picture.repeat(times, axis=0).repeat(times, axis=1)
+    return np.concatenate([line_of_text(caption, large.shape[1]), large])
+
+
+def line_of_text(text: str, width_px: int) -> np.ndarray:
+    """A line of black text on white, uint8 (16, width_px, 3)."""
+    line = Image.new("RGB", (width_px, _TEXT_PX), "white")
+    ImageDraw.Draw(line).text((0, 1), text, fill="black", font=ImageFont.load_default(12))
+    return np.asarray(line)
 
 
 def drawn(figure: "Figure") -> bytes:

@@ -2,19 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import shapely
 
 from geokr_core.levir_kr.stac_export import within_half_turn
-from geokr_core.pictures.images import as_rgb, mosaic
+from geokr_core.pictures.images import as_rgb, below_caption, mosaic
 from geokr_core.scenes.scene_outputs import CUT_FILE, PIXELS, chip_outputs
 from geokr_core.step.files import read_json, whole_file
 
 SHOWN = ("rank", "similarity", "chip_id", "lon", "lat", "acquired", "sensor", "land_cover")
 """Columns of the table that a person reads."""
+
+_WIDTH_PX: Final = 120
+"""Chips of a contact sheet are enlarged to at least this."""
 
 
 def as_text(found: pd.DataFrame) -> list[dict[str, str]]:
@@ -82,7 +85,13 @@ def pictures_of(chips: Path, rows: pd.DataFrame) -> np.ndarray:
 
 
 def write_contact_sheet(chips: Path, found: pd.DataFrame, path: Path, columns: int = 10) -> None:
-    """Write the found chips side by side as PNG, best first, row by row.
+    """Write the found chips side by side as PNG, best first, row by row; above each its rank and similarity.
+
+    Args:
+        chips: folder of shards.
+        found: rows of a search.
+        path: the file; replaced.
+        columns: chips in a row.
 
     Raises:
         MissingInputError: a shard is missing.
@@ -90,6 +99,13 @@ def write_contact_sheet(chips: Path, found: pd.DataFrame, path: Path, columns: i
     """
     from PIL import Image
 
-    sheet = Image.fromarray(mosaic(pictures_of(chips, found), min(columns, max(1, len(found)))))
+    captions = [
+        f"{rank}   {similarity:.2f}" for rank, similarity in zip(found["rank"], found["similarity"], strict=True)
+    ]
+    tiles = [
+        below_caption(picture, caption, _WIDTH_PX)
+        for picture, caption in zip(pictures_of(chips, found), captions, strict=True)
+    ]
+    sheet = Image.fromarray(mosaic(np.stack(tiles), min(columns, len(tiles)), gap_px=6))
     with whole_file(path) as partial:
         sheet.save(partial, format="PNG", optimize=True)

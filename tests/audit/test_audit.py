@@ -1,5 +1,6 @@
 """The audit: planted errors come first, places are held out, every row says what is wrong, refusals are named."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from PIL import Image
 from rasterio.crs import CRS
 
 from geokr_core.audit.config import MapAuditConfig
 from geokr_core.audit.disagreement import disagreement, folds_by_place
+from geokr_core.audit.gallery import gallery
 from geokr_core.audit.kinds import Causes, kinds_of
 from geokr_core.audit.pairs import Pairs
 from geokr_core.audit.planting import average_precision, measure, plant
@@ -21,6 +24,7 @@ from geokr_core.embeddings.quantisation import quantise
 from geokr_core.embeddings.regression import Predictor
 from geokr_core.embeddings.table import write_table
 from geokr_core.errors import AuditError, MissingInputError
+from geokr_core.pictures.images import palette_of
 from geokr_core.step.files import read_json, write_json
 from geokr_core.step.reporter import RecordingReporter
 
@@ -237,6 +241,29 @@ def test_a_change_between_editions_is_told_from_an_error(tmp_path: Path) -> None
         audited(tmp_path, "again", other_edition=tmp_path / "newer" / "proportions")
     with pytest.raises(MissingInputError, match="map_audit.other_edition"):
         audited(tmp_path, "again", other_edition=tmp_path / "nothing")
+
+
+def test_the_gallery_says_what_its_colours_are(tmp_path: Path) -> None:
+    """Grey chips of which the map has two classes; the third of the legend is on none of them."""
+    features, shares, lon, lat = toy()
+    write_store(tmp_path, features, shares, lon, lat)
+    colours = ("#008000", "#0000ff", "#c0a080")
+    pairs = Pairs(pd.DataFrame(), (), shares, CLASSES, colours, {}, 0)
+    row = {"scene_id": "s", "row": 3, "rank": 1, "kind": "single", "map_forest": 1.0, "image_water": 1.0}
+    rows = pd.DataFrame([row, {**row, "row": 4, "rank": 2}])
+    rows = rows.reindex(columns=[*rows, "map_water", "map_bare", "image_forest", "image_bare"], fill_value=0.0)
+    with Image.open(io.BytesIO(gallery(tmp_path / "chips", rows, pairs))) as opened:
+        pixels = np.asarray(opened.convert("RGB")).astype(int)
+    chip_px, lines = 184, [16, 16, 16]
+    assert pixels.shape[0] == chip_px + sum(lines) + 10 + 4 + 18, (
+        "a chip below its rank, two bars, and a line of legend"
+    )
+    forest, water, bare = ((np.abs(pixels - colour).max(axis=2) < 8) for colour in palette_of(colours))
+    for colour, top in ((forest, 16 + chip_px), (water, 32 + chip_px)):
+        assert colour[top : top + 16].sum() > 2 * 100 * 10, "a bar in each of two chips"
+        assert colour[-18:].sum() > 80, "and a square in the legend"
+    assert not bare.any()
+    assert (pixels[:16, :184] < 100).any(), "its rank"
 
 
 def test_what_cannot_be_audited_is_named(tmp_path: Path) -> None:
