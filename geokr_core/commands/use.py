@@ -100,11 +100,12 @@ def search(
         if not (like or at or image):
             return
     found = search_archive(archive, like=like or (), at=place, image=image, filters=filters, limit=limit)
-    show_rows(output.as_text(found), output.SHOWN, as_json=as_json)
+    # Files first: who reads the head of the table alone (`| head`) ends the command while it is written.
     if geojson is not None:
         output.write_geojson(found, geojson)
     if sheet is not None:
         output.write_contact_sheet(archive.chips, found, sheet)
+    show_rows(output.as_text(found), output.SHOWN, as_json=as_json)
 
 
 def label(

@@ -9,7 +9,7 @@ import pandas as pd
 import shapely
 
 from geokr_core.levir_kr.stac_export import within_half_turn
-from geokr_core.pictures.images import as_rgb, below_caption, mosaic
+from geokr_core.pictures.images import as_rgb, below_caption, line_of_text, mosaic
 from geokr_core.scenes.scene_outputs import CUT_FILE, PIXELS, chip_outputs
 from geokr_core.step.files import read_json, whole_file
 
@@ -18,6 +18,8 @@ SHOWN = ("rank", "similarity", "chip_id", "lon", "lat", "acquired", "sensor", "l
 
 _WIDTH_PX: Final = 120
 """Chips of a contact sheet are enlarged to at least this."""
+
+_HEADING: Final = "Rank and similarity of each chip (1.00: alike); examples from the archive are left out."
 
 
 def as_text(found: pd.DataFrame) -> list[dict[str, str]]:
@@ -106,6 +108,7 @@ def write_contact_sheet(chips: Path, found: pd.DataFrame, path: Path, columns: i
         below_caption(picture, caption, _WIDTH_PX)
         for picture, caption in zip(pictures_of(chips, found), captions, strict=True)
     ]
-    sheet = Image.fromarray(mosaic(np.stack(tiles), min(columns, len(tiles)), gap_px=6))
+    grid = mosaic(np.stack(tiles), min(columns, len(tiles)), gap_px=6)
+    sheet = Image.fromarray(np.concatenate([line_of_text(_HEADING, grid.shape[1]), grid]))
     with whole_file(path) as partial:
         sheet.save(partial, format="PNG", optimize=True)

@@ -149,8 +149,10 @@ def test_geojson_and_contact_sheet_show_what_was_found(archive: Archive, tmp_pat
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet)
     first = np.load(archive.chips / "b.npy")[found["row"].iloc[0]]
-    assert np.array_equal(pixels[16 : 16 + 128 : 4, :128:4], first), "below its rank, each pixel four wide"
-    assert (pixels[:16, :128] < 100).any(), "a rank and a similarity are written"
+    assert np.array_equal(pixels[32 : 32 + 128 : 4, :128:4], first), (
+        "below the heading and its rank, each pixel four wide"
+    )
+    assert (pixels[16:32, :128] < 100).any(), "a rank and a similarity are written"
     assert as_text(found)[0]["rank"] == "1"
 
 

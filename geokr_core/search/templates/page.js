@@ -113,7 +113,7 @@ function fill(box, k) {
   const [canvas, words, keys] = box.children;
   box.className = "chip " + (labels.get(k)?.label ?? "");
   box.title = `${data.ids[k]}\n${data.lat[k].toFixed(4)}, ${data.lon[k].toFixed(4)}\n${data.acquired[k] || "no date"}`;
-  words.textContent = [data.land_cover[k], data.acquired[k]].filter(Boolean).join(", ") || data.ids[k];
+  words.textContent = [data.land_cover[k].replaceAll("_", " "), data.acquired[k]].filter(Boolean).join(", ") || data.ids[k];
   for (const button of keys.children) button.setAttribute("aria-label", `${button.className}: ${data.ids[k]}`);
   if (box.dataset.position === String(k)) return;  // its picture is there
   box.dataset.position = k;
