@@ -38,6 +38,7 @@ CLOSED_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirst
 PATIENCE_MS = 240_000
 SETTLE_MS = 4_000
 """For charts and graphs, which are drawn after their names are there."""
+GRAPH_CENTRE = (1420, 900)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _answers(address: str) -> bool:
 
 def _of_dagster(address: str) -> list[Picture]:
     return [
-        Picture("asset-graph", f"{address}/asset-groups", "applications", (2300, 1700), _show_all_assets, (542, 110)),
+        Picture("asset-graph", f"{address}/asset-groups", "applications", (2300, 1760), _show_all_assets, (542, 110)),
+        Picture("scores", f"{address}/assets/evaluation", "Latest materialization", (WIDTH, 1060)),
         Picture("promotion", f"{address}/assets/champion", "Latest materialization", (WIDTH, 1060)),
     ]
 
@@ -102,6 +104,9 @@ def _show_all_assets(page: Page) -> None:
     page.wait_for_timeout(SETTLE_MS)
     page.locator("body").press("Alt+e")  # unfolds all groups
     page.get_by_text("champion", exact=True).last.wait_for(timeout=PATIENCE_MS)
+    page.wait_for_timeout(SETTLE_MS)
+    page.mouse.move(*GRAPH_CENTRE)
+    page.mouse.wheel(0, -40)  # down, from below the filter
     page.wait_for_timeout(3 * SETTLE_MS)  # the states of the assets come after their names
 
 

@@ -19,7 +19,7 @@ from geokr_core.pictures.charts import chart_legend, initialisation_styles
 from geokr_core.pretraining.charts import pretraining_chart
 from geokr_core.report import page as template_module
 from geokr_core.report.config import ReportConfig
-from geokr_core.report.headline import headline
+from geokr_core.report.headline import headline, primaries
 from geokr_core.report.page import write_report
 from geokr_core.report.sections import example_rows
 from geokr_core.step.digests import data_version
@@ -224,6 +224,18 @@ def test_an_evaluation_of_an_earlier_version_can_still_be_read(tmp_path: Path) -
 
     assert headline(earlier, PRIMARY) == headline(now, PRIMARY)
     assert earlier.metrics.of("fields", "accuracy").words == "accuracy"
+
+
+def test_a_card_shows_what_was_measured_several_times_before_what_was_measured_once(tmp_path: Path) -> None:
+    all_labels = results_of(geokr=[0.8], random=[0.7])
+    five = results_of(geokr=[0.6, 0.61, 0.62], random=[0.5, 0.51, 0.52]).assign(
+        labels_per_class="5", label_fraction=0.1
+    )
+    once = Judged.read(write_evaluation(tmp_path / "once", all_labels))
+    both = Judged.read(write_evaluation(tmp_path / "both", pd.concat([all_labels, five], ignore_index=True)))
+
+    assert [primary.labels for primary in primaries(once)] == ["all"]
+    assert [primary.labels for primary in primaries(both)] == ["5"]
 
 
 def test_examples_show_rare_classes_and_no_chip_twice() -> None:
