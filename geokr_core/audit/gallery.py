@@ -54,7 +54,7 @@ def gallery(chips: Path, rows: pd.DataFrame, pairs: Pairs, columns: int = 5) -> 
         for name, colour, is_shown in zip(pairs.classes, pairs.colours, shown, strict=True)
         if is_shown
     ]
-    return png(above_legend(mosaic(np.stack(tiles), columns, gap_px=10), entries))
+    return png(above_legend(mosaic(np.stack(tiles), columns, gap_px=10), entries), pairs.colours)
 
 
 def _shares(row: "pd.Series[float]", said: str, pairs: Pairs) -> np.ndarray:

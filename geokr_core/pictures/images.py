@@ -25,11 +25,12 @@ _TEXT_PX = 16
 """Height of a line of text."""
 
 
-def png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray, kept: Sequence[str] = ()) -> bytes:
     """Encode an image.
 
     Args:
         pixels: uint8 (H, W, 3) or (H, W).
+        kept: ``#RRGGBB`` of colours that a palette must hold as they are, those of a legend; the first 128 count.
 
     Returns:
         PNG bytes; with a palette, and halved in size, as needed to stay below 200 kB.
@@ -40,7 +41,7 @@ def png(pixels: np.ndarray) -> bytes:
     if buffer.tell() > _MAX_BYTES and image.mode == "RGB":
         # A palette is a third of the bytes and hardly to be seen; only then is size given up.
         buffer = io.BytesIO()
-        image.quantize(_PALETTE).save(buffer, format="PNG", optimize=True)
+        _with_palette(image, kept).save(buffer, format="PNG", optimize=True)
     if buffer.tell() <= _MAX_BYTES:
         return buffer.getvalue()
     while True:
@@ -49,6 +50,18 @@ def png(pixels: np.ndarray) -> bytes:
         if buffer.tell() <= _MAX_BYTES or min(image.size) < 64:
             return buffer.getvalue()
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+
+
+def _with_palette(image: Image.Image, kept: Sequence[str]) -> Image.Image:
+    """The image in colours of its own, and in those that are kept: few pixels of a class would lose theirs among photographs."""
+    reduced = image.quantize(_PALETTE)
+    if not kept:
+        return reduced
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        [*(reduced.getpalette() or [])[: 3 * _PALETTE], *palette_of(kept[: 256 - _PALETTE]).ravel().tolist()]
+    )
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def as_rgb(chips: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
@@ -161,7 +174,7 @@ def beside_legend(images: Sequence[np.ndarray], entries: Sequence[tuple[str, str
     times = max(1, _SIDE_PX // max(height, width))
     large = np.stack(images).repeat(times, axis=1).repeat(times, axis=2)
     texts = [(f"{name.replace('_', ' ')} {share:.1%}", colour) for name, colour, share in entries]
-    return png(above_legend(mosaic(large, columns=len(images), gap_px=6), texts))
+    return png(above_legend(mosaic(large, columns=len(images), gap_px=6), texts), [colour for _, colour in texts])
 
 
 def above_legend(picture: np.ndarray, entries: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -14,7 +14,7 @@ from geokr_core.chain.steps import Folders
 from geokr_core.land_cover.legend import COMMON_LEGENDS
 from geokr_core.levir_kr.footprints import footprint_map
 from geokr_core.levir_kr.pictures import class_histogram
-from geokr_core.pictures.images import beside_legend, paint, palette_of
+from geokr_core.pictures.images import beside_legend, paint, palette_of, png
 from geokr_core.scenes.quarantine import markdown, quarantined
 from geokr_core.step.reporter import RecordingReporter
 from geokr_core.step.summary import Summary, read_summary, write_summary
@@ -23,9 +23,9 @@ from geokr_core.testing import make_levir_kr, make_small_archive
 LEGEND = COMMON_LEGENDS["globeland30"]
 
 
-def pixels(png: bytes) -> np.ndarray:
-    assert len(png) <= 200_000
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+def pixels(encoded: bytes) -> np.ndarray:
+    assert len(encoded) <= 200_000
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 def share_of(image: np.ndarray, colour: str) -> float:
@@ -92,6 +92,17 @@ def test_a_picture_of_noise_still_fits_into_the_event_log() -> None:
     slots = np.full((300, 300), 254, dtype=np.uint8)
     image = pixels(beside_legend([noise, paint(slots, LEGEND.colours)], [("water", "#0000FF", 1.0)]))
     assert image.shape[0] >= 300
+
+
+def test_a_legend_keeps_its_colours_beside_photographs() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    noise[..., 2] //= 8
+    picture = np.full((900, 400, 3), 255, dtype=np.uint8)
+    picture[:400] = noise
+    picture[500:520, :20] = palette_of(["#1C0DFF"])[0]
+    assert share_of(np.asarray(Image.open(io.BytesIO(png(picture))).convert("RGB")), "#1C0DFF") == 0, "rare, so lost"
+    kept = share_of(np.asarray(Image.open(io.BytesIO(png(picture, ["#1C0DFF"]))).convert("RGB")), "#1C0DFF")
+    assert kept == 400 / (900 * 400)
 
 
 def test_the_data_set_shows_where_it_lies_and_what_it_holds(tmp_path: Path) -> None:
