@@ -216,11 +216,12 @@ def _summary(out: Path, mapped: list[str], refused: Mapping[str, str], head: Hea
 
 
 def _picture(out: Path, scene_id: str, head: Head) -> bytes:
-    """The map of the largest class of one scene, beside its legend."""
+    """The map of the largest class of one scene, beside a legend of the classes that it shows, the most ground first."""
     with rasterio.open(out / f"{scene_id}{CLASSES}") as dataset:
         scale = max(1.0, max(dataset.shape) / _SHOWN_PX)
         classes = dataset.read(1, out_shape=(max(1, int(dataset.height / scale)), max(1, int(dataset.width / scale))))
     image = paint(np.where(classes < len(head.classes), classes, len(head.classes)), head.colours)
     known = classes[classes < len(head.classes)]
     shares = np.bincount(known, minlength=len(head.classes)) / max(1, len(known))
-    return beside_legend([image], list(zip(head.classes, head.colours, shares.tolist(), strict=True)))
+    shown = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
+    return beside_legend([image], [(head.classes[k], head.colours[k], float(shares[k])) for k in shown])
