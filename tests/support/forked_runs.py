@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kill_moments import KILLS_OF_A_CHAIN, makers, seconds_of_steps, until_a_moment_of
+
 from geokr_core.chain.params import load_params
 from geokr_core.chain.steps import Folders, steps_of
 from geokr_core.step.digests import data_version
-from geokr_core.step.summary import read_summary
 
 LOADED = (
     "geokr_core.cli",
@@ -32,7 +33,8 @@ LOADED = (
     "geokr_core.evaluation.evaluate",
     "geokr_core.report.page",
     "geokr_core.registry.champion",
-    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "torchvision",
 )
 
 
@@ -64,16 +66,19 @@ class Forked:
         os.environ.update({"MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}", **environment})
         return run()
 
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
     def wait(self, timeout: float) -> int:
         """The exit code, or ``subprocess.TimeoutExpired``."""
         deadline = time.monotonic() + timeout
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
+        while (code := self.poll()) is None:
             if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired("the run", timeout)
             time.sleep(0.02)
+        return code
 
     def kill(self, *, alone: bool = False) -> None:
         """Kill all processes of the run, or its first one alone."""
@@ -111,7 +116,9 @@ def run_worker(project: Path, **environment: str) -> Forked:
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
     repository = str(Path(__file__).parents[2])
     settings = {"DAGSTER_HOME": str(home), "GEOKR_PARAMS": str(project / "params.yaml"), "PYTHONPATH": repository}
-    return Forked(project, run, loads=("dagster",), **settings, **environment)
+    return Forked(
+        project, run, loads=("dagster", "geokr_assets.assets", "geokr_assets.automation"), **settings, **environment
+    )
 
 
 def said(project: Path) -> str:
@@ -124,15 +131,6 @@ def versions(params_file: Path) -> dict[str, str]:
     params = load_params(params_file)
     folders = Folders(params)
     return {step.name: data_version(folders[step.name]) for step in steps_of(params) if step.name != "champion"}
-
-
-def under_way(store: Path) -> list[str]:
-    """Steps that a process makes now, by the locks that it holds in the store (`/proc/locks`: asking leaves no trace)."""
-    folder = store / ".state" / "unfinished"
-    locks = {lock.stat().st_ino: lock for lock in (*folder.glob("*.lock"), *folder.glob("*/*.lock"))}
-    held = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
-    found = (locks.get(int(words[5].rpartition(":")[2])) for words in held if words[1] == "FLOCK")
-    return sorted({lock.stem if lock.parent == folder else lock.parent.name for lock in found if lock is not None})
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def killed_in_every_step(
 ) -> Counter[str]:
     """Start runs of one store again and again, and kill each at a random moment of a step, until every step was hit so many times.
 
-    A chain that ends in between is compared, and begins anew.
+    A step is let go after `KILLS_OF_A_CHAIN` of them; the end of the chain is compared, and the next one begins in an empty store.
 
     Args:
         project: with ``params.yaml`` and ``mlflow.db``.
@@ -178,50 +176,44 @@ def killed_in_every_step(
     """
     rng, params = random.Random(seed), load_params(project / "params.yaml")
     names = [step.name for step in steps_of(params)]
-    before = Folders(load_params(undisturbed.project / "params.yaml"))
-    seconds = {name: float(read_summary(before.state(name)).numbers["seconds"]) for name in names}
-    kills: Counter[str] = Counter()
+    kills, of_this_chain = Counter[str](), Counter[str]()
+    # How long a step takes depends on how runs are started, and on the load.
+    code, seconds = seconds_of_steps(start(project).poll, params.store)
+    assert code == 0, said(project)
+    _begin_anew(project, undisturbed)
     for _ in range(_MOST_STARTS_A_STEP * kills_a_step * len(names)):
         wanted = {name for name in names if kills[name] < kills_a_step}
+        let_go = {name for name in names if of_this_chain[name] >= KILLS_OF_A_CHAIN}
         process = start(project)
-        code = _until_a_moment_of(wanted, process, params.store, lambda name: rng.uniform(0, seconds[name]))
-        if code is None:
-            hit = under_way(params.store)
+        ended = until_a_moment_of(
+            wanted - let_go, process.poll, params.store, lambda name: rng.uniform(0, seconds[name]), process.pid
+        )
+        if ended is None:
+            hit = sorted(makers(params.store, process.pid))
             kill(process, kills.total())
-            kills[" and ".join(hit) or "between two steps"] += 1
+            kills[where := " and ".join(hit) or "between two steps"] += 1
+            of_this_chain.update(hit)
+            with (project / "run.log").open("a", encoding="utf-8") as log:
+                log.write(f"*** killed in {where}: {dict(kills)}\n")  # what was done, should this be stopped
             continue
-        assert code == 0, said(project)
-        assert versions(project / "params.yaml") == undisturbed.versions
-        assert metrics_that_came_twice(project / "mlflow.db") == []
-        assert not list(project.rglob("*.partial"))
+        assert ended == 0, said(project)
+        _begin_anew(project, undisturbed)
         if not wanted:
             return kills
-        for name in ("store", "world"):
-            shutil.rmtree(project / name)
+        of_this_chain.clear()
     raise AssertionError(f"not every step was hit: {kills}")
 
 
+def _begin_anew(project: Path, undisturbed: Undisturbed) -> None:
+    """Compare the end of a chain with that of the undisturbed one, and empty its store."""
+    assert versions(project / "params.yaml") == undisturbed.versions
+    assert metrics_that_came_twice(project / "mlflow.db") == []
+    assert not list(project.rglob("*.partial"))
+    for name in ("store", "world"):
+        shutil.rmtree(project / name)
+
+
 _MOST_STARTS_A_STEP = 10
-
-
-def _until_a_moment_of(
-    wanted: set[str], process: Forked, store: Path, moment: Callable[[str], float], seconds: float = 1200
-) -> int | None:
-    """Wait for a moment of one of some steps, or for the end of a run: its exit code, None where it goes on.
-
-    A step that has ended before its moment came was up to date, or fast: the next one is waited for, or an up-to-date step would
-    be a reason to kill whatever comes after it, again and again.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(timeout=0.01)
-        for name in sorted(wanted & set(under_way(store))):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=moment(name))
-            if name in under_way(store):
-                return None
-    raise AssertionError(f"a run has not ended within {seconds} s")
 
 
 def metrics_that_came_twice(database: Path) -> list[tuple[Any, ...]]:
