@@ -53,7 +53,7 @@ def png(pixels: np.ndarray, kept: Sequence[str] = ()) -> bytes:
 
 
 def _with_palette(image: Image.Image, kept: Sequence[str]) -> Image.Image:
-    """The image in colours of its own, and in those that are kept: few pixels of a class would lose theirs among photographs."""
+    """The image in colours chosen from it, and in those that are kept: few pixels of a class would lose theirs among photographs."""
     reduced = image.quantize(_PALETTE)
     if not kept:
         return reduced
