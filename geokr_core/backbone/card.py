@@ -19,6 +19,9 @@ from geokr_core import __version__
 PAGE_ROWS: Final = 12
 """Scores on the registry's page, which holds 5000 characters; the card has all of them."""
 
+MEASURED_ONCE: Final = "measured once"
+NO_DIFFERENCE: Final = "no difference shown"
+
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 _LOADERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -66,8 +69,8 @@ class Comparison:
     def verdict(self) -> str:
         """What the interval allows to say."""
         if self.ci_low is None or self.ci_high is None:
-            return "measured once"
-        return "ahead" if self.ci_low > 0 else "behind" if self.ci_high < 0 else "no difference shown"
+            return MEASURED_ONCE
+        return "ahead" if self.ci_low > 0 else "behind" if self.ci_high < 0 else NO_DIFFERENCE
 
     @property
     def text(self) -> str:
@@ -192,9 +195,8 @@ def _render(template: str, description: Mapping[str, Any], scores: Sequence[Scor
         scores=scores,
         others=list(dict.fromkeys(one.other for score in scores for one in score.comparisons)),
         lost=[(score, one) for score in scores for one in score.comparisons if one.verdict == "behind"],
-        undecided=[
-            (score, one) for score in scores for one in score.comparisons if one.verdict == "no difference shown"
-        ],
+        undecided=sum(one.verdict == NO_DIFFERENCE for score in scores for one in score.comparisons),
+        once=sum(one.verdict == MEASURED_ONCE for score in scores for one in score.comparisons),
         recipe=_recipe(description["pretraining"]["config"]),
         taught=taught(description["pretraining"]["config"], len(description["classes"])),
         loaders=dict(_LOADERS[row["library"]] for row in description["network"]["loads_into"]),

@@ -129,27 +129,29 @@ def _difference(row: Mapping[Any, Any], sign: int) -> Entry:
 
 
 def losses(judged: Judged, styles: Styles) -> list[str]:
-    """A sentence for each cell in which another initialisation is better than `geokr` beyond its interval over seeds.
+    """A sentence for each cell and metric in which another initialisation is better than `geokr` beyond its interval over seeds.
 
     Returns:
-        The sentences, of the metric that a task is judged by; each names all that are better in its cell.
+        The sentences, each task's own metric first; each names all that are better in its cell.
     """
     sentences = []
     table = judged.differences[judged.differences["contrast"].str.startswith("geokr - ")]
-    for task, rows in _by_task(judged, headline_rows(table, judged.metrics)):
-        metric = judged.metrics.of(task, str(rows["metric"].iloc[0]))
-        # By how much the other one is better, from its worse bound to its better one.
-        better = rows.assign(by=-metric.sign * rows["mean"])
-        worse, best = ("ci_high", "ci_low") if metric.sign > 0 else ("ci_low", "ci_high")
-        better = better.assign(by_low=-metric.sign * rows[worse], by_high=-metric.sign * rows[best])
-        better = better[better["by_low"] > 0.0]
-        for setting, words in _settings(better).items():
-            of_cell = better[(better[_SETTING_KEYS] == list(setting)).all(axis=1)]
-            of_cell = of_cell.sort_values("by", ascending=False, kind="stable")
-            named = [_better(row, styles) for row in of_cell.to_dict("records")]
-            sentences.append(
-                f"{task_words(task)}, {', '.join(words)}, {metric.words}: GeoKR is behind {listed(named)}."
-            )
+    first = headline_rows(table, judged.metrics)
+    for task, rows in _by_task(judged, pd.concat([first, table.drop(index=first.index)])):
+        for name, of_metric in rows.groupby("metric", sort=False):
+            metric = judged.metrics.of(task, str(name))
+            # By how much the other one is better, from its worse bound to its better one.
+            better = of_metric.assign(by=-metric.sign * of_metric["mean"])
+            worse, best = ("ci_high", "ci_low") if metric.sign > 0 else ("ci_low", "ci_high")
+            better = better.assign(by_low=-metric.sign * of_metric[worse], by_high=-metric.sign * of_metric[best])
+            better = better[better["by_low"] > 0.0]
+            for setting, words in _settings(better).items():
+                of_cell = better[(better[_SETTING_KEYS] == list(setting)).all(axis=1)]
+                of_cell = of_cell.sort_values("by", ascending=False, kind="stable")
+                named = [_better(row, styles) for row in of_cell.to_dict("records")]
+                sentences.append(
+                    f"{task_words(task)}, {', '.join(words)}, {metric.words}: GeoKR is behind {listed(named)}."
+                )
     return sentences
 
 

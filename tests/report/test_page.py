@@ -430,8 +430,16 @@ def test_every_cell_that_is_lost_has_a_sentence(many: dict[str, str]) -> None:
     assert all(sentence in many["html"] for sentence in ("GeoKR is behind no teacher by 0.100", "behind simclr by"))
 
 
+def test_what_is_lost_by_another_metric_alone_is_said(inputs: dict[str, Path], tmp_path: Path) -> None:
+    even = results_of(geokr=[0.5, 0.6, 0.7], moco=[0.51, 0.59, 0.7])
+    behind = results_of(geokr=[0.5, 0.6, 0.7], moco=[0.6, 0.7, 0.81]).assign(metric="macro_f1")
+    evaluation = write_evaluation(tmp_path / "evaluation", pd.concat([even, behind], ignore_index=True))
+    text, _ = written({**inputs, "evaluation": evaluation}, tmp_path / "report", num_example_chips=0)
+    assert "all labels, macro-averaged F1: GeoKR is behind moco by 0.103" in text
+
+
 def test_nothing_lost_is_said_and_one_seed_says_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
-    said = "In no comparison is another initialisation better"
+    said = "In no comparison, by any metric, is another initialisation better"
     for scores, expected in (([0.5, 0.6], True), ([0.5], False)):
         evaluation = write_evaluation(tmp_path / "evaluation", results_of(geokr=scores, moco=scores))
         text, _ = written({**inputs, "evaluation": evaluation}, tmp_path / "report", num_example_chips=0)
