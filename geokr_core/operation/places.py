@@ -213,7 +213,10 @@ def dagster() -> Iterator[Diagnosis]:
     """Whether Dagster's home can hold its runs."""
     home = os.environ.get("DAGSTER_HOME", "")
     if not home:
-        yield ok("dagster", "DAGSTER_HOME is not set: `make ui` sets it to .dagster_home")
+        yield ok(
+            "dagster",
+            "DAGSTER_HOME is not set. In a checkout `make ui` sets it; elsewhere set it to a folder, or `dagster dev` forgets its runs",
+        )
         return
     place = Path(home)
     if not place.is_absolute() or not place.is_dir():
