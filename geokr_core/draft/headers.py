@@ -25,6 +25,7 @@ class Header:
         num_bands: its bands.
         kind: type of its values, e.g. ``uint8``.
         colours: what each band is tagged as.
+        descriptions: what each band is described as; empty where it is not.
         place: CRS, transform and size as text: files of one scene share it.
         cell: side of a pixel in the units of its CRS.
         cell_m: the same in metres, or None without a projected CRS.
@@ -37,6 +38,7 @@ class Header:
     num_bands: int
     kind: str
     colours: tuple[str, ...]
+    descriptions: tuple[str, ...]
     place: str
     cell: float
     cell_m: float | None
@@ -70,6 +72,7 @@ def read_header(folder: Path, path: str) -> Header | None:
                 source.count,
                 source.dtypes[0],
                 tuple(colour.name for colour in source.colorinterp),
+                tuple(text or "" for text in source.descriptions),
                 f"{source.crs} {tuple(source.transform)[:6]} {source.shape}",
                 float(abs(source.transform.a)),
                 float(abs(source.transform.a)) if source.crs is not None and source.crs.is_projected else None,

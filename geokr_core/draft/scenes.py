@@ -19,6 +19,7 @@ from geokr_core.scenes.config import SceneCollection, ScenesConfig
 from geokr_core.scenes.discovery import discover
 from geokr_core.scenes.inspection import inspect
 from geokr_core.scenes.products.families import family, family_names, scene_heads
+from geokr_core.scenes.products.generic import band_of
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.found_files import find_files
 
@@ -71,6 +72,7 @@ _EMPTY_FRACTION: Final = 0.01
 """A scene with more pixels that are zero in every band has ground without data."""
 
 _WORDS: Final = ("coastal", "blue", "green", "red", "nir", "swir1", "swir2", "pan")
+_UNNAMED: Final = re.compile(r"band\d+")
 _BAND_FILE: Final = re.compile(
     rf"(?i)(?P<before>.*(?:^|[_\-. ])(?:band|b)?0*)(?P<token>{'|'.join(_WORDS)}|\d{{1,2}}a?)(?P<after>\.\w+)"
 )
@@ -255,6 +257,9 @@ def _inspected(folder: Path, found: FoundCollection) -> FoundCollection:
         questions.append(f"{len(refused)} scene(s) would be quarantined; the first: {refused[0]}")
     if not scenes:
         return replace(found, num_scenes=len(candidates), questions=tuple(questions))
+    if found.product == "generic" and found.bands is None and (bands := _described_bands(folder, scenes)):
+        found = replace(found, bands=bands)
+        scenes = [replace(scene, bands=bands) for scene in scenes]
     nodata, doubt = _undeclared_nodata(folder, scenes)
     dates = sorted({scene.acquired for scene in scenes if scene.acquired})
     sizes = sorted({scene.gsd_m for scene in scenes})
@@ -271,13 +276,23 @@ def _inspected(folder: Path, found: FoundCollection) -> FoundCollection:
     )
 
 
+def _described_bands(folder: Path, scenes: Sequence[Scene]) -> tuple[str, ...]:
+    """Names that the scenes' files describe their bands by; empty where colours name them all, or descriptions do not."""
+    if not any(_UNNAMED.fullmatch(name) for scene in scenes for name in scene.bands):
+        return ()
+    headers = [read_header(folder, scene.files[0]) for scene in scenes]
+    told = {tuple(band_of(text) for text in header.descriptions) for header in headers if header is not None}
+    names = next(iter(told)) if len(told) == 1 else ()
+    return names if all(names) and len(set(names)) == len(names) else ()
+
+
 def _doubts(scenes: Sequence[Scene], *, asked: bool) -> Iterator[str]:
     """What the scenes of a collection do not say, or say differently."""
     layouts = sorted({scene.bands for scene in scenes})
     if len(layouts) > 1:
         shown = "; ".join(", ".join(bands) for bands in layouts[:3])
         yield f"its scenes have different bands ({shown}): make a collection of each"
-    if any(re.fullmatch(r"band\d+", name) for name in scenes[0].bands) and not asked:
+    if any(_UNNAMED.fullmatch(name) for name in scenes[0].bands) and not asked:
         yield f"the files do not name all of their bands ({', '.join(scenes[0].bands)}): give `bands`"
     num_undated = sum(not scene.acquired for scene in scenes)
     if num_undated:

@@ -58,6 +58,15 @@ class SceneCollection(Section):
             raise ValueError(unknown_name("scene product", value, known))
         return value
 
+    @field_validator("bands")
+    @classmethod
+    def _each_band_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (twice := next((name for name in value if value.count(name) > 1), None)):
+            raise ValueError(
+                f"{twice!r} is named more than once, found {list(value)}; give every band a name of its own"
+            )
+        return value
+
     @model_validator(mode="after")
     def _band_files_match(self) -> Self:
         if ("{band}" in self.files) != (self.band_files is not None):

@@ -217,6 +217,30 @@ def test_bands_that_nothing_names_are_asked_for(tmp_path: Path) -> None:
     assert load_params(draft.path).chips.bands == ("band1", "band2", "band3")
 
 
+@pytest.mark.parametrize(
+    ("descriptions", "bands"),
+    [
+        (("blue", "Green", "RED", "nir"), ("blue", "green", "red", "nir")),
+        (("blue", "green", "red", "haze"), None),
+        (("blue", "green", "red", ""), None),
+        (("blue", "green", "red", "red"), None),
+    ],
+)
+def test_bands_are_named_by_the_descriptions_where_each_is_a_known_name(
+    tmp_path: Path, descriptions: tuple[str, ...], bands: tuple[str, ...] | None
+) -> None:
+    _write_map(tmp_path / "maps" / "N32_45_2020LC030.tif", np.tile(np.uint8([10, 20]), (80, 40)))
+    for name in ("one.tif", "two.tif"):
+        _write_image(tmp_path / "images" / name, bands=4)
+        with rasterio.open(tmp_path / "images" / name, "r+") as target:
+            target.descriptions = descriptions
+    draft = write_draft(tmp_path, tmp_path / "images", tmp_path / "maps", None)
+    params = load_params(draft.path)
+    assert params.scenes.collections[0].bands == bands
+    assert params.chips.bands == (("red", "green", "blue") if bands else ("band1", "band2", "band3"))
+    assert any("give `bands`" in question for question in draft.questions) == (bands is None)
+
+
 def test_a_file_that_is_there_is_left_alone(drafted: Draft, world: Path) -> None:
     before = drafted.path.read_text()
     with pytest.raises(ConfigError, match="there already"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pydantic import ValidationError
 
 from geokr_core.errors import MissingInputError, SceneRefusedError
 from geokr_core.scenes.config import ScenesConfig
@@ -298,6 +299,32 @@ def test_descriptions_that_contradict_the_names_are_a_warning(
     assert all("described as" in warning and descriptions[0] in warning for warning in warnings)
     # Said again by the next inventory, which does not open the file.
     assert take(tmp_path, bands=given).warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("blue", "green", "nir", "red"), "red for nir, nir for red"),
+        (("blue", "green", "red", "nri"), "nir for nri"),
+        (("blue", "green", "red", "nir08"), None),
+        (("band1", "band2", "band3", "band4"), None),
+    ],
+)
+def test_of_bands_that_are_described_otherwise_those_alone_are_listed(
+    tmp_path: Path, given: tuple[str, ...], told: str | None
+) -> None:
+    path = write_raster(tmp_path / "in" / "a.tif", np.full((4, 8, 8), 9, np.uint8), "EPSG:32648", UTM)
+    with rasterio.open(path, "r+") as target:
+        target.descriptions = ("blue", "green", "red", "nir")
+    warnings = take(tmp_path, bands=given).warnings
+    assert [f"its bands are described as {told}: if the names" in warning for warning in warnings] == [True] * bool(
+        told
+    )
+
+
+def test_a_band_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="'red' is named more than once"):
+        take(tmp_path, bands=("blue", "green", "red", "red"))
 
 
 @pytest.mark.parametrize(("band_files", "contradict"), [(("B2", "B3", "B4"), True), (("B4", "B3", "B2"), False)])
