@@ -14,8 +14,31 @@ _ALSO: Final[Mapping[str, str]] = {"swir16": "swir1", "swir22": "swir2", "nir_na
 """Names that mean the same band elsewhere."""
 
 _KNOWN: Final = frozenset(
-    "coastal blue green yellow red rededge rededge1 rededge2 rededge3 nir nir08 nir09 nir_narrow water_vapour pan cirrus "
-    "swir1 swir2 swir16 swir22 lwir lwir11 lwir12".split()
+    [
+        "coastal",
+        "blue",
+        "green",
+        "yellow",
+        "red",
+        "rededge",
+        "rededge1",
+        "rededge2",
+        "rededge3",
+        "nir",
+        "nir08",
+        "nir09",
+        "nir_narrow",
+        "water_vapour",
+        "pan",
+        "cirrus",
+        "swir1",
+        "swir2",
+        "swir16",
+        "swir22",
+        "lwir",
+        "lwir11",
+        "lwir12",
+    ]
 )
 """Common names of bands, as the families here and the Electro-Optical extension of STAC have them."""
 
