@@ -31,13 +31,16 @@ def confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
         for name, counts in zip(found["labels"], found["matrix"], strict=True):
             total = max(1, sum(counts))
             rows.append(
-                {"name": name, "cells": [{"count": n, "tint": f"{_DEEPEST_TINT * n / total:.3f}"} for n in counts]}
+                {
+                    "name": spaced(name),
+                    "cells": [{"count": n, "tint": f"{_DEEPEST_TINT * n / total:.3f}"} for n in counts],
+                }
             )
         features = FEATURE_NAMES.get(found["features"], found["features"])
         pages.append(
             {
                 "task": task_words(task),
-                "labels": found["labels"],
+                "labels": [spaced(name) for name in found["labels"]],
                 "rows": rows,
                 "caption": f"{PROTOCOL_NAMES[found['protocol']]}, {features}, "
                 f"{labels_name(found['labels_per_class'])}, seed {found['seed']}",

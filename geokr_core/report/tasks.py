@@ -196,7 +196,7 @@ def _per_class(judged: Judged, styles: Styles) -> list[dict[str, Any]]:
             if not math.isnan(row["mean"])
         }
         heads = style_heads(styles, rows["initialisation"])
-        classes: dict[Any, list[str]] = {of_class: [of_class] for of_class in rows["class"]}
+        classes: dict[Any, list[str]] = {of_class: [str(of_class).replace("_", " ")] for of_class in rows["class"]}
         pages.append(
             {
                 "task": task_words(task),
