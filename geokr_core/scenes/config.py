@@ -62,9 +62,7 @@ class SceneCollection(Section):
     @classmethod
     def _each_band_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and (twice := next((name for name in value if value.count(name) > 1), None)):
-            raise ValueError(
-                f"{twice!r} is named more than once, found {list(value)}; give every band a name of its own"
-            )
+            raise ValueError(f"{twice!r} is named more than once, found {list(value)}; name each band once")
         return value
 
     @model_validator(mode="after")
