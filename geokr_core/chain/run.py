@@ -65,7 +65,7 @@ def run(
         params: the parameter file.
         reporter: who listens.
         steps: run these only, in this order; None: all that the parameter file asks for.
-        until: of those, the last one to run; None: all.
+        until: of those, the last one to run, by its name or its command's; None: all.
         force: run steps even if their output is current.
 
     Returns:
@@ -80,6 +80,7 @@ def run(
     if unknown := [name for name in wanted if name not in STEPS]:
         raise ConfigError(f"{unknown[0]!r} is no step of the chain; the steps are {', '.join(STEPS)}.")
     if until is not None:
+        until = next((step.name for step in STEPS.values() if step.command == until.replace("_", "-")), until)
         if until not in wanted:
             raise ConfigError(f"until {until!r}: no such step would be run; choose one of {', '.join(wanted)}.")
         wanted = wanted[: wanted.index(until) + 1]

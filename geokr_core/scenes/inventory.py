@@ -22,7 +22,7 @@ from geokr_core.scenes.listing import Listing
 from geokr_core.scenes.rows import QUARANTINED, USABLE, refused_row, row_of, scene_of
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
-from geokr_core.step.files import whole_folder, write_json
+from geokr_core.step.files import read_json, whole_folder, write_json
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Summary
@@ -56,6 +56,8 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
     for row in refused:
         reporter.warning(f"scene {row['scene_id']} quarantined: {row['reason']}")
     if len(refused) == len(rows):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(_all_refused(out), [[row["scene_id"], row["reason"]] for row in refused])
         reasons = "\n".join(f"  {row['scene_id']}: {row['reason']}" for row in refused[:10])
         raise SceneRefusedError(f"{config.folder}: none of {len(rows)} scenes is usable:\n{reasons}")
     usable = [row for row in rows if row["status"] == USABLE]
@@ -76,6 +78,7 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
                 "collections": as_plain(config)["collections"],
             },
         )
+    _all_refused(out).unlink(missing_ok=True)
     known.save()
     checksums.keep()
     return Summary(
@@ -99,6 +102,19 @@ def forget(config: ScenesConfig, out: Path) -> None:
 def _rows_memory(out: Path) -> Path:
     """Where it is remembered what the rows were made from: beside the inventory, hidden."""
     return out.with_name(f".{out.name}.rows.json")
+
+
+def _all_refused(out: Path) -> Path:
+    """Why each scene was refused where none is usable, so that there is no inventory: beside it, hidden."""
+    return out.with_name(f".{out.name}.refused.json")
+
+
+def refused_without_inventory(folder: Path) -> list[tuple[str, str]]:
+    """Each scene id with its reason if the last attempt found no usable scene and there is no inventory; else empty."""
+    path = _all_refused(folder)
+    if (folder / "inventory.parquet").is_file() or not path.is_file():
+        return []
+    return [(scene, reason) for scene, reason in read_json(path)]
 
 
 def _take(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from geokr_core.scenes.inventory import read_inventory
+from geokr_core.scenes.inventory import read_inventory, refused_without_inventory
 from geokr_core.scenes.scene_outputs import quarantine_reason, quarantined_in
 from geokr_core.step.markdown import plain
 
@@ -18,12 +18,15 @@ def quarantined(scenes: Path, *later: Path) -> Sequence[dict[str, str]]:
         later: folders of the steps after it, in their order; those that do not exist are skipped.
 
     Returns:
-        Rows with the keys of `COLUMNS`, in the order of the steps and then of the scenes.
+        Rows with the keys of `COLUMNS`, in the order of the steps and then of the scenes. Where the last inventory found no
+        usable scene and left nothing, each scene with its reason.
 
     Raises:
         MissingInputError: the inventory has not been taken.
         DamagedOutputError: a quarantine record cannot be read.
     """
+    if none_usable := refused_without_inventory(scenes):
+        return [{"scene": scene, "step": "scenes", "reason": reason} for scene, reason in none_usable]
     table = read_inventory(scenes)
     refused = table[table["status"] != "usable"]
     rows = [

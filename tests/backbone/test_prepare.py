@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from geokr_core.backbone.bundle import open_bundle, verify_bundle
 from geokr_core.backbone.loader import geokr_backbone
@@ -185,6 +186,11 @@ def test_a_fixed_scale_is_that_of_the_training_and_refuses_values_before_their_s
     ("image", "complaint"),
     [
         ([[1, 2]], "found list"),
+        (Image.new("RGB", (8, 8)), r"found Image; give `numpy.asarray\(image\)`"),
+        (Path("a.tif"), r"found PosixPath; .*open a file first"),
+        (None, "found NoneType; .*open a file first"),
+        (np.zeros((3, 0, 8), np.uint8), r"with pixels, .*found \(3, 0, 8\)"),
+        (np.zeros((0, 3, 8, 8), np.uint8), r"with pixels, .*found \(0, 3, 8, 8\)"),
         (np.zeros((3, 8, 8), np.int64), "found int64; convert it"),
         (torch.zeros(3, 8, 8, dtype=torch.bool), "found bool"),
         (np.zeros((4, 8, 8), np.uint8), r"3 bands red, green, blue in this order, found \(4, 8, 8\)"),

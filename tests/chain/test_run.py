@@ -267,6 +267,12 @@ def test_an_audit_asks_another_network_again_when_that_one_has_changed(params: P
 def test_a_run_stops_after_the_step_that_is_named(params: Params) -> None:
     outcomes = run_chain(params, until="land_cover")  # there are no labelled sets, and none are asked for
     assert [outcome.step for outcome in outcomes] == ["scenes", "land_cover"]
+    assert [outcome.step for outcome in run_chain(params, steps=["scenes", "land_cover"], until="land-cover")] == [
+        "scenes",
+        "land_cover",
+    ]
+    with pytest.raises(ConfigError, match=r"until 'pretraining': no such step would be run"):  # its command is meant
+        run_chain(params, steps=["scenes"], until="pretrain")
     with pytest.raises(ConfigError, match=r"until 'chip': no such step would be run; choose one of scenes"):
         run_chain(params, until="chip")
 

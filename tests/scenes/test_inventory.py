@@ -17,6 +17,7 @@ from geokr_core.errors import ConfigError, MissingInputError, SceneRefusedError
 from geokr_core.rasters import checksums
 from geokr_core.scenes.config import ScenesConfig
 from geokr_core.scenes.inventory import forget, read_inventory, take_inventory, usable_scenes
+from geokr_core.scenes.quarantine import quarantined
 from geokr_core.scenes.reader import open_scene
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import file_md5, text_digest
@@ -103,6 +104,23 @@ def test_missing_empty_and_hopeless_folders(tmp_path: Path, reporter: RecordingR
     with pytest.raises(SceneRefusedError, match=r"none of 1 scenes is usable:\n  a: a\.tif: cannot be opened"):
         take_inventory(config(tmp_path / "in"), tmp_path / "out", reporter)
     assert not (tmp_path / "out").exists()
+
+
+def test_why_none_is_usable_is_kept_until_one_is(tmp_path: Path, reporter: RecordingReporter) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_bytes(b"not a tiff")
+    out = tmp_path / "store" / "scenes"
+    with pytest.raises(MissingInputError, match="run `geokr scenes` first"):
+        quarantined(out)
+    with pytest.raises(SceneRefusedError):
+        take_inventory(config(tmp_path / "in"), out, reporter)
+    (row,) = quarantined(out)
+    assert (row["scene"], row["step"]) == ("a", "scenes")
+    assert "a.tif: cannot be opened" in row["reason"]
+    write_raster(tmp_path / "in" / "b.tif", np.full((3, 8, 8), 9, np.uint8), "EPSG:32648", UTM)
+    take_inventory(config(tmp_path / "in"), out, reporter)
+    assert [row["scene"] for row in quarantined(out)] == ["a"]
+    assert not list(out.parent.glob(".*refused*"))
 
 
 def test_one_file_in_two_collections_is_a_mistake(tmp_path: Path, reporter: RecordingReporter) -> None:

@@ -143,12 +143,14 @@ def _images(image: Any, about: dict[str, Any], layout: str | None, valid: Any) -
     if isinstance(image, np.ndarray | Tensor):
         kind = str(image.dtype).removeprefix("torch.") if isinstance(image, Tensor) else image.dtype.name
     if kind not in ("uint8", "uint16", "int16", "float32", "float64"):
-        raise BundleError(f"Expected uint8, uint16, int16 or floats in an array or tensor, found {kind}; convert it.")
+        open_it = "give `numpy.asarray(image)` of an image in memory; open a file first"
+        how = "convert it" if isinstance(image, np.ndarray | Tensor) else open_it
+        raise BundleError(f"Expected uint8, uint16, int16 or floats in an array or tensor, found {kind}; {how}.")
     shape = tuple(image.shape)
     fits = [name for name, axis in (("CHW", -3), ("HWC", -1)) if len(shape) in (3, 4) and shape[axis] == len(bands)]
-    if not fits or layout not in (None, *fits):
+    if not fits or 0 in shape or layout not in (None, *fits):
         raise BundleError(
-            f"Expected images of shape ({layout or 'CHW or HWC'}), or a batch of these, with the {len(bands)} bands {', '.join(bands)} in this order, found {shape}; select or reorder bands and axes."
+            f"Expected images with pixels, of shape ({layout or 'CHW or HWC'}), or a batch of these, with the {len(bands)} bands {', '.join(bands)} in this order, found {shape}; select or reorder bands and axes."
         )
     if layout is None and len(fits) > 1:
         raise BundleError(f"The shape {shape} can be read in two ways; give layout='CHW' or layout='HWC'.")
