@@ -247,6 +247,24 @@ def test_what_lies_in_the_store_of_another_parameter_file_is_missed_by_name(para
     assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
 
 
+def test_the_folder_of_a_levir_kr_that_is_mapped_serves_as_the_evaluations(params: Params, tmp_path: Path) -> None:
+    mapped = tmp_path / "mapped"
+    content = params.model_dump(mode="json") | {
+        "evaluation": {
+            "folder": str(mapped),
+            "tasks": [{"name": "east", "kind": "land_cover_mapping", "levir_kr": str(mapped)}],
+            "seeds": [0],
+        },
+        "champion": {"primary": [{"task": "east", "metric": "cell_accuracy"}]},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    asked = load_params(tmp_path / "mine.yaml")
+    mapped.mkdir()
+    assert {one.step: one for one in status(asked)}["evaluation"].state == "blocked"  # by an empty folder
+    (mapped / "manifest.json").write_text("{}")
+    assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
+
+
 def test_an_audit_asks_another_network_again_when_that_one_has_changed(params: Params, tmp_path: Path) -> None:
     other = tmp_path / "other" / "embeddings"
     section = MapAuditConfig(other_embeddings=(other,))
