@@ -11,6 +11,7 @@ from geokr_core import cli
 from geokr_core.audit.config import MapAuditConfig
 from geokr_core.chain.freshness import fingerprint, is_current
 from geokr_core.chain.params import Params, load_params
+from geokr_core.chain.refusals import refuse_early
 from geokr_core.chain.run import run as run_chain
 from geokr_core.chain.run import run_step
 from geokr_core.chain.scene_by_scene import finish_scenes, is_complete, run_scene, scene_ids
@@ -247,7 +248,10 @@ def test_what_lies_in_the_store_of_another_parameter_file_is_missed_by_name(para
     assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
 
 
-def test_the_folder_of_a_levir_kr_that_is_mapped_serves_as_the_evaluations(params: Params, tmp_path: Path) -> None:
+def test_the_folder_of_a_levir_kr_that_is_mapped_serves_as_the_evaluations(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geokr_core.evaluation.opening.open_task", lambda *_: None)
     mapped = tmp_path / "mapped"
     content = params.model_dump(mode="json") | {
         "evaluation": {
@@ -260,9 +264,10 @@ def test_the_folder_of_a_levir_kr_that_is_mapped_serves_as_the_evaluations(param
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     asked = load_params(tmp_path / "mine.yaml")
     mapped.mkdir()
-    assert {one.step: one for one in status(asked)}["evaluation"].state == "blocked"  # by an empty folder
+    with pytest.raises(MissingInputError, match="mapped: the folder is empty"):
+        refuse_early(asked, ["evaluation"])
     (mapped / "manifest.json").write_text("{}")
-    assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
+    refuse_early(asked, ["evaluation"])
 
 
 def test_an_audit_asks_another_network_again_when_that_one_has_changed(params: Params, tmp_path: Path) -> None:
