@@ -81,6 +81,7 @@ def test_tasks_come_in_the_order_of_their_kinds() -> None:
     ("values", "sentence"),
     [
         ({"geokr": UP, "random": LOW}, "GeoKR is ahead of random weights: +0.200 [+0.200, +0.200] in accuracy."),
+        ({"geokr": UP, "random": UP, "shuffled": LOW}, "GeoKR is ahead of shuffled land cover: +0.200"),
         ({"geokr": LOW, "random": UP}, "GeoKR is behind random weights: −0.200 [−0.200, −0.200] in accuracy."),
         ({"geokr": [0.7], "random": [0.5]}, "differs from random weights by +0.200 in accuracy, measured once"),
         ({"geokr": UP, "colour_histogram": LOW}, "compared with no start that says what the land cover taught"),
