@@ -152,7 +152,7 @@ def test_the_page_holds_every_section_and_no_other_address(judged: Store, tmp_pa
     summary = write_report(ReportConfig(num_example_chips=0), inputs, tmp_path / "report", RecordingReporter())
     for name in ("report.html", "report.md"):
         text = (tmp_path / "report" / name).read_text(encoding="utf-8")
-        for said in ("Every task at a glance", "Label efficiency", "square", "thin_cloud", "2 steps of 2 crops"):
+        for said in ("Every task at a glance", "Label efficiency", "square", "thin cloud", "2 steps of 2 crops"):
             assert said in text
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "Over-screened" in page

@@ -110,7 +110,7 @@ def test_neutral_fields_leave_a_run_its_name_and_others_do_not() -> None:
         config = short_config(**changes)
         return fingerprint(result_inputs(config, config.recipe(), "cpu", "x"), "geokr", 0, 1)
 
-    other = {"checkpoint_every": 7, "keep_checkpoints": 9, "examples_every": 3}
+    other = {"checkpoint_every": 7, "keep_checkpoints": 9, "examples_every": 3, "runs_at_once": 2}
     assert set(other) == PretrainingConfig.without_effect
     assert name(**other) == name()
     for changes in ({"threads": 2}, {"log_every": 3}, {"learning_rate": 0.5}, {"steps": 7}):
