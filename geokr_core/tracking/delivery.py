@@ -171,12 +171,17 @@ def _now_ms() -> int:
 def _take(client: MlflowClient, run_id: str, record: Record) -> None:
     """Put a record into a run; one of the kind ``begin``, which opens it, is not for here.
 
-    Kinds: ``batch`` (``metrics``: rows of key, value, timestamp and step; ``tags``), ``text`` (``name``, ``text``),
+    Kinds: ``batch`` (``metrics``: rows of key, value, timestamp and step, or with ``at_start`` of the time at which the run began; ``tags``), ``text`` (``name``, ``text``),
     ``file`` (``attached``, ``folder``), ``source`` (fields of a ``Source``), ``end`` (``key``, ``status``, ``end_ms``, ``error``). Taken twice, each leaves the run as it was.
     """
     kind = record["kind"]
     if kind == "batch":
         metrics = [Metric(*row) for row in record.get("metrics", ())]
+        if record.get(
+            "at_start"
+        ):  # rows that are told again by whoever resumes a run that was killed are the same rows
+            began_ms = client.get_run(run_id).info.start_time
+            metrics = [Metric(metric.key, metric.value, began_ms, metric.step) for metric in metrics]
         tags = [RunTag(key, value) for key, value in record.get("tags", {}).items()]
         once = record.get("once")  # a tag: with it, the whole of this was recorded
         if once is not None and client.get_run(run_id).data.tags.get(once) == record["tags"][once]:

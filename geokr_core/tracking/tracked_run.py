@@ -108,7 +108,7 @@ class _MlflowReporter(Reporter):
         """Record them beside the curves, whose names they do not share."""
         now = int(time.time() * 1000)
         metrics = [(metric_key(f"result/{name}"), float(value), now, 0) for name, value in values.items()]
-        self.delivery.send({"kind": "batch", "metrics": metrics})
+        self.delivery.send({"kind": "batch", "metrics": metrics, "at_start": True})
 
     @contextmanager
     def part(self, part: Part) -> Iterator[Reporter]:

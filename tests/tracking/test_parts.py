@@ -1,6 +1,7 @@
 """Parts of a step, such as the trainings of a pretraining: one run each below the step's, named, with data sets and links."""
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -66,6 +67,20 @@ def test_each_part_is_a_run_below_the_steps_with_plain_curves_and_its_data(serve
         assert [(tag.key, tag.value) for tag in read.tags] == [("mlflow.data.context", "training")]
     # Whoever else listens hears every curve under its own name.
     assert {name for _, values in listener.points for name in values} >= {"geokr-seed0/loss", "geokr-seed1/loss"}
+
+
+def test_a_part_that_dies_after_it_told_its_figures_tells_them_once(server: MlflowClient) -> None:
+    for dies in (True, False):
+        with (
+            pytest.raises(KeyboardInterrupt) if dies else nullcontext(),
+            registry.track_step("pretraining", {}, {}, RecordingReporter()) as run,
+            run.reporter.part(part(0, mark="dies")) as told,
+        ):
+            told.figures({"validation_kl": 0.5})
+            if dies:
+                raise KeyboardInterrupt
+    (one,) = below(server, run.run_id)
+    assert [point.value for point in server.get_metric_history(one.info.run_id, "result/validation_kl")] == [0.5]
 
 
 def test_a_part_that_is_kept_links_to_the_run_that_trained_it(server: MlflowClient) -> None:
