@@ -29,6 +29,7 @@ from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.loop import train
 from geokr_core.pretraining.training.monitoring import Clock
 from geokr_core.pretraining.training.state import Run
+from geokr_core.step.files import sweep
 from geokr_core.step.reporter import LOG, Part, Reporter, Source
 from geokr_core.step.section import as_plain
 from geokr_core.step.summary import Number, Summary
@@ -167,6 +168,7 @@ def _tell_figures(run: Run, reporter: Reporter) -> None:
 
 def _is_kept(run: Run, reporter: Reporter) -> bool:
     """Whether a run is finished and lies there as it was written; one that is damaged is dropped."""
+    sweep(run.folder)  # a process that was killed as it finished this run
     if not (run.folder / FINISHED).is_dir():
         return False
     damage = damage_of(run)

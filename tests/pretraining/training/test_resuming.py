@@ -85,6 +85,27 @@ def test_a_run_killed_for_real_resumes_to_the_same_bytes(killed_at: int, data: L
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
 
 
+FINISHES = """
+import os, signal, sys
+from pathlib import Path
+from geokr_core.step.files import whole_folder
+
+with whole_folder(Path(sys.argv[1])) as folder:
+    (folder / "backbone.safetensors").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_process_killed_as_it_finished_left_is_swept(data: LevirKR, tmp_path: Path) -> None:
+    config = checkpointed_config()
+    (run,) = runs_of(config, data, tmp_path / "ck")
+    died = subprocess.run([sys.executable, "-c", FINISHES, str(run.folder / "finished")], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert list(run.folder.iterdir())
+    pretrain(config, data.folder, tmp_path / "out", tmp_path / "ck", RecordingReporter())
+    assert [path.name for path in run.folder.iterdir()] == ["finished"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # seven trainings that save after each step: slow beside other work, and never stuck
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(data: LevirKR, tmp_path: Path) -> None:
