@@ -130,13 +130,14 @@ def _started(
     run: Run,
     opened: Callable[[Run], AbstractContextManager[Reporter]],
 ) -> _Training:
-    ours, theirs = Pipe()
-    with theirs:
-        # A separate group: Ctrl-C at a terminal reaches this process alone, which asks each training once.
-        words = [sys.executable, "-m", "geokr_core.pretraining.one_run", str(theirs.fileno())]
-        process = subprocess.Popen(words, pass_fds=[theirs.fileno()], process_group=0)
-    part = ExitStack()
-    training = _Training(run, process, ours, part, part.enter_context(opened(run)))
+    with ExitStack() as opening:  # first: where the part cannot be opened, no process is left behind
+        told = opening.enter_context(opened(run))
+        ours, theirs = Pipe()
+        with theirs:
+            # A separate group: Ctrl-C at a terminal reaches this process alone, which asks each training once.
+            words = [sys.executable, "-m", "geokr_core.pretraining.one_run", str(theirs.fileno())]
+            process = subprocess.Popen(words, pass_fds=[theirs.fileno()], process_group=0)
+        training = _Training(run, process, ours, opening.pop_all(), told)
     ours.send(Wanted(os.getpid(), config, levir_kr, checkpoints, run.fingerprint))
     return training
 

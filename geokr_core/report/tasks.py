@@ -14,6 +14,7 @@ from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, task_wor
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import contrast_sides, contrasts, headline_rows, labels_order
 from geokr_core.report.headline import tasks_in_order
+from geokr_core.report.sections import spaced
 from geokr_core.report.tables import (
     Entry,
     Head,
@@ -196,7 +197,7 @@ def _per_class(judged: Judged, styles: Styles) -> list[dict[str, Any]]:
             if not math.isnan(row["mean"])
         }
         heads = style_heads(styles, rows["initialisation"])
-        classes: dict[Any, list[str]] = {of_class: [str(of_class).replace("_", " ")] for of_class in rows["class"]}
+        classes: dict[Any, list[str]] = {of_class: [spaced(str(of_class))] for of_class in rows["class"]}
         pages.append(
             {
                 "task": task_words(task),

@@ -177,9 +177,8 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
     kind = record["kind"]
     if kind == "batch":
         metrics = [Metric(*row) for row in record.get("metrics", ())]
-        if record.get(
-            "at_start"
-        ):  # rows that are told again by whoever resumes a run that was killed are the same rows
+        if record.get("at_start"):
+            # Whoever resumes a run that was killed tells them again: with the same time they are the same rows.
             began_ms = client.get_run(run_id).info.start_time
             metrics = [Metric(metric.key, metric.value, began_ms, metric.step) for metric in metrics]
         tags = [RunTag(key, value) for key, value in record.get("tags", {}).items()]
