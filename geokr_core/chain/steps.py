@@ -301,7 +301,7 @@ _TABLE = (
         run=calls.land_cover_shares,
         spares=calls.spared_by_shares,
         purpose="Map the share of each land-cover class in every scene, with intervals from held-out places.",
-        writes="maps of shares, largest class and intervals a scene (COG), STAC, land_cover_shares.json with error and coverage",
+        writes="maps of shares, largest class and intervals a scene (COG), STAC, land_cover_shares.json with error and coverage, held_out.png with chips by product and by map",
         example="--set land_cover_shares.confidence=0.8",
         resumes="scenes mapped so far",
         tracked=True,

@@ -12,7 +12,7 @@ from geokr_core.step.section import Section
 class LandCoverSharesConfig(Section):
     """Land-cover shares mapped from images."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"workers", "device"})
 

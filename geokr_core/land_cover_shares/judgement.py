@@ -36,6 +36,11 @@ class HeldOut:
     test: np.ndarray
     num_places: int
 
+    @property
+    def judged(self) -> np.ndarray:
+        """Rows that a head is judged on: those of the test, or of the calibration where there are no others."""
+        return self.test if len(self.test) else self.calibration
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -154,7 +159,7 @@ def judge(
     head: Head, dataset: LevirKR, encoder: Encoder, places: HeldOut, num_training_chips: int, workers: int
 ) -> Judgement:
     """Judge a head on the test places; on the calibration places, without a coverage, where there are no others."""
-    rows = places.test if len(places.test) else places.calibration
+    rows = places.judged
     given, true = predicted(dataset, rows, encoder, head, workers), dataset.proportions[rows].astype(np.float64)
     mean = dataset.proportions[dataset.rows_of("train")].mean(axis=0, dtype=np.float64)
     inside = covered(given, true, head.factors)

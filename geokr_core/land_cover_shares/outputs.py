@@ -24,6 +24,9 @@ RESULT_FILE: Final = "land_cover_shares.json"
 HEAD_FILE: Final = "head.safetensors"
 """The head: weights, classes and intervals; another run may be given it."""
 
+PICTURE_FILE: Final = "held_out.png"
+"""Chips of held-out places with the product's shares and the map's."""
+
 COLLECTION_FILE: Final = "collection.json"
 """The STAC collection of all items."""
 
@@ -36,5 +39,5 @@ def share_outputs(folder: Path) -> SceneOutputs:
         (SHARES, CLASSES, INTERVALS, ITEM),
         shared=RESULT_FILE,
         command="geokr predict",
-        beside=(HEAD_FILE, COLLECTION_FILE),
+        beside=(HEAD_FILE, PICTURE_FILE, COLLECTION_FILE),
     )

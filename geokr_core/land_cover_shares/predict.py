@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 
 from geokr_core import __version__
 from geokr_core.chips.config import ChipsConfig
@@ -19,21 +18,28 @@ from geokr_core.embeddings.encoder import Encoder, described, open_encoder, usab
 from geokr_core.errors import PredictionError, SceneRefusedError
 from geokr_core.land_cover_shares.config import LandCoverSharesConfig
 from geokr_core.land_cover_shares.head import Head, read_head, require_fitting, write_head
-from geokr_core.land_cover_shares.judgement import Judgement, fit_head, held_out, judge
+from geokr_core.land_cover_shares.judgement import HeldOut, Judgement, fit_head, held_out, judge
 from geokr_core.land_cover_shares.maps import cell_grid, write_maps
-from geokr_core.land_cover_shares.outputs import CLASSES, HEAD_FILE, INTERVALS, ITEM, SHARES, share_outputs
+from geokr_core.land_cover_shares.outputs import (
+    CLASSES,
+    HEAD_FILE,
+    INTERVALS,
+    ITEM,
+    PICTURE_FILE,
+    SHARES,
+    share_outputs,
+)
+from geokr_core.land_cover_shares.pictures import largest_classes, map_beside_product
 from geokr_core.land_cover_shares.stac import map_item, model_href, write_collection
 from geokr_core.land_cover_shares.windows import Cells, cells_of_scene
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
-from geokr_core.pictures.images import beside_legend, paint
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.scenes.reader import open_scene
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
+from geokr_core.step.files import whole_file
 from geokr_core.step.reporter import LOG, Reporter
 from geokr_core.step.summary import Summary
-
-_SHOWN_PX = 384
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def predict_shares(
         chips: how the chips of the data set were cut and stretched; scenes are stretched alike.
         inputs: folders.
         out: folder that gets ``<scene>.shares.tif``, ``.class.tif``, ``.interval.tif`` and ``.stac.json``, and
-            ``land_cover_shares.json``, ``head.safetensors`` and ``collection.json``.
+            ``land_cover_shares.json``, ``head.safetensors``, ``held_out.png`` and ``collection.json``.
         reporter: hears how good the head is, and of scenes that cannot be mapped.
 
     Returns:
@@ -100,7 +106,8 @@ def predict_shares(
     bundle, workers = config.bundle or inputs.backbone, usable_workers(config.workers)
     network = EmbeddingsConfig(bundle=bundle, features=config.features, device=config.device)
     encoder = open_encoder(network, None, dataset.bands)
-    head, judgement = _head(config, dataset, encoder, workers, reporter)
+    places = held_out(dataset)
+    head, judgement = _head(config, dataset, encoder, places, workers, reporter)
     outputs = share_outputs(out)
     outputs.share(
         {
@@ -111,6 +118,8 @@ def predict_shares(
         }
     )
     write_head(head, out / HEAD_FILE)
+    with whole_file(out / PICTURE_FILE) as unfinished:
+        unfinished.write_bytes(map_beside_product(head, dataset, encoder, places, workers))
     job = _Job(config, chips, inputs, encoder, head, bundle, out)
     scenes, refused = usable_scenes(inputs.scenes), dict[str, str]()
     with reporter.progress("maps", len(scenes)) as advance:
@@ -129,9 +138,13 @@ def predict_shares(
 
 
 def _head(
-    config: LandCoverSharesConfig, dataset: LevirKR, encoder: Encoder, workers: int, reporter: Reporter
+    config: LandCoverSharesConfig,
+    dataset: LevirKR,
+    encoder: Encoder,
+    places: HeldOut,
+    workers: int,
+    reporter: Reporter,
 ) -> tuple[Head, Judgement]:
-    places = held_out(dataset)
     if config.head is None:
         head, number = fit_head(config, dataset, encoder, places, workers)
     else:
@@ -212,16 +225,4 @@ def _summary(out: Path, mapped: list[str], refused: Mapping[str, str], head: Hea
     rows: list[dict[str, Any]] = [
         {"class": name, "coverage": value} for name, value in judgement.coverage_by_class.items()
     ]
-    return Summary(numbers=numbers, table=rows, picture_png=_picture(out, mapped[0], head), warnings=warnings)
-
-
-def _picture(out: Path, scene_id: str, head: Head) -> bytes:
-    """The map of the largest class of one scene, beside a legend of the classes that it shows, the most ground first."""
-    with rasterio.open(out / f"{scene_id}{CLASSES}") as dataset:
-        scale = max(1.0, max(dataset.shape) / _SHOWN_PX)
-        classes = dataset.read(1, out_shape=(max(1, int(dataset.height / scale)), max(1, int(dataset.width / scale))))
-    image = paint(np.where(classes < len(head.classes), classes, len(head.classes)), head.colours)
-    known = classes[classes < len(head.classes)]
-    shares = np.bincount(known, minlength=len(head.classes)) / max(1, len(known))
-    shown = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
-    return beside_legend([image], [(head.classes[k], head.colours[k], float(shares[k])) for k in shown])
+    return Summary(numbers=numbers, table=rows, picture_png=largest_classes(out, mapped[0], head), warnings=warnings)

@@ -114,4 +114,5 @@ def _shares(folder: Path) -> dict[str, Any]:
         {"class": name.replace("_", " "), "coverage": f"{value:.1%}"}
         for name, value in judged["coverage_by_class"].items()
     ]
-    return dict(_part("Maps of land-cover shares", sentence, rows))
+    caption = "Chips of held-out places: the image, what the product says of it, what the map says"
+    return dict(_part("Maps of land-cover shares", sentence, rows, folder / "held_out.png", caption))

@@ -10,16 +10,24 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+from PIL import Image
 
+from geokr_core.embeddings.config import EmbeddingsConfig
+from geokr_core.embeddings.encoder import open_encoder
 from geokr_core.errors import EmbeddingsError, PredictionError
 from geokr_core.land_cover_shares.config import LandCoverSharesConfig
-from geokr_core.land_cover_shares.outputs import CLASSES, HEAD_FILE, INTERVALS, ITEM, RESULT_FILE, SHARES
+from geokr_core.land_cover_shares.head import read_head
+from geokr_core.land_cover_shares.judgement import held_out
+from geokr_core.land_cover_shares.judgement import predicted as chip_shares
+from geokr_core.land_cover_shares.outputs import CLASSES, HEAD_FILE, INTERVALS, ITEM, PICTURE_FILE, RESULT_FILE, SHARES
 from geokr_core.land_cover_shares.predict import predict_shares
 from geokr_core.levir_kr.config import LevirKRConfig
 from geokr_core.levir_kr.dataset import open_levir_kr
 from geokr_core.levir_kr.freeze import freeze
+from geokr_core.pictures.images import palette_of
 from geokr_core.step.files import read_json
 from geokr_core.step.reporter import RecordingReporter
+from geokr_core.step.selection import even_selection
 
 SCENE = "scene_0001"
 
@@ -47,6 +55,32 @@ def test_shares_are_near_the_land_cover_of_held_out_places_and_intervals_cover_i
     assert judged["residual"] < 0.95 * judged["baseline_residual"]
     assert 0.8 <= judged["coverage"] <= 0.98
     assert 0 < judged["mean_width"] < 0.5
+
+
+def test_the_picture_lays_the_product_above_the_map(maps: Path, mapped_archive: Any) -> None:
+    """The first chip's bars, measured: the upper one is as long in each colour as the product's share, the lower one as the map's."""
+    dataset = open_levir_kr(mapped_archive.store / "levir_kr")
+    rows = even_selection(held_out(dataset).judged, 20)
+    with Image.open(maps / PICTURE_FILE) as opened:
+        pixels = np.asarray(opened.convert("RGB")).astype(int)
+    chip_px, word_px, line_px = 192, 56, 16
+    assert pixels.shape[1] == 5 * (chip_px + 10), "five chips of 32 px in a row, six times enlarged"
+    colours = palette_of(dataset.class_colours).astype(int)
+
+    def shares_of_bar(number: int) -> np.ndarray:
+        line = pixels[line_px + chip_px + number * line_px + line_px // 2, word_px:chip_px]
+        found = np.array([(line == colour).all(axis=1).mean() for colour in colours])
+        assert found.sum() == pytest.approx(1.0)
+        return found
+
+    product, mapped = shares_of_bar(0), shares_of_bar(1)
+    assert product == pytest.approx(dataset.proportions[rows[0]], abs=0.02)
+    encoder = open_encoder(
+        EmbeddingsConfig(bundle=mapped_archive.store / "backbone", features="multi"), None, dataset.bands
+    )
+    given = chip_shares(dataset, rows[:1], encoder, read_head(maps / HEAD_FILE), 1)
+    assert mapped == pytest.approx(given[0], abs=0.02)
+    assert not np.allclose(product, mapped, atol=0.02)
 
 
 def test_the_map_of_a_chip_is_what_its_land_cover_is(maps: Path, mapped_archive: Any) -> None:

@@ -25,6 +25,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     judged = {"num_test_chips": 50, "residual": 0.2, "baseline_residual": 0.5, "coverage": 0.91}
     content = {"confidence": 0.9, "judgement": {**judged, "coverage_by_class": {"bare_land": 0.88}}}
     write_json(shares / "land_cover_shares.json", content)
+    (shares / "held_out.png").write_bytes(b"picture")
     return {"embeddings": vectors, "map_audit": audit, "land_cover_shares": shares}
 
 
@@ -40,6 +41,7 @@ def test_each_step_that_ran_has_its_part(folders: dict[str, Path]) -> None:
     assert "2 more pairs of classes" in confused["sentence"]
     assert "off by 0.200" in shares["sentence"]
     assert "intervals is 91.0%" in shares["sentence"]
+    assert shares["picture"] == "cGljdHVyZQ=="
     assert shares["rows"] == [{"class": "bare land", "coverage": "88.0%"}]
 
 
