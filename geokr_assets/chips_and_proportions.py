@@ -14,7 +14,9 @@ import dagster as dg
 from geokr_assets import checks, metadata
 from geokr_assets.materialise import event_of, gone, record_if_complete, take_scene, teaching
 from geokr_assets.partitions import PARTITIONED
+from geokr_assets.reporter import LogReporter
 from geokr_assets.resources import ParamsFile
+from geokr_core.chain.outdated_inputs import warn_of_outdated_inputs
 from geokr_core.chain.params import Params
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def chips_and_proportions(context: dg.AssetExecutionContext, params_file: Params
     with teaching():
         params, usable = params_file.load(), params_file.usable_scenes()
     made = [step for step in PARTITIONED if dg.AssetKey(step) in context.selected_asset_keys]
+    warn_of_outdated_inputs(params, made, LogReporter(context.log))
     refusals: dict[str, str] = {}
     judged: dict[dg.AssetCheckKey, list[dg.AssetCheckEvaluation]] = {}
     for scene_id in context.partition_keys:

@@ -198,41 +198,56 @@ def _render(template: str, description: Mapping[str, Any], scores: Sequence[Scor
         undecided=sum(one.verdict == NO_DIFFERENCE for score in scores for one in score.comparisons),
         once=sum(one.verdict == MEASURED_ONCE for score in scores for one in score.comparisons),
         recipe=_recipe(description["pretraining"]["config"]),
+        started=_started(description["pretraining"]["config"].get("initial_weights")),
         taught=taught(description["pretraining"]["config"], len(description["classes"])),
         loaders=dict(_LOADERS[row["library"]] for row in description["network"]["loads_into"]),
         geokr_version=__version__,
     )
 
 
-def taught(config: Mapping[str, Any], num_classes: int) -> str:
-    """What the weights learned from, in a sentence that follows "It was trained, without human annotation,".
+def taught(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    """What the weights learned, a sentence in Markdown for each thing; the last one may say that it was a control.
 
     Args:
         config: settings of the pretraining, its recipe resolved. A setting that earlier versions did not know counts as off.
         num_classes: of the land cover.
     """
-    contrast = "to tell two crops of one chip from crops of all other chips"
+    contrast = "**Contrast:** two crops of one chip get features that are alike, and unlike those of all other chips."
     objective = config.get("objective", "land_cover")
     if objective in ("simclr", "moco"):
-        return f"{contrast}. No land cover was used."
+        return contrast, "No land cover was used."
     if objective != "land_cover":
-        return f"by the objective `{objective}`."
-    shares = (
-        f"to predict which shares of the ground below {{}} a land-cover product gives to each of {num_classes} classes"
-    )
-    largest = f"to name the one of {num_classes} classes that covers most of the ground below an image chip by a land-cover product"
+        return (f"What the objective `{objective}` asks.",)
+    shares = f"which share of the ground each of {num_classes} classes covers"
+    source = "A land-cover map has the answer"
     parts = []
     if config.get("land_cover_weight", 1.0) > 0:
-        teacher = ", beside a teacher that is the running average of the student"
-        asked = largest if config.get("labels") == "majority" else shares.format("an image chip")
-        parts.append(asked + (teacher if config.get("consistency") != "none" else ""))
+        largest = config.get("labels") == "majority"
+        asked = f"which one of {num_classes} classes covers most of the ground" if largest else shares
+        teacher = (
+            ""
+            if config.get("consistency") == "none"
+            else "; so has a teacher, the running average of the network itself"
+        )
+        parts.append(f"**Land cover of a chip:** {asked}. {source}{teacher}.")
     if config.get("dense_weight", 0.0) > 0:
-        parts.append(shares.format("each cell of an image chip") + ", read from all stages of the network")
+        parts.append(
+            f"**Land cover of each cell** of a grid over a chip: {shares}. {source}. The predictions are read from all stages of the network."
+        )
     if config.get("contrast_weight", 0.0) > 0:
         parts.append(contrast)
-    words = ", and ".join(parts) or "to stay near the weights that it started from"
-    control = " This is a control: the land cover is that of other chips." if config.get("labels") == "shuffled" else ""
-    return f"{words}.{control}"
+    if config.get("labels") == "shuffled":
+        parts.append("This is a control: the land cover is that of other chips, and says nothing of those it saw.")
+    return (*parts,) or ("To stay near the weights that it started from.",)
+
+
+def _started(weights: str | Path | None) -> str:
+    """Where the training began: ImageNet's weights come from people's labels, and a card may not hide that."""
+    if weights is None:
+        return "It started from random weights."
+    if weights == "imagenet":
+        return "It started from ImageNet weights, which learned from people's labels of everyday pictures."
+    return f"It started from the weights `{Path(weights).name}`."
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ that were recorded. Both are asked by a stat a file (``contents``). The decision
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from geokr_core.step.section import effective
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of ``geokr_core``, where built-in data files lie."""
+
+_READ = ("output of ", "files below ")
+"""How the names of inputs begin that other steps or people make."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,13 @@ def changes(
             yield f"{name} changed" if before and now else f"{name} is {'new' if now else 'gone'}"
         else:
             yield f"{name}: {_shown(before)} → {_shown(now)}"
+
+
+def own_changes(params: Params, step: Step, record: Record, contents: Contents) -> Iterator[str]:
+    """What a step depends on besides what it reads, and is not what was recorded, one sentence each."""
+    own = own_inputs(params, step)
+    known = {name: value for name, value in record.inputs.items() if name in own or not name.startswith(_READ)}
+    yield from changes(params, step, own, replace(record, inputs=known), contents)
 
 
 def _shown(value: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from geokr_core.chain import versioning
 from geokr_core.chain.contents import Contents
 from geokr_core.chain.freshness import Judgement, judge, require_undamaged_inputs
+from geokr_core.chain.outdated_inputs import warn_of_outdated_inputs
 from geokr_core.chain.params import Params
 from geokr_core.chain.record import Record, write_record
 from geokr_core.chain.refusals import refuse_early
@@ -172,6 +173,7 @@ def run_step(
         for folder in (folders[name].parent, folders.state(name), memory_of(params.store, params.store).parent):
             sweep(folder)
         contents = Contents(params.store)
+        warn_of_outdated_inputs(params, [name], reporter, contents)
         found = _judged(step, params, contents, reporter)
         if found.record is not None and found.is_current and not force:
             if waited:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from geokr_core.chain.contents import Contents
-from geokr_core.chain.freshness import changes, differences, judge, own_inputs, require_inputs
+from geokr_core.chain.freshness import changes, differences, judge, own_changes, require_inputs
 from geokr_core.chain.other_stores import missing_stores
 from geokr_core.chain.params import Params
-from geokr_core.chain.record import STATE_FILE, Record, read_record
+from geokr_core.chain.record import STATE_FILE, read_record
 from geokr_core.chain.steps import Folders, Step, steps_of, upstream_of
 from geokr_core.errors import MissingInputError
 
@@ -93,18 +93,9 @@ def _standing_behind(params: Params, step: Step, contents: Contents, waits: list
     behind = f"after {', '.join(waits)}"
     if record is None or not folders[step.name].is_dir():
         return "to do", (behind,)
-    own = own_inputs(params, step)
-    known = {name: value for name, value in record.inputs.items() if name in own or not name.startswith(_READ)}
-    told = [*changes(params, step, own, _about(record, known), contents)]
+    told = [*own_changes(params, step, record, contents)]
     told += [f"{name}: {fault}" for name, fault in differences(params, step, record, contents).damaged.items()]
     return ("to do", (*told, behind)) if told else ("follows", (behind,))
-
-
-_READ = ("output of ", "files below ")
-
-
-def _about(record: Record, inputs: Mapping[str, str]) -> Record:
-    return Record(inputs, record.fingerprint, record.data_version, record.files)
 
 
 @dataclass(frozen=True)

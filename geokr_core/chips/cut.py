@@ -29,6 +29,7 @@ from geokr_core.rasters.checksums import Entry
 from geokr_core.rasters.open_raster import open_raster
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.scenes.reader import SceneReader, open_scene
+from geokr_core.scenes.refusals import Refusals
 from geokr_core.scenes.scene import Scene
 from geokr_core.scenes.scene_outputs import PIXELS, TABLE, SceneOutputs, SceneRecord, chip_outputs
 from geokr_core.step.digests import text_digest
@@ -87,20 +88,21 @@ def cut_chips(
         ConfigError: the stretch does not suit the data.
         SceneRefusedError: not one scene gave a chip; lists the reasons.
     """
-    usable = usable_scenes(scenes)
+    usable, refusals = usable_scenes(scenes), Refusals(reporter)
     with reporter.progress("chips", len(usable)) as advance:
         found = {}
         for cut in _cut_all(config, source, scenes, usable.values(), out, reporter, force=force):
             found[cut.scene_id] = cut
             if cut.reason:
-                reporter.warning(f"scene {cut.scene_id} quarantined: {cut.reason}")
+                refusals.refused(cut.scene_id, cut.reason)
+            else:
+                refusals.usable()
             advance(1)
     cuts = [found[scene_id] for scene_id in usable]
     chip_outputs(out).finish(usable)
     quarantined = [cut for cut in cuts if cut.reason]
     if len(quarantined) == len(cuts):
-        reasons = "\n".join(f"  {cut.scene_id}: {cut.reason}" for cut in quarantined[:10])
-        raise SceneRefusedError(f"{source}: none of {len(cuts)} scenes gave a chip:\n{reasons}")
+        raise SceneRefusedError(f"{source}: none of {len(cuts)} scenes gave a chip:\n{refusals.named()}")
     num_chips = sum(cut.num_chips for cut in cuts)
     return Summary(
         numbers={

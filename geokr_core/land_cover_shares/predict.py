@@ -35,6 +35,7 @@ from geokr_core.land_cover_shares.windows import Cells, cells_of_scene
 from geokr_core.levir_kr.dataset import LevirKR, open_levir_kr
 from geokr_core.scenes.inventory import usable_scenes
 from geokr_core.scenes.reader import open_scene
+from geokr_core.scenes.refusals import Refusals
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
 from geokr_core.step.files import whole_file
@@ -121,20 +122,20 @@ def predict_shares(
     with whole_file(out / PICTURE_FILE) as unfinished:
         unfinished.write_bytes(map_beside_product(head, dataset, encoder, places, workers))
     job = _Job(config, chips, inputs, encoder, head, bundle, out)
-    scenes, refused = usable_scenes(inputs.scenes), dict[str, str]()
+    scenes, refusals = usable_scenes(inputs.scenes), Refusals(reporter, "is not mapped", listed_by="")
     with reporter.progress("maps", len(scenes)) as advance:
         for scene in scenes.values():
             if reason := _map_scene(job, scene, reporter):
-                refused[scene.scene_id] = reason
-                reporter.warning(f"scene {scene.scene_id} is not mapped: {reason}")
+                refusals.refused(scene.scene_id, reason)
+            else:
+                refusals.usable()
             advance(1)
     outputs.finish(scenes)
-    mapped = [scene_id for scene_id in scenes if scene_id not in refused]
+    mapped = [scene_id for scene_id in scenes if scene_id not in refusals.reasons]
     if not mapped:
-        reasons = "\n".join(f"  {scene_id}: {reason}" for scene_id, reason in list(refused.items())[:10])
-        raise SceneRefusedError(f"None of {len(scenes)} scenes could be mapped:\n{reasons}")
+        raise SceneRefusedError(f"None of {len(scenes)} scenes could be mapped:\n{refusals.named()}")
     write_collection(out, mapped, head, bundle)
-    return _summary(out, mapped, refused, head, judgement)
+    return _summary(out, mapped, refusals.reasons, head, judgement)
 
 
 def _head(

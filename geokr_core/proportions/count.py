@@ -24,6 +24,7 @@ from geokr_core.land_cover.product import LandCover, Product, open_land_cover
 from geokr_core.proportions.config import ProportionsConfig
 from geokr_core.proportions.labels import CHIP_COLUMNS, SceneChips, count_chips, count_squares
 from geokr_core.rasters.checksums import Entry, Mark, file_mark
+from geokr_core.scenes.refusals import Refusals
 from geokr_core.scenes.scene_outputs import CELLS, LEGEND_FILE, PIXELS, TABLE, chip_outputs, proportion_outputs
 from geokr_core.step.digests import file_md5, text_digest
 from geokr_core.step.files import read_json
@@ -60,18 +61,21 @@ def count_proportions(
     index = _opened_index(land_cover)
     outputs.share(_legend(config, index))
     found: dict[str, _Counted] = {}
+    refusals = Refusals(reporter)
     with reporter.progress("proportions", len(scene_ids)) as advance:
         for counted in _count_all(config, source, land_cover, chips, scene_ids, out, reporter):
             found[counted.scene_id] = counted
             if counted.reason:
-                reporter.warning(f"scene {counted.scene_id} quarantined: {counted.reason}")
+                refusals.refused(counted.scene_id, counted.reason)
+            else:
+                refusals.usable()
             advance(1)
     reasons = {scene_id: found[scene_id].reason for scene_id in scene_ids if found[scene_id].reason}
     outputs.finish(scene_ids)
     if len(reasons) == len(scene_ids):
         raise LandCoverError(
-            f"{source}: none of {len(scene_ids)} scenes lies on known land cover. First reason: {next(iter(reasons.values()))}. "
-            "Check that `land_cover` names products of the scenes' ground."
+            f"{source}: none of {len(scene_ids)} scenes lies on known land cover. Check that `land_cover` names products of "
+            f"the scenes' ground. The reasons:\n{refusals.named()}"
         )
     return _summary(out, [found[s] for s in scene_ids if s not in reasons], reasons)
 

@@ -19,6 +19,7 @@ from geokr_core.scenes.duplicates import taken_twice
 from geokr_core.scenes.inspection import inspect
 from geokr_core.scenes.known_rows import KnownRows
 from geokr_core.scenes.listing import Listing
+from geokr_core.scenes.refusals import Refusals
 from geokr_core.scenes.rows import QUARANTINED, USABLE, refused_row, row_of, scene_of
 from geokr_core.scenes.scene import Scene
 from geokr_core.step.digests import text_digest
@@ -52,14 +53,17 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
     """
     found = discover(config)
     rows, remarks, (known, checksums) = _take(config, found, out, reporter)
-    refused = [row for row in rows if row["status"] == QUARANTINED]
-    for row in refused:
-        reporter.warning(f"scene {row['scene_id']} quarantined: {row['reason']}")
+    refusals = Refusals(reporter)
+    for row in rows:
+        if row["status"] == QUARANTINED:
+            refusals.refused(row["scene_id"], row["reason"])
+        else:
+            refusals.usable()
+    refused = refusals.reasons
     if len(refused) == len(rows):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(_all_refused(out), [[row["scene_id"], row["reason"]] for row in refused])
-        reasons = "\n".join(f"  {row['scene_id']}: {row['reason']}" for row in refused[:10])
-        raise SceneRefusedError(f"{config.folder}: none of {len(rows)} scenes is usable:\n{reasons}")
+        write_json(_all_refused(out), list(map(list, refused.items())))
+        raise SceneRefusedError(f"{config.folder}: none of {len(rows)} scenes is usable:\n{refusals.named()}")
     usable = [row for row in rows if row["status"] == USABLE]
     remarks += taken_twice(usable)
     if found.repeated:
@@ -88,8 +92,8 @@ def take_inventory(config: ScenesConfig, out: Path, reporter: Reporter = LOG) ->
             "num_leftovers": len(found.leftovers),
             "megapixels": round(sum(row["height"] * row["width"] for row in usable) / 1e6, 2),
         },
-        table=[{"scene": row["scene_id"], "reason": row["reason"]} for row in refused[:50]],
-        warnings=[f"{row['scene_id']}: {row['reason']}" for row in refused] + remarks,
+        table=[{"scene": scene_id, "reason": reason} for scene_id, reason in list(refused.items())[:50]],
+        warnings=[f"{scene_id}: {reason}" for scene_id, reason in refused.items()] + remarks,
     )
 
 

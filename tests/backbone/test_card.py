@@ -152,11 +152,15 @@ def test_cards_of_bundles_of_earlier_versions_can_be_written(bundle: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "says", "does_not"),
     [
-        ({"preset": "geokr"}, ["each cell of an image chip", "all stages", "two crops of one chip"], ["teacher"]),
-        ({"preset": "averaged_teacher"}, ["below an image chip", "running average"], ["cell", "crops"]),
+        (
+            {"preset": "geokr"},
+            ["Land cover of each cell", "10 classes", "all stages", "two crops of one chip"],
+            ["teacher"],
+        ),
+        ({"preset": "averaged_teacher"}, ["Land cover of a chip", "running average"], ["cell", "crops"]),
         ({"method": "dense"}, ["each cell"], ["teacher", "crops"]),
         ({"method": "simclr"}, ["two crops", "No land cover was used"], ["shares", "teacher"]),
-        ({"method": "majority"}, ["the one of 10 classes that covers most", "two crops"], ["shares", "teacher"]),
+        ({"method": "majority"}, ["which one of 10 classes covers most", "two crops"], ["share", "teacher"]),
         ({"method": "shuffled"}, ["control: the land cover is that of other chips"], ["teacher"]),
     ],
 )
@@ -164,9 +168,22 @@ def test_the_card_says_what_its_weights_learned_from(
     settings: dict[str, str], says: list[str], does_not: list[str]
 ) -> None:
     config = PretrainingConfig.model_validate({key: value for key, value in settings.items() if key != "method"})
-    words = taught(config.recipe(settings.get("method", "geokr")).model_dump(), 10)
+    words = " ".join(taught(config.recipe(settings.get("method", "geokr")).model_dump(), 10))
     assert all(part in words for part in says), words
     assert not any(part in words for part in does_not), words
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (None, "It started from random weights."),
+        ("imagenet", "It started from ImageNet weights, which learned from people's labels"),
+    ],
+)
+def test_the_card_says_where_the_training_began(bundle: Path, weights: str | None, says: str) -> None:
+    description = read_json(bundle / "backbone.json")
+    config = {**description["pretraining"]["config"], "initial_weights": weights}
+    assert says in model_card({**description, "pretraining": {**description["pretraining"], "config": config}})
 
 
 def test_of_initial_weights_only_the_name_of_the_file_is_told(bundle: Path) -> None:

@@ -9,7 +9,10 @@ from affine import Affine
 
 from geokr_core import cli
 from geokr_core.audit.config import MapAuditConfig
+from geokr_core.chain import versioning
+from geokr_core.chain.contents import Contents
 from geokr_core.chain.freshness import fingerprint, is_current
+from geokr_core.chain.outdated_inputs import outdated_inputs
 from geokr_core.chain.params import Params, load_params
 from geokr_core.chain.refusals import refuse_early
 from geokr_core.chain.run import run as run_chain
@@ -118,6 +121,36 @@ def test_who_names_another_network_need_not_train_one(params: Params, tmp_path: 
     assert "backbone" in STEPS["embeddings"].inputs_in(left_out)
     with pytest.raises(MissingInputError, match="geokr backbone"):
         run(own, "embeddings")
+
+
+def test_who_runs_one_step_is_told_what_before_it_is_out_of_date(params: Params) -> None:
+    run(params, "scenes", "land_cover", "chips")
+    corrected = [params.scenes.collections[0].model_copy(update={"bands": ("blue", "green", "red")})]
+    other = with_section(params, "scenes", collections=tuple(corrected))
+    for name in ("chips", "proportions"):  # what is read directly, and through another step
+        heard = RecordingReporter()
+        run_step(name, other, heard)
+        (warning,) = heard.warnings
+        assert warning.startswith(
+            f'{name}: made from what is out of date: scenes (scenes.collections.c.bands: ["red", '
+        )
+        assert warning.endswith("Run `geokr scenes` first, or `geokr run` for the whole chain.")
+    for name in ("scenes", "chips", "proportions"):
+        heard = RecordingReporter()
+        run_step(name, other, heard)
+        assert heard.warnings == []
+
+
+def test_an_output_that_dvc_brought_is_not_judged_by_the_record_of_another_one(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(params, "scenes", "land_cover", "chips")
+    monkeypatch.setattr(versioning, "is_versioned", lambda file: True)
+    monkeypatch.setattr(versioning, "recorded_versions", lambda: {"chips": Contents(params.store).version(chips)})
+    chips, other = params.store / "chips", with_section(params, "chips", stride_px=24)
+    assert "chips" in outdated_inputs(other, ["proportions"], Contents(params.store))  # as DVC recorded it here
+    (chips / "a.parquet").unlink()  # `dvc checkout` of another commit gives other files than the last run here
+    assert "chips" not in outdated_inputs(other, ["proportions"], Contents(params.store))
 
 
 def test_scene_by_scene_ends_where_the_whole_step_does(params: Params) -> None:

@@ -121,8 +121,10 @@ def test_one_bad_scene_is_quarantined_and_the_run_goes_on(tmp_path: Path) -> Non
 def test_no_chip_at_all_is_an_error_that_lists_the_reasons(tmp_path: Path) -> None:
     write_raster(tmp_path / "in" / "tiny.tif", coordinate_raster(8, 8), "EPSG:32648", ROTATED)
     prepare(tmp_path)
+    reporter = RecordingReporter()
     with pytest.raises(SceneRefusedError, match=r"none of 1 scenes gave a chip:\n  tiny: 8 x 8 pixels: smaller"):
-        cut(tmp_path)
+        cut(tmp_path, reporter=reporter)
+    assert reporter.warnings == []  # the error has said it
 
 
 def test_wanted_bands_must_be_there_and_unstretched_data_8_bit(tmp_path: Path) -> None:

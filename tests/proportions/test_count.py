@@ -426,7 +426,7 @@ def test_land_cover_of_another_place_is_refused_by_name(tmp_path: Path) -> None:
     cut_chips(ChipsConfig(size_px=32, stride_px=32), tmp_path / "in", tmp_path / "scenes", tmp_path / "chips", reporter)
     with pytest.raises(
         LandCoverError,
-        match=r"none of 1 scenes lies on known land cover.*29\.\d+…29\.\d+° N.*tiles at 49\.000…50\.000° N",
+        match=r"(?s)none of 1 scenes lies on known land cover.*29\.\d+…29\.\d+° N.*tiles at 49\.000…50\.000° N",
     ):
         count_proportions(
             ProportionsConfig(), tmp_path / "lc", tmp_path / "index", tmp_path / "chips", tmp_path / "out", reporter

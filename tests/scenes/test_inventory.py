@@ -103,6 +103,7 @@ def test_missing_empty_and_hopeless_folders(tmp_path: Path, reporter: RecordingR
     (tmp_path / "in" / "a.tif").write_bytes(b"not a tiff")
     with pytest.raises(SceneRefusedError, match=r"none of 1 scenes is usable:\n  a: a\.tif: cannot be opened"):
         take_inventory(config(tmp_path / "in"), tmp_path / "out", reporter)
+    assert reporter.warnings == []  # the error has said it
     assert not (tmp_path / "out").exists()
 
 
