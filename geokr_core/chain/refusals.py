@@ -6,6 +6,7 @@ from pathlib import Path
 from geokr_core.chain.calls import need
 from geokr_core.chain.contents import Contents
 from geokr_core.chain.freshness import judge, require
+from geokr_core.chain.other_stores import missing_stores
 from geokr_core.chain.params import Params
 from geokr_core.chain.steps import Folders, Step, source_folder, steps_of
 from geokr_core.errors import MissingInputError
@@ -27,6 +28,8 @@ def refuse_early(params: Params, wanted: Collection[str]) -> None:
     """
     contents = Contents(params.store)
     for step in (step for step in steps_of(params) if step.name in wanted):
+        if missing := missing_stores(params, step):
+            raise MissingInputError("; ".join(missing))
         own = [name for name in step.sources if not _is_made(params, source_folder(params, name))]
         for name in own:
             require(source_folder(params, name), f"point `{name}.folder` at your data")

@@ -1,9 +1,9 @@
 """The section `evaluation` of the parameter file: what is judged, on which labelled sets, with how many labels."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -31,7 +31,9 @@ class EvaluationConfig(Section):
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"threads", "device"})
 
-    folder: Path
+    folder: Path = Field(
+        description="where the labelled sets lie; may be left out where every task names a `levir_kr`: the first of these then",
+    )
     tasks: tuple[SerializeAsAny[TaskConfig], ...] = Field(min_length=1)
     initialisations: tuple[Initialisation, ...] = Field(
         ("random", "geokr"),
@@ -97,6 +99,18 @@ class EvaluationConfig(Section):
         if twice:
             raise ValueError(f"tasks: {twice[0]!r} is named more than once; results could not tell which one is meant")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_of_what_is_mapped(cls, values: Any) -> Any:
+        """Without labelled sets there is no folder of them; what stands for it is read, and recorded, all the same."""
+        if not isinstance(values, Mapping) or "folder" in values or not isinstance(values.get("tasks"), list | tuple):
+            return values
+        mapped = [
+            task.get("levir_kr") if isinstance(task, Mapping) else getattr(task, "levir_kr", None)
+            for task in values["tasks"]
+        ]
+        return {"folder": mapped[0], **values} if mapped and None not in mapped else values
 
     @model_validator(mode="after")
     def _fine_tuned_are_judged(self) -> Self:

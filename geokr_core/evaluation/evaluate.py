@@ -98,7 +98,8 @@ def evaluate(
             task = open_task(section, config)
             require_measurable(task, bundle, plans[section.name], reporter)
             tasks[task.name] = _facts(task, section)
-            reporter.source(Source(task.name, task.data_version, str(config.folder / task.name), "evaluation"))
+            place = getattr(section, "levir_kr", None) or config.folder / task.name
+            reporter.source(Source(task.name, task.data_version, str(place), "evaluation"))
             work = [(cell, starts.of(cell.initialisation, cell.seed)) for cell in plans[section.name]]
             ahead = set[Cell]()
             for done in measured_ahead(config, section, task, work, cells, reporter):

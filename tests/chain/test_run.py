@@ -281,26 +281,29 @@ def test_what_lies_in_the_store_of_another_parameter_file_is_missed_by_name(para
     assert {one.step: one for one in status(asked)}["evaluation"].state == "to do"
 
 
-def test_the_folder_of_a_levir_kr_that_is_mapped_serves_as_the_evaluations(
+def test_who_maps_levir_krs_alone_needs_no_folder_of_labelled_sets(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("geokr_core.evaluation.opening.open_task", lambda *_: None)
     mapped = tmp_path / "mapped"
+    tasks = [{"name": "east", "kind": "land_cover_mapping", "levir_kr": str(mapped)}]
     content = params.model_dump(mode="json") | {
-        "evaluation": {
-            "folder": str(mapped),
-            "tasks": [{"name": "east", "kind": "land_cover_mapping", "levir_kr": str(mapped)}],
-            "seeds": [0],
-        },
+        "evaluation": {"tasks": tasks, "seeds": [0]},
         "champion": {"primary": [{"task": "east", "metric": "cell_accuracy"}]},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     asked = load_params(tmp_path / "mine.yaml")
+    with pytest.raises(MissingInputError, match="mapped: not made yet; run the chain that makes it"):
+        refuse_early(asked, ["evaluation"])
     mapped.mkdir()
     with pytest.raises(MissingInputError, match="mapped: the folder is empty"):
         refuse_early(asked, ["evaluation"])
     (mapped / "manifest.json").write_text("{}")
     refuse_early(asked, ["evaluation"])
+    content["evaluation"]["tasks"] = [*tasks, {"name": "scenes"}]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="folder"):
+        load_params(tmp_path / "mine.yaml")
 
 
 def test_an_audit_asks_another_network_again_when_that_one_has_changed(params: Params, tmp_path: Path) -> None:
