@@ -21,7 +21,7 @@ BROKER_VARIABLE = "CELERY_BROKER_URL"
 """Environment variable: where Celery's tasks wait."""
 
 RESULTS_VARIABLE = "CELERY_RESULT_BACKEND"
-"""Environment variable: where Celery keeps what came of a task; without it, the broker's address."""
+"""Environment variable: where Celery keeps what came of a task; without it, the broker, as far as it can: RabbitMQ sends it as messages."""
 
 SILENCE_VARIABLE = "GEOKR_CELERY_SILENCE_SECONDS"
 """Environment variable: after so many seconds without a word, redis gives a step to another worker."""
@@ -94,7 +94,7 @@ def celery_settings() -> dict[str, Any]:
     silence = _positive(SILENCE_VARIABLE, SILENCE_SECONDS, "seconds, at least 1")
     return {
         "broker": broker,
-        "backend": os.environ.get(RESULTS_VARIABLE) or broker,
+        "backend": os.environ.get(RESULTS_VARIABLE) or _results_at(broker),
         "config_source": {
             "task_acks_late": True,
             "task_reject_on_worker_lost": True,
@@ -105,6 +105,11 @@ def celery_settings() -> dict[str, Any]:
             "broker_connection_retry_on_startup": True,
         },
     }
+
+
+def _results_at(broker: str) -> str:
+    """Where results go if nothing names a place; Celery takes no address of RabbitMQ for one that keeps results."""
+    return "rpc://" if broker.partition("://")[0] in ("amqp", "amqps", "pyamqp", "pyamqps") else broker
 
 
 def configured_executor() -> dg.ExecutorDefinition:

@@ -3,6 +3,7 @@
 Processes and not threads, because what a small item costs is mostly Python itself, which one thread at a time may run.
 """
 
+import multiprocessing
 import os
 import threading
 import time
@@ -40,7 +41,7 @@ def in_processes(work: Callable[[T], R], items: Sequence[T], processes: int, *, 
     Args:
         work: a function of a module, or a ``functools.partial`` of one, so that another process finds it.
         items: what it is done on; as its results, they can be pickled.
-        processes: 1 works in this process, an item at a time.
+        processes: 1 works in this process, an item at a time. So does a process that may start none, such as one of Celery's.
         kept: leave the processes to a next call, which finds what they have imported and opened; the caller is within
             `kept_processes`.
 
@@ -50,7 +51,7 @@ def in_processes(work: Callable[[T], R], items: Sequence[T], processes: int, *, 
     Raises:
         Exception: whatever ``work`` raises, of the first item in order. The other items are not waited for.
     """
-    if processes == 1:
+    if processes == 1 or multiprocessing.current_process().daemon:
         yield from map(work, items)
         return
     # Unlike the standard library's processes, joblib's do not run the user's script again, which need not expect that.

@@ -14,7 +14,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from geokr_assets.executors import NAMES, configured_executor, executor_named, scenes_per_run
+from geokr_assets.executors import NAMES, celery_settings, configured_executor, executor_named, scenes_per_run
 from geokr_core.chain.params import load_params
 from geokr_core.chain.run import run_step
 from geokr_core.chain.scene_by_scene import scene_ids
@@ -62,6 +62,25 @@ def test_scenes_a_run_are_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEOKR_SCENES_PER_RUN", "0")
     with pytest.raises(ConfigError, match="'0' found, expected a number of scenes, at least 1"):
         scenes_per_run()
+
+
+@pytest.mark.parametrize(
+    ("broker", "named", "expected"),
+    [
+        ("redis://:word@127.0.0.1:6379/0", None, "redis://:word@127.0.0.1:6379/0"),
+        ("amqp://geokr:word@127.0.0.1:5672//", None, "rpc://"),
+        ("amqps://geokr:word@127.0.0.1:5671//", None, "rpc://"),
+        ("amqp://geokr:word@127.0.0.1:5672//", "redis://127.0.0.1:6379/1", "redis://127.0.0.1:6379/1"),
+    ],
+)
+def test_results_go_where_celery_can_keep_them(
+    broker: str, named: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = pytest.importorskip("celery.app.backends", reason="the extra celery is not installed")
+    monkeypatch.setenv("CELERY_BROKER_URL", broker)
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", named or "")
+    assert celery_settings()["backend"] == expected
+    backends.by_url(expected)
 
 
 # --- real processes -------------------------------------------------------------------------------------------------

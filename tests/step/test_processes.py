@@ -1,4 +1,6 @@
+import multiprocessing
 import os
+import time
 
 import pytest
 
@@ -22,6 +24,23 @@ def test_results_come_in_order_from_several_processes_and_a_refusal_comes_throug
 
 def test_one_process_works_here() -> None:
     assert list(in_processes(_work, [1, 2], 1)) == [(1, os.getpid()), (2, os.getpid())]
+
+
+def _work_slowly(number: int) -> int:
+    time.sleep(0.5)  # longer than a process needs to notice that its parent is gone
+    return number
+
+
+def _in_a_process_that_may_start_none() -> None:
+    assert list(in_processes(_work_slowly, [1, 2], 2)) == [1, 2]
+
+
+def test_a_process_that_may_start_none_works_alone() -> None:
+    """A process of Celery's is one, and a step that ended it was given out again and again."""
+    process = multiprocessing.get_context("fork").Process(target=_in_a_process_that_may_start_none, daemon=True)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(
