@@ -165,6 +165,7 @@ $(SYNCED): pyproject.toml uv.lock
 	  echo "or, where the network allows, let uv fetch one: $$uv python install 3.12" >&2; exit 1; }; \
 	echo "Making the environment in .venv, exactly as locked (seconds from a cache; minutes and some 7 GB on a new machine) …" >&2; \
 	started=$$SECONDS; "$$uv" sync --frozen --all-groups --no-group stack --extra all --quiet; \
+	.venv/bin/python docs/plots_page.py; .venv/bin/dvc config --quiet --local plots.html_template plots.html; \
 	echo "The environment is ready ($$((SECONDS - started)) s)." >&2
 	@touch $@
 

@@ -20,6 +20,9 @@ import psutil
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+SECONDS_TO_START = 300
+SECONDS_TO_END = 120
+"""Of Dagster on a machine that does other things beside it."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,14 @@ def running(root: Path, params_file: Path, environment: Mapping[str, str]) -> It
         )
         family: list[psutil.Process] = []
         try:
-            _wait_for(f"http://127.0.0.1:{port}/server_info", server, seconds=120)
+            _wait_for(f"http://127.0.0.1:{port}/server_info", server, seconds=SECONDS_TO_START)
             family = psutil.Process(server.pid).children(recursive=True)
             yield Server(f"http://127.0.0.1:{port}", home)
             family = psutil.Process(server.pid).children(recursive=True)
         finally:
             server.terminate()
             try:
-                server.wait(timeout=30)
+                server.wait(timeout=SECONDS_TO_END)
             finally:
                 for process in psutil.wait_procs(family, timeout=10)[1]:
                     process.kill()
