@@ -21,7 +21,7 @@ _SHOWN_FRACTION: Final = 0.01
 
 @dataclass(frozen=True)
 class Compared:
-    """A chip and what is said of it.
+    """A chip, its caption, and the shares of its classes by several sources.
 
     Attributes:
         picture: uint8 (H, W, 3).
