@@ -93,7 +93,9 @@ def _named(
     codes = _codes(folder, headers)
     unlisted = sorted(code for code in codes if legend.meaning(code) is None)
     questions = [f"codes {unlisted} are not listed by the legend {name}"] if unlisted else []
-    return _product(name, headers, others, legend=name, year_known=year_known, questions=questions, reason="file names")
+    return _product(
+        folder, name, headers, others, legend=name, year_known=year_known, questions=questions, reason="file names"
+    )
 
 
 def _by_codes(
@@ -109,15 +111,17 @@ def _by_codes(
     for group in groups:
         codes = _codes(folder, group)
         fitting = _fitting(codes, legends)
-        likely = _likely(fitting, group[0], legends)
+        likely, by = _likely(folder, fitting, group[0], legends)
         # What no legend fits is a map only if the file itself says so by a colour table, or holds few classes.
         is_map = fitting or group[0].colour_table or len(codes) <= _MOST_CODES // 2
         if not is_map or not 2 <= len(codes) <= _MOST_CODES:
             continue
         if len(likely) == 1:
             legend = likely[0]
-            doubt = _doubt(legend, codes, fitting)
-            found += _product(legend, group, others, legend=legend, questions=[doubt], reason="the codes it holds")
+            doubt = _doubt(legend, by, codes, fitting)
+            found += _product(
+                folder, legend, group, others, legend=legend, questions=[doubt], reason="the codes it holds"
+            )
         else:
             found += _unknown(folder, group, others, fitting)
     return found
@@ -141,21 +145,25 @@ def _fitting(codes: frozenset[int], legends: Mapping[str, ProductLegend]) -> lis
     return fitting
 
 
-def _likely(fitting: Sequence[str], header: Header, legends: Mapping[str, ProductLegend]) -> Sequence[str]:
-    """Of several legends the one that the path names, or whose cells are as large, if it is just one; else all."""
-    named = [name for name in fitting if name in header.path.casefold()]
+def _likely(
+    folder: Path, fitting: Sequence[str], header: Header, legends: Mapping[str, ProductLegend]
+) -> tuple[Sequence[str], str]:
+    """Of several legends the one that the path names, or whose cells are as large, if it is just one; else all. And by what."""
+    path = f"{folder.resolve().name}/{header.path}".casefold()  # whoever has one product gives its own folder
+    named = [name for name in fitting if name in path]
     size = header.cell_m
     alike = [name for name in fitting if size and (cell := legends[name].resolution_m) and 0.8 <= size / cell <= 1.25]
-    return next((some for some in (named, alike) if len(some) == 1), fitting)
+    ways = ((named, "the path"), (alike, "the size of its cells"))
+    return next(((some, by) for some, by in ways if len(some) == 1), (fitting, "its codes"))
 
 
-def _doubt(legend: str, codes: frozenset[int], fitting: Sequence[str]) -> str:
+def _doubt(legend: str, by: str, codes: frozenset[int], fitting: Sequence[str]) -> str:
     others = [name for name in fitting if name != legend]
     if not others:
         return f"`legend: {legend}` is concluded from {len(codes)} codes alone"
     return (
         f"its {len(codes)} codes fit {' and '.join([legend, *others])}, which mean other land cover by them: "
-        f"`legend: {legend}` is concluded from the path or the size of its cells"
+        f"`legend: {legend}` is concluded from {by}"
     )
 
 
@@ -169,6 +177,7 @@ def _unknown(
     for code in codes:
         writer.writerow([code, f"class {code}", headers[0].colour_table.get(code, ""), ""])
     products = _product(
+        folder,
         identifier(Path(headers[0].name).stem, "product"),
         headers,
         others,
@@ -185,6 +194,7 @@ def _unknown(
 
 
 def _product(
+    folder: Path,
     name: str,
     headers: Sequence[Header],
     others: Sequence[str],
@@ -198,7 +208,7 @@ def _product(
     open_points = list(questions)
     year = None
     if not year_known:
-        year = _year_in([header.path for header in headers])
+        year = _year_in([f"{folder.resolve().name}/{header.path}" for header in headers])
         open_points.append(
             f"`year` {year} is taken from the path" if year else "no name says its year: `year` is a placeholder"
         )

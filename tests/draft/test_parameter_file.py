@@ -177,15 +177,27 @@ def test_a_map_without_a_known_legend_gets_a_legend_file_to_complete(
     assert params.land_cover.legend == "own"
 
 
-def test_a_legend_that_shares_its_codes_with_another_is_said_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "legend", "by", "year"),
+    [
+        ("maps", "globeland30", "the size of its cells", 2020),
+        ("maps/worldcover", "worldcover", "the path", 2020),  # whoever has one product gives its own folder
+        ("ESA_WorldCover_2021", "worldcover", "the path", 2021),
+    ],
+)
+def test_a_legend_that_shares_its_codes_with_another_is_said_to(
+    tmp_path: Path, folder: str, legend: str, by: str, year: int
+) -> None:
     """10 is cultivated land to the one and trees to the other: whoever takes the wrong one learns nonsense."""
     codes = np.tile(np.uint8([10, 20, 30, 40, 50, 60, 80]), (80, 10))
-    _write_map(tmp_path / "maps" / "resampled.tif", codes)
+    _write_map(tmp_path / folder / "resampled.tif", codes)
     _write_image(tmp_path / "images" / "one.tif")
-    draft = write_draft(tmp_path, tmp_path / "images", tmp_path / "maps", None)
-    assert [one.legend for one in draft.products] == ["globeland30"]
+    draft = write_draft(tmp_path, tmp_path / "images", tmp_path / folder, None)
+    assert [(one.legend, one.year) for one in draft.products] == [(legend, year)]
     (marked,) = (text for text in _marked(draft) if "7 codes" in text)
-    assert "fit globeland30 and worldcover, which mean other land cover" in marked
+    other = "globeland30" if legend == "worldcover" else "worldcover"
+    assert f"fit {legend} and {other}, which mean other land cover" in marked
+    assert marked.endswith(f"`legend: {legend}` is concluded from {by}")
 
 
 def test_scenes_and_maps_of_one_folder_are_distinguished(tmp_path: Path) -> None:
