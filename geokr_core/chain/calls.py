@@ -4,7 +4,7 @@ Packages are imported when a step runs, so that reading the table costs nothing.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, get_args
 
 from geokr_core.errors import ConfigError, MissingExtraError, MissingInputError, RegistryError
 from geokr_core.step.extras import require_extra
@@ -38,10 +38,19 @@ def need(section: T | None, name: str) -> T:
         ConfigError: it was left out.
     """
     if section is None:
+        defaults = f"`{name}: {{}}` takes its defaults, and " if _has_defaults(name) else ""
         raise ConfigError(
-            f"The parameter file has no section `{name}`, and this needs one; docs/parameters.md describes it."
+            f"The parameter file has no section `{name}`, and this needs one; {defaults}docs/parameters.md describes it."
         )
     return section
+
+
+def _has_defaults(name: str) -> bool:
+    """Whether a section asks for nothing that only people can know."""
+    from geokr_core.chain.params import Params
+
+    kinds = [kind for kind in get_args(Params.model_fields[name].annotation) if kind is not type(None)]
+    return not any(field.is_required() for kind in kinds for field in kind.model_fields.values())
 
 
 def world(params: "Params", folders: Folders, out: Path, reporter: Reporter) -> Summary:

@@ -329,6 +329,11 @@ def _training_lines() -> Iterator[str]:
         "backbone:",
         "  model_name: geokr-resnet18",
         "",
+        "# To use the archive with the backbone, take the # away:",
+        "# embeddings: {}                      # a vector a chip, for `geokr search`",
+        "# map_audit: {}                       # where image and land cover disagree; needs embeddings",
+        "# land_cover_shares: {}               # land cover mapped from the images",
+        "",
     )
 
 

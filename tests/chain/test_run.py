@@ -103,6 +103,14 @@ def test_a_missing_input_says_what_to_run(params: Params) -> None:
         fingerprint(params, Step("x", "x", (), (), ("evaluation",), STEPS["scenes"].run, ""))
 
 
+def test_a_section_that_is_missing_is_named_and_whether_its_defaults_will_do(params: Params) -> None:
+    with pytest.raises(ConfigError, match=r"no section `map_audit`.*; `map_audit: \{\}` takes its defaults"):
+        run(params, "map_audit")
+    without = params.model_copy(update={"evaluation": None, "champion": None})
+    with pytest.raises(ConfigError, match=r"no section `evaluation`, and this needs one; docs/parameters\.md"):
+        run(without, "evaluation")
+
+
 def test_who_names_another_network_need_not_train_one(params: Params, tmp_path: Path) -> None:
     run(params, "scenes", "land_cover", "chips")
     elsewhere = {"bundle": str(tmp_path / "elsewhere")}
