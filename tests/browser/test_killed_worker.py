@@ -1,4 +1,4 @@
-"""A run whose worker is killed while it holds the slot of a pool: its retry must not wait for a slot that no one holds."""
+"""Runs that end before they are done: a killed worker's slot is free for its retry, a time limit ends a run and says so."""
 
 import os
 import signal
@@ -14,6 +14,8 @@ import yaml
 LAUNCH = """mutation($p: ExecutionParams!){launchPipelineExecution(executionParams: $p){__typename
   ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}"""
 SLOTS = "query($pool: String!){instance{concurrencyLimit(concurrencyKey: $pool){activeRunIds}}}"
+STATUS = """query($id: ID!){runOrError(runId: $id){... on Run{status
+  eventConnection{events{... on MessageEvent{message}}}}}}"""
 RUNS = "{runsOrError{... on Runs{results{id status tags{key value} stepStats{status startTime}}}}}"
 
 
@@ -38,6 +40,18 @@ def _large_world(root: Path) -> Path:
     return path
 
 
+def _launch_world(server: Any, **tags: str) -> str:
+    selector = {
+        "repositoryLocationName": "geokr",
+        "repositoryName": "__repository__",
+        "pipelineName": "__ASSET_JOB",
+        "assetSelection": [{"path": ["world"]}],
+    }
+    metadata = {"tags": [{"key": f"dagster/{name}", "value": value} for name, value in tags.items()]}
+    asked = {"selector": selector, "mode": "default", "runConfigData": {}, "executionMetadata": metadata}
+    return str(server.ask(LAUNCH, p=asked)["launchPipelineExecution"]["run"]["runId"])
+
+
 def _until(what: str, found: Callable[[], Any], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := found()):
@@ -52,14 +66,7 @@ def test_a_killed_worker_loses_its_slot_in_seconds_and_its_retry_starts(
     tmp_path: Path, start_dagster: Callable[..., Any], record_property: Callable[[str, object], None]
 ) -> None:
     server = start_dagster(_large_world(tmp_path))
-    selector = {
-        "repositoryLocationName": "geokr",
-        "repositoryName": "__repository__",
-        "pipelineName": "__ASSET_JOB",
-        "assetSelection": [{"path": ["world"]}],
-    }
-    launched = server.ask(LAUNCH, p={"selector": selector, "mode": "default", "runConfigData": {}})
-    first = launched["launchPipelineExecution"]["run"]["runId"]
+    first = _launch_world(server)
 
     def runs() -> dict[str, Any]:
         return {run["id"]: run for run in server.ask(RUNS)["runsOrError"]["results"]}
@@ -93,3 +100,26 @@ def test_a_killed_worker_loses_its_slot_in_seconds_and_its_retry_starts(
     record_property("retried_s", round(started[0] - killed, 1))
     assert freed - killed < 20  # 5 s between two looks, 1 s of patience, and what a busy machine adds
     assert started[0] - killed < 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_that_takes_longer_than_its_limit_is_ended_and_says_so(
+    tmp_path: Path, start_dagster: Callable[..., Any]
+) -> None:
+    server = start_dagster(_large_world(tmp_path))
+    run_id = _launch_world(server, max_runtime="1", max_retries="0")
+
+    def status() -> str:
+        return str(server.ask(STATUS, id=run_id)["runOrError"]["status"])
+
+    _until("the run is ended", lambda: status() in ("FAILURE", "SUCCESS", "CANCELED"), 300)
+    run = server.ask(STATUS, id=run_id)["runOrError"]
+    assert run["status"] == "FAILURE"
+    assert "Exceeded maximum runtime of 1 seconds." in [e.get("message") for e in run["eventConnection"]["events"]]
+
+    def is_gone() -> bool:
+        return not any(run_id in " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
+
+    _until("its processes are gone", is_gone, 120)
+    assert len(server.ask(RUNS)["runsOrError"]["results"]) == 1  # no retry
