@@ -65,9 +65,14 @@ def search_archive(
         MissingInputError: there are no embeddings, no image, or no land cover that is asked for.
         EmbeddingsError: an example is not in the archive or cannot be compared with it.
     """
-    if limit < 1 or not (like or at is not None or image is not None):
-        raise ConfigError("A search needs an example (a chip, a place or an image), and a limit of at least 1.")
+    if limit < 1:
+        raise ConfigError(f"limit: {limit} chips are wanted, expected at least 1.")
     found = open_embeddings(archive.embeddings)
+    if not (like or at is not None or image is not None):
+        raise ConfigError(
+            f"A search needs an example: a chip (--like {found.chips['chip_id'].iloc[0]}), a place (--at LON,LAT) or an image (--image "
+            "FILE). `geokr search --page page.html` writes a page to choose one on."
+        )
     own, examples = _examples(archive, found, like, at, image)
     similarity = build_index(found).similarity(examples)
     chosen = best(similarity, filters.allowed(found, archive.proportions), limit, without=own)

@@ -98,8 +98,10 @@ def test_unknown_names_and_words_are_refused(archive: Archive) -> None:
         search_archive(archive, like=["a-000"], filters=Filters(land_cover=parse_land_cover(["forrest>0.1"])))
     with pytest.raises(EmbeddingsError, match="No chip 'c-000' among 80"):
         search_archive(archive, like=["c-000"])
-    with pytest.raises(ConfigError, match="needs an example"):
+    with pytest.raises(ConfigError, match=r"needs an example: a chip \(--like a-000\), a place \(--at LON,LAT\)"):
         search_archive(archive)
+    with pytest.raises(ConfigError, match="limit: 0 chips are wanted"):
+        search_archive(archive, like=["a-000"], limit=0)
     for parse, text in (
         (parse_bbox, "1,2,3"),
         (parse_bbox, "1,3,2,2"),
