@@ -95,7 +95,7 @@ image: ## build the image with podman where no registry is in reach, on a base o
 
 .PHONY: test-stack
 test-stack: $(STACK_SYNCED) ## the stack's tests: guard, login, the chain through it, a backfill over Celery (needs Debian packages, half an hour)
-	@$(COMPILED) pytest -n 0 tests/stack/test_guard.py tests/stack/test_processes.py tests/stack/test_stack.py tests/stack/test_celery.py --durations=15
+	@$(COMPILED) pytest -n 0 tests/stack/test_guard.py tests/stack/test_processes.py tests/stack/test_stack.py tests/stack/test_celery.py tests/stack/test_message_broker.py --durations=15
 
 .PHONY: test-faults
 test-faults: $(STACK_SYNCED) ## kill, stop, starve and fill up what runs, and compare the end with an undisturbed one (hours; KILLS_A_STEP=2)

@@ -38,6 +38,9 @@ SCENES_PER_RUN = 50
 TRAINING_PROCESSES_VARIABLE = "GEOKR_TRAINING_PROCESSES"
 """Environment variable: processes of one machine that a training is shared among, by ``torchrun``. One without it."""
 
+MAX_LOST_PROCESSES = 5
+"""A step that is lost with its process on a Celery worker once more has failed: most likely it asks for more memory than there is."""
+
 # name: module, attribute, package that brings it
 _ELSEWHERE: Mapping[str, tuple[str, str, str]] = {
     "k8s": ("dagster_k8s", "k8s_job_executor", "dagster-k8s"),
@@ -98,6 +101,8 @@ def celery_settings() -> dict[str, Any]:
         "config_source": {
             "task_acks_late": True,
             "task_reject_on_worker_lost": True,
+            # In Celery 5.7 and later a step whose process was lost comes again as a retry, which can be counted.
+            "task_retry_on_worker_lost": True,
             # One step at a time: what a worker holds back cannot be taken by an idle one.
             "worker_prefetch_multiplier": 1,
             "broker_transport_options": {"visibility_timeout": silence},
