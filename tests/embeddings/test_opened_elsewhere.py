@@ -68,7 +68,7 @@ def test_duckdb_answers_the_query_of_the_page(folder: Path, tmp_path: Path) -> N
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the TorchGeo that reads such vectors needs Python 3.12")
 def test_torchgeo_reads_a_scene_s_vectors(folder: Path, tmp_path: Path) -> None:
-    (line,) = output_of(made(tmp_path, "torchgeo>=0.9"), _TORCHGEO_SCRIPT, str(folder / "north.parquet"))
+    (line,) = output_of(made(tmp_path, "torchgeo>=0.9", "pyarrow"), _TORCHGEO_SCRIPT, str(folder / "north.parquet"))
     expected = open_embeddings(folder, ["north"])
     places = [(x, y) for x, y, _ in json.loads(line)]
     assert np.allclose(places, expected.chips[["lon", "lat"]], atol=1e-4)  # float32 degrees
