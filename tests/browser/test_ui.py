@@ -7,6 +7,8 @@ import pytest
 from tiny_worlds import tiny_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_MS = 180_000
+"""Of a page on a machine that does other things beside it."""
 
 pytestmark = [
     pytest.mark.browser,
@@ -26,27 +28,28 @@ def test_a_newcomer_materialises_an_asset_and_sees_what_came_of_it(dagster_url: 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(PATIENCE_MS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
 
         page.goto(f"{dagster_url}/asset-groups")
         for group in ("raw_data", "levir_kr", "pretraining", "evaluation", "registry"):
-            expect(page.get_by_text(group, exact=True).first).to_be_visible(timeout=60_000)
+            expect(page.get_by_text(group, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
         page.wait_for_timeout(4_000)  # the graph is laid out after its names are there
         page.screenshot(path=tmp_path / "groups.png")
 
         page.goto(f"{dagster_url}/assets/world")
-        expect(page.get_by_text("Generate a small world").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("Generate a small world").first).to_be_visible(timeout=PATIENCE_MS)
         page.get_by_role("button", name="Materialize").first.click()
-        expect(page.get_by_text("Launched run").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Launched run").first).to_be_visible(timeout=PATIENCE_MS)
 
         # Numbers of the summary, on the page that opens the list of materialisations.
         page.goto(f"{dagster_url}/assets/world?view=events")
-        expect(page.get_by_text("num_scenes").first).to_be_visible(timeout=120_000)
+        expect(page.get_by_text("num_scenes").first).to_be_visible(timeout=PATIENCE_MS)
         page.screenshot(path=tmp_path / "world.png")
 
         page.goto(f"{dagster_url}/runs")
-        expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
         page.screenshot(path=tmp_path / "runs.png")
         browser.close()
     assert not errors
