@@ -1,19 +1,19 @@
 """Kills at random moments of what carries out the steps of a run in Dagster: the run's own process, and Celery workers."""
 
-import contextlib
 import os
 import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from forked_runs import Undisturbed, killed_in_every_step, run_worker, versions
-from running_stack import Started, started
+from celery_workers import Workers, celery_workers, killed
+from forked_runs import Undisturbed, killed_in_every_step, metrics_that_came_twice, run_worker, versions
+from kill_moments import KILLS_OF_A_CHAIN, makers, seconds_of_steps, until_a_moment_of
 from tiny_worlds import tiny_world
 
 from geokr_core.chain.params import load_params
@@ -47,101 +47,81 @@ def test_a_run_worker_killed_in_every_step(
     record_property("hit", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
 
 
-SILENCE_SECONDS = 90
-"""Longer than any step of the tiny world takes, and short enough to wait for."""
+KILLS_A_WHOLE_WORKER = 10
+"""Of so many kills one takes the worker with its processes, as a power cut would. Of RabbitMQ: redis waits for a silence first (test_celery.py)."""
 
-KILLS_OF_A_LAUNCH = 2
-"""In one step."""
-
-STEPS = """query($id: ID!){runOrError(runId: $id){... on Run{status
-  stepStats{stepKey startTime endTime status}}}}"""
+MOST_CHAINS_A_KILL = 4
 
 
-def _under_way(run: dict[str, Any]) -> list[str]:
-    """Steps of a run that have begun and not ended."""
-    return [
-        str(step["stepKey"]).removeprefix("run_")
-        for step in run["stepStats"]
-        if step["startTime"] is not None and step["endTime"] is None
-    ]
-
-
-def _working(stack: Started) -> psutil.Process | None:
-    """A Celery worker that carries out a step now: the one whose processes have computed most within a moment."""
-    workers = [psutil.Process(stack.pid(f"worker-{number}")) for number in (1, 2)]
-
-    def computed(worker: psutil.Process) -> float:
-        total = 0.0
-        for process in worker.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
-
-    before = [computed(worker) for worker in workers]
-    time.sleep(0.2)
-    gained, worker = max(
-        zip((computed(worker) - b for worker, b in zip(workers, before, strict=True)), workers, strict=True),
-        key=lambda pair: pair[0],
-    )
-    return worker if gained > 0.01 else None
-
-
-def _kill_children(worker: psutil.Process) -> None:
-    for process in worker.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
+def _kill(workers: Workers, maker: int, *, whole: bool) -> bool:
+    """Kill the processes of the worker that one of them makes a step in, and the worker too; False: all that was over."""
+    name = workers.of(maker)
+    if name is None:
+        return False
+    worker = workers.running[name]
+    if whole:
+        killed(worker)
+        worker.wait(timeout=60)
+        workers.start(name)
+        return True
+    for process in psutil.Process(worker.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
             process.kill()
+    return True
 
 
+def _begin_anew(workers: Workers, undisturbed: Undisturbed) -> None:
+    """Compare the end of a chain with that of the undisturbed one, and empty its store."""
+    assert versions(workers.params) == undisturbed.versions
+    assert metrics_that_came_twice(workers.folder / "mlflow.db") == []
+    assert not list(workers.folder.rglob("*.partial"))
+    for name in ("store", "world"):
+        shutil.rmtree(workers.folder / name)
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_celery_workers_killed_in_every_step(
-    open_folder: Path,
+    broker: str,
+    tmp_path: Path,
+    empty_database: Path,
     undisturbed: Undisturbed,
-    monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ) -> None:
-    monkeypatch.setenv("GEOKR_CELERY_SILENCE_SECONDS", str(SILENCE_SECONDS))
-    rng = random.Random(SEED)
-    project, folder = open_folder / "killed_project", open_folder / "killed"
-    params = tiny_world(project)
-    folder.mkdir()
-    names = [step.name for step in steps_of(load_params(params))]
-    kills: Counter[str] = Counter()
-    ends: Counter[str] = Counter()
-    with started(folder, GEOKR_PARAMS=params, GEOKR_EXECUTOR="celery") as stack:
-        while True:
-            run, met = stack.launch("whole_chain"), Counter[str]()
-            pause, status = time.monotonic() + rng.uniform(0, 3), ""
-            while status not in ("SUCCESS", "FAILURE", "CANCELED"):
-                time.sleep(0.2)
-                now = stack.ask(STEPS, id=run)["runOrError"]
-                status, hit = now["status"], " and ".join(_under_way(now))
-                if status != "STARTED" or time.monotonic() < pause or not hit:
-                    continue
-                if met[hit] >= KILLS_OF_A_LAUNCH or kills[hit] >= KILLS_A_STEP:
-                    continue
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if (worker := _working(stack)) is None:
-                        continue
-                    # The process that carries out the step; every fourth time its worker as well, as a power cut would.
-                    if whole := kills.total() % 4 == 3:
-                        worker.suspend()  # starts no successor for its child in between
-                    _kill_children(worker)
-                    if whole:
-                        worker.kill()
+    rng, kills, whole_workers = random.Random(SEED), Counter[str](), Counter[str]()
+    with celery_workers(tmp_path, broker, empty_database) as workers:
+        store = workers.store
+        names = [step.name for step in steps_of(load_params(workers.params))]
+        wanted, chains = set(names), 1
+        code, seconds = seconds_of_steps(workers.launch().poll, store)
+        assert code == 0, workers.said()
+        while wanted:
+            assert chains <= MOST_CHAINS_A_KILL * KILLS_A_STEP, f"not every step was hit: {kills}"
+            _begin_anew(workers, undisturbed)
+            run, of_this_chain = workers.launch(), Counter[str]()
+            chains += 1
+            while True:
+                wanted = {name for name in names if kills[name] < KILLS_A_STEP}
+                let_go = {name for name in names if of_this_chain[name] >= KILLS_OF_A_CHAIN}
+                code = until_a_moment_of(wanted - let_go, run.poll, store, lambda name: rng.uniform(0, seconds[name]))
+                if code is not None:
+                    break
+                made = makers(store)
+                hit, whole = (
+                    " and ".join(sorted(made)),
+                    broker == "rabbitmq" and kills.total() % KILLS_A_WHOLE_WORKER == 0,
+                )
+                if made and _kill(workers, next(iter(made.values())), whole=whole):
                     kills[hit] += 1
-                    met[hit] += 1
-                pause = time.monotonic() + rng.uniform(0, 3)
-            ends[status] += 1
-            assert ends["FAILURE"] + ends["CANCELED"] <= 5, ends
-            if status != "SUCCESS":
-                continue
-            assert versions(params) == undisturbed.versions
-            if all(kills[step] for step in names):
-                break
-            for name in ("store", "world"):
-                shutil.rmtree(project / name, ignore_errors=True)
-    assert not list(project.rglob("*.partial"))
+                    of_this_chain.update(made)
+                    whole_workers[hit] += whole
+                    while set(makers(store).values()) & set(made.values()):
+                        time.sleep(0.01)
+            assert code == 0, workers.said()
+            for name in wanted - set(of_this_chain):
+                seconds[name] *= 0.7  # it ended before each moment that was drawn: the load has changed
+        _begin_anew(workers, undisturbed)
     record_property("fault", "kill -9 of a Celery worker, or of its process that carries out a step")
     record_property("kills", kills.total())
-    record_property("hit", ", ".join(f"{step} {count}" for step, count in sorted(kills.items())))
-    record_property("launches", ends.total())
+    for kind, counts in (("hit", kills), ("with_the_worker", whole_workers)):
+        record_property(kind, ", ".join(f"{step} {count}" for step, count in sorted(counts.items()) if count))
+    record_property("chains", chains)

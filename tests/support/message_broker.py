@@ -16,7 +16,7 @@ import pytest
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -45,7 +45,7 @@ def rabbitmq(folder: Path, seconds: float = 300.0) -> Iterator[str]:
     if not SERVER.exists() or epmd is None:
         pytest.skip("RabbitMQ is missing: apt-get install rabbitmq-server")
     folder.mkdir(parents=True)
-    port, names, between = _free_port(), _free_port(), _free_port()
+    port, names, between = free_port(), free_port(), free_port()
     settings = f"listeners.tcp.1 = 127.0.0.1:{port}\nconsumer_timeout = 86400000\n"  # as docs/scale-out.md asks
     (folder / "rabbitmq.conf").write_text(settings, encoding="utf-8")
     (folder / "plugins").write_text("[].\n", encoding="utf-8")
