@@ -5,7 +5,7 @@ How they lie in files is in ``geokr_core.tracking.spool``; what is recorded, in 
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -183,8 +183,11 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
             metrics = [Metric(metric.key, metric.value, began_ms, metric.step) for metric in metrics]
         tags = [RunTag(key, value) for key, value in record.get("tags", {}).items()]
         once = record.get("once")  # a tag: with it, the whole of this was recorded
-        if once is not None and client.get_run(run_id).data.tags.get(once) == record["tags"][once]:
-            return
+        if once is not None:
+            run = client.get_run(run_id)
+            if run.data.tags.get(once) == record["tags"][once]:
+                return
+            metrics = _not_yet_told(metrics, run.data.metrics)
         client.log_batch(run_id, metrics=metrics, tags=tags)
     elif kind == "text":
         client.log_text(run_id, record["text"], record["name"])
@@ -194,6 +197,16 @@ def _take(client: MlflowClient, run_id: str, record: Record) -> None:
         client.log_inputs(run_id, [_dataset_input(Source(**record["source"]))])
     else:
         end_run(client, run_id, record["key"], record["status"], record["end_ms"], record["error"])
+
+
+def _not_yet_told(metrics: list[Metric], known: Mapping[str, float]) -> list[Metric]:
+    """Those that a killed attempt did not record: MLflow stores the metrics of a request before its tags, each by itself.
+
+    Args:
+        metrics: what came out, a metric a figure; at the last step of the curve that it ends, else at step 0.
+        known: the latest value of every metric of the run. That of a curve is no sign that the figure was recorded, unless it is the same.
+    """
+    return [one for one in metrics if one.key not in known or (one.step > 0 and known[one.key] != one.value)]
 
 
 def _dataset_input(source: Source) -> DatasetInput:
