@@ -169,8 +169,8 @@ def test_a_step_that_dies_between_its_figures_and_its_data_version_tells_them_on
             registry.track_step("pretraining", {}, tags, RecordingReporter()) as run,
         ):
             run_id = str(run.run_id)
-            run.reporter.metrics({"kl": 0.75}, 1 + attempt)
-            run.finish(Summary({"size_mb": 3.2, "images_per_s": 80.0 + attempt, "kl": 0.5}), "version")
+            run.reporter.metrics({"accuracy": 0.5}, 1 + attempt)
+            run.finish(Summary({"size_mb": 3.2, "images_per_s": 80.0 + attempt, "accuracy": 0.75}), "version")
             if dies:
                 server.delete_tag(run_id, "geokr/data_version")  # MLflow had not come so far
                 raise KeyboardInterrupt
@@ -178,9 +178,9 @@ def test_a_step_that_dies_between_its_figures_and_its_data_version_tells_them_on
         name: [point.value for point in server.get_metric_history(run_id, name)] for name in ("size_mb", "images_per_s")
     }
     assert told == {"size_mb": [3.2], "images_per_s": [80.0]}
-    curve = sorted((point.step, point.value) for point in server.get_metric_history(run_id, "kl"))
+    curve = sorted((point.step, point.value) for point in server.get_metric_history(run_id, "accuracy"))
     assert curve == [(1, 0.5), (1, 0.75), (2, 0.5), (2, 0.75)]
-    assert only_run(server, run_id).data.metrics["kl"] == 0.5, "a figure that ends a curve is the latest of it"
+    assert only_run(server, run_id).data.metrics["accuracy"] == 0.75, "a figure that ends a curve is the latest of it"
     assert only_run(server, run_id).data.tags["geokr/data_version"] == "version"
 
 
