@@ -10,7 +10,8 @@ from geokr_core import cli
 def app():
     try:
         print("begun", flush=True)
-        time.sleep(300)
+        for _ in range(3000):
+            time.sleep(0.1)  # in one piece, a signal that comes just before it would be heard at its end
     finally:
         time.sleep(0.5)  # what is open is closed, also where a second signal comes
         print("closed", flush=True)
