@@ -1,4 +1,4 @@
-# `make` lists what there is. Needs make, git and Python 3.11-3.13 (on Debian and Ubuntu with python3-venv).
+# `make` lists what there is. Needs make, git and Python 3.11-3.14 (on Debian and Ubuntu with python3-venv).
 # uv, which makes the environment from uv.lock, is fetched if the machine has none.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 PORT ?= 3000
 NUM_DAMAGES ?= 1000
 KILLS_A_STEP ?= 2
-PYTHONS := >=3.11,<3.14
+PYTHONS := >=3.11,<3.15
 UV_WANTED := uv>=0.9,<1
 SYNCED := .venv/.synced
 STACK_SYNCED := .venv/.synced-stack
@@ -160,7 +160,7 @@ $(SYNCED): pyproject.toml uv.lock
 	@$(MAKE) --no-print-directory uv
 	@uv="$$($(FIND_UV))"; \
 	"$$uv" python find --quiet '$(PYTHONS)' >/dev/null 2>&1 || { \
-	  echo "No Python 3.11, 3.12 or 3.13 was found, and GeoKR needs one." >&2; \
+	  echo "No Python 3.11 to 3.14 was found, and GeoKR needs one." >&2; \
 	  echo "Install it (Debian 12 and 13, Ubuntu 24.04: apt-get install python3 python3-venv)," >&2; \
 	  echo "or, where the network allows, let uv fetch one: $$uv python install 3.12" >&2; exit 1; }; \
 	echo "Making the environment in .venv, exactly as locked (seconds from a cache; minutes and some 7 GB on a new machine) …" >&2; \
@@ -179,7 +179,7 @@ $(STACK_SYNCED): $(SYNCED)
 .PHONY: uv
 uv:
 	@if [ -n "$$($(FIND_UV))" ]; then exit 0; fi; \
-	command -v python3 >/dev/null || { echo "Neither uv nor python3 was found: install Python 3.11-3.13 first." >&2; exit 1; }; \
+	command -v python3 >/dev/null || { echo "Neither uv nor python3 was found: install Python 3.11-3.14 first." >&2; exit 1; }; \
 	echo "uv was not found: installing it (pip, or a private .uv-venv)."; \
 	python3 -m pip install --user --quiet '$(UV_WANTED)' 2>/dev/null || { \
 	  python3 -m venv .uv-venv && printf '*\n' > .uv-venv/.gitignore && .uv-venv/bin/pip install --quiet '$(UV_WANTED)'; } || { \
