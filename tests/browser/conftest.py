@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS_TO_START = 300
@@ -47,12 +47,6 @@ class Server:
         return content["data"]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_for(url: str, server: subprocess.Popen[bytes], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -76,7 +70,7 @@ def running(root: Path, params_file: Path, environment: Mapping[str, str]) -> It
     home = root / "dagster_home"
     home.mkdir(exist_ok=True)
     shutil.copy(REPOSITORY / ".dagster_home" / "dagster.yaml", home)
-    port = _free_port()
+    port = free_port()
     with (root / "dev.log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", "workspace.yaml"],

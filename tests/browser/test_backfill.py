@@ -1,6 +1,5 @@
 """Many scenes through the UI: a backfill of small scenes ends, each scene is reported by itself, and the pages stay usable."""
 
-import shutil
 import statistics
 import sys
 import time
@@ -10,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opened_pages import CHROMIUM, needs_chromium
 
 from geokr_core.chain.freshness import is_current
 from geokr_core.chain.params import load_params
 from geokr_core.chain.steps import STEPS
 from geokr_core.testing import make_small_archive
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)"),
+    needs_chromium,
 ]
 
 LATEST = "{partitionBackfillsOrError(limit: 1){... on PartitionBackfills{results{id}}}}"

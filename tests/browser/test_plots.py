@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from opened_pages import CHROMIUM, needs_chromium
 
 REPOSITORY = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HISTORY = "variant,seed,step,train_kl,validation_kl\n" + "".join(
     f"{variant},{seed},{step},{1 / step},{2 / step}\n"
     for variant in ("geokr", "shuffled")
@@ -37,7 +37,7 @@ def filled_by_dvc(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+@needs_chromium
 def test_the_plots_show_without_a_network(tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 

@@ -1,18 +1,17 @@
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opened_pages import CHROMIUM, needs_chromium
 from tiny_worlds import tiny_world
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_MS = 180_000
 """Of a page on a machine that does other things beside it."""
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)"),
+    needs_chromium,
 ]
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from opened_pages import CHROMIUM, needs_chromium
 from running_stack import started
 from stack.services import listens
 from tiny_worlds import tiny_world
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REPOSITORY = Path(__file__).parents[2]
 MODEL = "geokr-resnet18"
 SECRETS = (
@@ -78,7 +78,7 @@ def test_the_chain_runs_behind_the_guard(stack: Any) -> None:
     assert list((stack.folder / "stack" / "dagster_home" / "storage").rglob("*"))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+@needs_chromium
 def test_a_browser_gets_in_with_the_password_only(stack: Any) -> None:
     from playwright.sync_api import Error, expect, sync_playwright
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from message_broker import free_port, rabbitmq
+from message_broker import rabbitmq
+from ports import free_port
 from running_stack import require_packages
 from tiny_worlds import tiny_world
 
