@@ -1,7 +1,7 @@
 """Fine-tuning on a labelled set: all weights learn, under one fixed budget for every initialisation.
 
 One readable loop. The budget (steps, batch, schedule, augmentation) is tuned for no initialisation; batches, flips and
-the head's first weights depend on the seed alone, so that two initialisations differ in nothing but their weights.
+the weights of a drawn head depend on the seed alone, so that two initialisations differ in nothing but their weights.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.config import EvaluationConfig
+from geokr_core.evaluation.protocols.probe import LinearClassifier
 from geokr_core.evaluation.starts import EXTRACTION_BATCH
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.augmentation import orient
@@ -29,7 +30,7 @@ from geokr_core.networks.strength import Strength
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05
 HEAD_LEARNING_RATE_FACTOR = 4.0
-"""The head starts from nothing in every initialisation and must catch up within some tens of steps."""
+"""A drawn head starts from nothing in every initialisation and must catch up within some tens of steps."""
 WARMUP_FRACTION = 0.1
 SCHEDULE = f"AdamW, linear warm-up over {WARMUP_FRACTION:.0%} of the steps, then half a cosine to zero"
 
@@ -44,6 +45,21 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = nn.Linear(feature_dim, num_classes)
+
+    def begin_as(self, probe: LinearClassifier) -> None:
+        """Give the head the weights of a linear probe, standardisation included: as a classifier the two are one.
+
+        First the probe, then all weights (LP-FT): a drawn head sends its first, large gradients into features that were
+        good, and few labels do not repair what these pull apart (Kumar et al., "Fine-Tuning can Distort Pretrained
+        Features and Underperform Out-of-Distribution", ICLR 2022).
+
+        Args:
+            probe: of this network's frozen, pooled last stage.
+        """
+        weight = probe.weight / probe.scale
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(weight))
+            self.head.bias.copy_(torch.from_numpy(probe.bias - weight @ probe.centre))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of float32 images (B, 3, H, W)."""
@@ -117,8 +133,9 @@ def fine_tune(
     learning_rate: float | None = None,
     *,
     frozen_batchnorm: bool = False,
+    probe: LinearClassifier | None = None,
 ) -> Classifier:
-    """Train a backbone and a new head.
+    """Train a backbone and its head.
 
     Args:
         network: the start; changed in place.
@@ -132,6 +149,7 @@ def fine_tune(
         runtime: where it runs.
         learning_rate: None takes ``config.fine_tune_learning_rate``.
         frozen_batchnorm: keep the backbone's BatchNorm as it is.
+        probe: the head begins as it and learns at the backbone's rate; None: it is drawn, and learns faster.
 
     Returns:
         The classifier in evaluation mode.
@@ -139,7 +157,10 @@ def fine_tune(
     Raises:
         EvaluationError: the loss is not finite.
     """
-    model = Classifier(network, feature_dim(architecture), num_classes, seed).to(runtime.device).train()
+    model = Classifier(network, feature_dim(architecture), num_classes, seed)
+    if probe is not None:
+        model.begin_as(probe)
+    model = model.to(runtime.device).train()
     if frozen_batchnorm:
         freeze_batchnorm(model.network)
     generator = torch.Generator().manual_seed(seed)
@@ -156,7 +177,7 @@ def fine_tune(
 
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.network.parameters() if p.requires_grad]},
-        {"params": model.head.parameters(), "factor": HEAD_LEARNING_RATE_FACTOR},
+        {"params": model.head.parameters(), "factor": HEAD_LEARNING_RATE_FACTOR if probe is None else 1.0},
     ]
     learn(groups, loss_at, config.fine_tune_steps, learning_rate or config.fine_tune_learning_rate)
     return model.eval()

@@ -34,6 +34,7 @@ from geokr_core.evaluation.protocols.probe import (
     MANY_ITEMS,
     SINGLE_LABEL_STRENGTH,
     STRENGTHS,
+    LinearClassifier,
     colour_histogram,
     extract_features,
     fit_probe,
@@ -93,6 +94,15 @@ class SceneClassification:
         return self.set.notes
 
     @property
+    def _learning_rates(self) -> tuple[float, ...]:
+        config = self._evaluation
+        return self._task.learning_rates or config.fine_tune_learning_rates or (config.fine_tune_learning_rate,)
+
+    @property
+    def _begins_as_probe(self) -> bool:
+        return self._task.head == "linear_probe"
+
+    @property
     def budget(self) -> Mapping[str, object]:
         """What every initialisation gets alike."""
         config = self._evaluation
@@ -102,7 +112,8 @@ class SceneClassification:
             f"{config.knn_neighbours} nearest neighbours by cosine similarity",
             "fine-tuning": f"{config.fine_tune_steps} steps of {config.batch_size} images",
             "schedule": SCHEDULE,
-            "learning rates": list(config.fine_tune_learning_rates or (config.fine_tune_learning_rate,)),
+            "learning rates": list(self._learning_rates),
+            "head": "begins as the linear probe" if self._begins_as_probe else "drawn",
             "augmentation": "flips and quarter turns",
             "BatchNorm of the backbone": "as pretrained" if self._task.batchnorm == "frozen" else "learns",
         }
@@ -110,6 +121,12 @@ class SceneClassification:
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         config = self._evaluation
+        probed = {
+            "strengths": STRENGTHS,
+            "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
+            "single_label_strength": SINGLE_LABEL_STRENGTH,
+            "standardised_by": "train",
+        }
         settings: dict[str, object] = {"image_size_px": self.size_px, "threads": THREADS_OF_A_CELL}
         if cell.features != "histogram":
             settings |= {
@@ -129,8 +146,10 @@ class SceneClassification:
             }
             if self._task.batchnorm == "frozen":
                 settings["batchnorm"] = "frozen"
-            if config.fine_tune_learning_rates:
-                settings["learning_rates"] = config.fine_tune_learning_rates
+            if self._begins_as_probe:
+                settings |= {**probed, "head": "linear_probe", "head_learning_rate_factor": 1.0}
+            if self._task.learning_rates or config.fine_tune_learning_rates:
+                settings["learning_rates"] = self._learning_rates
                 settings["validation_fraction"] = config.validation_fraction
         elif cell.protocol == "knn":
             settings |= {"neighbours": config.knn_neighbours, "standardised_by": "train"}
@@ -142,12 +161,7 @@ class SceneClassification:
                 "validation_fraction": torchgeo_bench.VALIDATION_FRACTION,
             }
         else:
-            settings |= {
-                "strengths": STRENGTHS,
-                "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
-                "single_label_strength": SINGLE_LABEL_STRENGTH,
-                "standardised_by": "train",
-            }
+            settings |= probed
         return settings
 
     def require(self, cell: Cell) -> None:
@@ -228,12 +242,17 @@ class SceneClassification:
 
     def _probe(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
         features = self._features(cell.features, start, runtime)
-        labels = self.set.labels[rows]
-        labelled, unlabelled, asked = (features[part] for part in (rows, self.set.train_rows, self.set.test_rows))
+        asked = features[self.set.test_rows]
         if cell.protocol == "knn":
+            labelled, unlabelled = features[rows], features[self.set.train_rows]
             num_neighbours = self._evaluation.knn_neighbours
-            return nearest_neighbours(labelled, labels, asked, unlabelled, num_neighbours)
-        return fit_probe(labelled, labels, len(self.set.classes), unlabelled, seed=cell.seed).predict(asked)
+            return nearest_neighbours(labelled, self.set.labels[rows], asked, unlabelled, num_neighbours)
+        return self._fitted(features, rows, cell.seed).predict(asked)
+
+    def _fitted(self, features: np.ndarray, rows: np.ndarray, seed: int) -> LinearClassifier:
+        """The linear probe of the labelled images `rows`."""
+        unlabelled = features[self.set.train_rows]
+        return fit_probe(features[rows], self.set.labels[rows], len(self.set.classes), unlabelled, seed=seed)
 
     def _benched(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> Measurement:
         """Score by a protocol of torchgeo-bench, accuracy with its interval."""
@@ -271,7 +290,7 @@ class SceneClassification:
         )
 
     def _chosen_learning_rate(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> float:
-        candidates = self._evaluation.fine_tune_learning_rates or (self._evaluation.fine_tune_learning_rate,)
+        candidates = self._learning_rates
         fitting, held_out = stratified_holdout(self.set.labels[rows], cell.seed, self._evaluation.validation_fraction)
         if not len(held_out):
             candidates = candidates[:1]  # one label a class: nothing can be held out, so nothing is chosen
@@ -286,6 +305,7 @@ class SceneClassification:
         self, cell: Cell, start: Start, rows: np.ndarray, asked: np.ndarray, learning_rate: float, runtime: Runtime
     ) -> np.ndarray:
         """Predictions for the images `asked` of a network that learned from `rows`."""
+        probe = self._fitted(self._features("last", start, runtime), rows, cell.seed) if self._begins_as_probe else None
         network, normalisation = self._start_network(start, runtime)
         images = self._images(start)
         model = fine_tune(
@@ -300,6 +320,7 @@ class SceneClassification:
             runtime,
             learning_rate,
             frozen_batchnorm=self._task.batchnorm == "frozen",
+            probe=probe,
         )
         return predict(model, images[asked], normalisation, runtime)
 

@@ -374,3 +374,33 @@ def test_learning_rate_is_chosen_on_labelled_images_and_never_on_test_images(
     assert asked[0][1] <= set(task.set.train_rows.tolist())
     assert asked[0][1] == asked[1][1]
     assert asked[2][1] == set(task.set.test_rows.tolist())
+
+
+def test_a_head_that_begins_as_the_linear_probe_predicts_as_it_does_until_it_learns(tmp_path: Path) -> None:
+    """Standardisation, weights and labels are those of the probe: with a learning rate of next to nothing the scores are one."""
+    folder = make_image_set(tmp_path / "set", images_per_class=20)
+    begun, drawn, learning = (
+        opened(folder, tasks=[{"name": "set", "image_size_px": 32, **section}], fine_tune_steps=2, batch_size=4)
+        for section in (
+            {"head": "linear_probe", "learning_rates": [1e-12]},
+            {"learning_rates": [1e-12]},
+            {"head": "linear_probe", "learning_rates": [1e-2]},
+        )
+    )
+    asked = {"protocol": "fine_tune", "labels_per_class": 2}
+    probed = begun.measure(cell(begun, labels_per_class=2), start())
+
+    assert begun.measure(cell(begun, **asked), start()).confusion == probed.confusion
+    assert drawn.measure(cell(drawn, **asked), start()).confusion != probed.confusion
+    assert learning.measure(cell(learning, **asked), start()).confusion != probed.confusion
+    assert len({str(task.settings(cell(task, **asked))) for task in (begun, drawn, learning)}) == 3
+    assert begun.settings(cell(begun)) == drawn.settings(cell(drawn))
+    assert (begun.budget["head"], drawn.budget["head"]) == ("begins as the linear probe", "drawn")
+
+
+def test_the_learning_rates_of_a_task_go_before_those_of_the_evaluation(tmp_path: Path) -> None:
+    folder = make_image_set(tmp_path / "set")
+    own = opened(folder, tasks=[{"name": "set", "image_size_px": 32, "learning_rates": [3e-4]}], fine_tune_steps=1)
+
+    assert own.measure(cell(own, protocol="fine_tune"), start()).details == {"learning_rate": 3e-4}
+    assert own.budget["learning rates"] == [3e-4]
