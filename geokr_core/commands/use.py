@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def embed_images(
-    folder: Annotated[Path, typer.Argument(help="Folder of 8-bit images, at any depth.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images of 8 bits, or TIFFs of 16, at any depth.")],
     out: Annotated[Path, typer.Argument(help="Parquet file that gets a vector an image.")],
     params: ParamsFile = None,
     overrides: Overrides = None,
@@ -73,7 +73,10 @@ def search(
     overrides: Overrides = None,
     like: Annotated[list[str] | None, typer.Option("--like", help="Id of a chip to look for (repeatable).")] = None,
     at: Annotated[str | None, typer.Option("--at", help="LON,LAT of a chip to look for, in degrees.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="Image file to look for: 8-bit RGB.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", help="Image file to look for: red, green, blue of 8 bits, or a TIFF of 16."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="Chips wanted.")] = 50,
     dates: Dates = None,
     sensor: Sensors = None,

@@ -45,6 +45,7 @@ class Encoder:
         gsd_m: finest and coarsest ground sampling distance that it was trained on; empty where unknown.
         network: in evaluation mode, on the device.
         device: where it runs.
+        bundle: folder of the bundle that it was opened from, if any.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Encoder:
     gsd_m: tuple[float, ...]
     network: nn.Module
     device: torch.device
+    bundle: Path | None = None
 
     @property
     def num_dimensions(self) -> int:
@@ -197,6 +199,7 @@ def open_encoder(config: EmbeddingsConfig, backbone: Path | None, chip_bands: Se
         gsd_m=(bundle.gsd_m_min, bundle.gsd_m_max),
         network=_placed(network, device),
         device=device,
+        bundle=folder,
     )
 
 

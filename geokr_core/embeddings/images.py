@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from geokr_core.backbone.loader.geokr_backbone import BundleError, stretch_limits
+from geokr_core.chips.stretch import Stretch
 from geokr_core.embeddings.config import EmbeddingsConfig
-from geokr_core.embeddings.encoder import BATCH_SIZE, described, open_encoder, usable_workers
+from geokr_core.embeddings.encoder import BATCH_SIZE, Encoder, described, open_encoder, usable_workers
 from geokr_core.embeddings.quantisation import quantise
 from geokr_core.embeddings.table import METADATA_KEY
 from geokr_core.errors import EmbeddingsError, MissingInputError
-from geokr_core.rasters.image_files import UnusableImageError
+from geokr_core.rasters.image_files import Picture, UnusableImageError
 from geokr_core.rasters.image_files import read_image as read_picture
 from geokr_core.step.files import whole_file
 from geokr_core.step.found_files import find_files
@@ -26,12 +28,15 @@ RGB: Final = ("red", "green", "blue")
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
 
-def read_image(path: Path, size_px: int) -> np.ndarray:
+def read_image(path: Path, size_px: int, encoder: Encoder | None = None) -> np.ndarray:
     """An image file as a chip: scaled by its shorter side, and cropped to a square around its middle.
 
     Args:
-        path: an image in 8 bits, grey or in colour; it stands as its EXIF tag says.
+        path: an image in 8 bits, grey or in colour; it stands as its EXIF tag says. Or a raster of 16 bits or floats with the
+            bands red, green and blue, in this order or named so.
         size_px: side of the chip.
+        encoder: of a bundle, which says how images of more than 8 bits are stretched: as the scenes it was trained on, by limits
+            of the image itself. Any other, or None: they are refused.
 
     Returns:
         uint8 (size_px, size_px, 3), red, green and blue.
@@ -44,15 +49,26 @@ def read_image(path: Path, size_px: int) -> np.ndarray:
         raise MissingInputError(f"{path}: no such file.")
     try:
         picture = read_picture(path)
-        is_grey = picture.pixels.dtype == np.uint8 and picture.pixels.shape[-1] == 1
-        rgb = Image.fromarray(np.repeat(picture.pixels, 3, axis=-1) if is_grey else picture.as_rgb8())
-    except UnusableImageError as error:
+        rgb = Image.fromarray(_as_rgb8(picture, encoder))
+    except (UnusableImageError, BundleError) as error:
         raise EmbeddingsError(f"{path}: {error}") from error
     factor = size_px / min(rgb.size)
     width, height = (max(size_px, round(side * factor)) for side in rgb.size)
     scaled = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - size_px) // 2, (width - size_px) // 2
     return scaled[top : top + size_px, left : left + size_px]
+
+
+def _as_rgb8(picture: Picture, encoder: Encoder | None) -> np.ndarray:
+    if picture.pixels.dtype == np.uint8 or picture.is_grey or encoder is None or encoder.bundle is None:
+        is_grey = picture.pixels.dtype == np.uint8 and picture.pixels.shape[-1] == 1
+        return np.repeat(picture.pixels, 3, axis=-1) if is_grey else picture.as_rgb8()
+    seen = picture.of_bands(RGB).pixels[..., list(encoder.channels)]
+    low, high = stretch_limits(seen, encoder.bundle, valid=picture.valid, layout="HWC")
+    valid = np.ones(seen.shape[:2], dtype=bool) if picture.valid is None else picture.valid
+    rgb = np.zeros((*seen.shape[:2], len(RGB)), dtype=np.uint8)
+    rgb[..., list(encoder.channels)] = Stretch(tuple(low), tuple(high)).apply(np.moveaxis(seen, -1, 0), valid)
+    return rgb
 
 
 def embed_images(
@@ -88,7 +104,7 @@ def embed_images(
     read, vectors = [], []
     with reporter.progress("images", len(paths)) as advance:
         for first in range(0, len(paths), 16 * BATCH_SIZE):
-            part, images = _readable(paths[first : first + 16 * BATCH_SIZE], size_px, reporter)
+            part, images = _readable(paths[first : first + 16 * BATCH_SIZE], size_px, encoder, reporter)
             read += part
             if part:
                 vectors += list(encoder.batches(np.stack(images), usable_workers(config.workers)))
@@ -116,11 +132,13 @@ def embed_images(
     return Summary(numbers={"num_images": len(read), "num_skipped": left, "num_dimensions": encoder.num_dimensions})
 
 
-def _readable(paths: Sequence[Path], size_px: int, reporter: Reporter) -> tuple[list[Path], list[np.ndarray]]:
+def _readable(
+    paths: Sequence[Path], size_px: int, encoder: Encoder, reporter: Reporter
+) -> tuple[list[Path], list[np.ndarray]]:
     read, images = [], []
     for path in paths:
         try:
-            images.append(read_image(path, size_px))
+            images.append(read_image(path, size_px, encoder))
             read.append(path)
         except EmbeddingsError as error:
             reporter.warning(f"skipped: {error}")

@@ -38,15 +38,33 @@ FEATURE_NAMES: Final[Mapping[str, str]] = {
     "histogram": "54 colour numbers",
 }
 
-_TASK_WORDS: Final[Mapping[str, str]] = {"cloud_snow": "cloud and snow", "detection": "object detection"}
+_TASK_WORDS: Final[Mapping[str, str]] = {
+    "cloud_snow": "cloud and snow",
+    "detection": "object detection",
+    # Published sets, as their authors write them.
+    "aid": "AID",
+    "dota": "DOTA",
+    "eurosat": "EuroSAT",
+    "gid": "GID",
+    "l8_biome": "Landsat 8 Biome",
+    "levir_cs": "Levir_CS",
+    "loveda": "LoveDA",
+    "nwpu_resisc45": "NWPU-RESISC45",
+    "nwpu_vhr10": "NWPU VHR-10",
+    "potsdam": "Potsdam",
+    "resisc45": "RESISC45",
+    "ucmerced": "UC Merced",
+    "uc_merced": "UC Merced",
+    "vaihingen": "Vaihingen",
+}
 
 MANY_INITIALISATIONS: Final = 7
 """With more of them no one finds a colour of the legend again: charts name each row, tables lay them one below another."""
 
 
 def task_words(task: str) -> str:
-    """A task's name as it is read."""
-    return _TASK_WORDS.get(task, task.replace("_", " "))
+    """A task's name as it is read: a published set's, whatever capitals its folder has, or the folder's in words."""
+    return _TASK_WORDS.get(task.lower(), task.replace("_", " "))
 
 
 def in_order(tasks: Iterable[Any], kinds: Mapping[str, str] | None = None) -> list[str]:

@@ -101,6 +101,28 @@ class Picture:
         valid = alpha if self.valid is None else self.valid & alpha
         return Picture(self.pixels[..., :-1], None if valid.all() else valid, band_names=self.band_names[:-1])
 
+    def of_bands(self, names: Sequence[str]) -> "Picture":
+        """The same with these bands alone: by the names that the raster gives them, or all of as many.
+
+        Args:
+            names: e.g. ``red``, ``green``, ``blue``; capitals do not count.
+
+        Raises:
+            UnusableImageError: it names no such bands and has another number of them.
+        """
+        called = [name.lower() for name in self.band_names]
+        if all(name in called for name in names):
+            places = [called.index(name) for name in names]
+            scaling = tuple(self.scaling[place] for place in places) if self.scaling else ()
+            return Picture(self.pixels[..., places], self.valid, band_names=tuple(names), scaling=scaling)
+        if self.pixels.shape[-1] != len(names):
+            found = f", called {', '.join(self.band_names)}" if self.band_names else " without names"
+            raise UnusableImageError(
+                f"found {self.pixels.shape[-1]} band(s) of {self.pixels.dtype}{found}, expected {', '.join(names)} in this order, or "
+                "a raster that names these. Select them, e.g. with `gdal_translate -b <red> -b <green> -b <blue>`."
+            )
+        return self
+
     def as_rgb8(self) -> np.ndarray:
         """8-bit red, green and blue, uint8 (H, W, 3).
 

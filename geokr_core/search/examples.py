@@ -62,8 +62,8 @@ def image_vector(path: Path, config: EmbeddingsConfig, backbone: Path | None, fo
     """The vector of an image file by the network that embedded the archive.
 
     Args:
-        path: an 8-bit image of red, green and blue; it is scaled to the chips' size by its shorter side and cropped to a
-            square around its middle.
+        path: an image of red, green and blue, see `read_image`; it is scaled to the chips' size by its shorter side and cropped
+            to a square around its middle.
         config: the section `embeddings`.
         backbone: bundle of the chain.
         found: the archive.
@@ -84,4 +84,4 @@ def image_vector(path: Path, config: EmbeddingsConfig, backbone: Path | None, fo
             f"{found.network['model']} {found.network['model_version']}; run `geokr embed` again first."
         )
     size = int(found.network["chip_size_px"])
-    return encoder.encode(read_image(path, size)[None])
+    return encoder.encode(read_image(path, size, encoder)[None])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from affine import Affine
 from PIL import Image
 
 from geokr_core.embeddings.config import EmbeddingsConfig
@@ -13,6 +14,7 @@ from geokr_core.embeddings.images import embed_images, read_image
 from geokr_core.embeddings.table import footer_of
 from geokr_core.errors import EmbeddingsError, MissingInputError
 from geokr_core.step.reporter import RecordingReporter
+from geokr_core.testing import write_raster
 
 
 @pytest.fixture
@@ -62,6 +64,30 @@ def test_images_are_read_as_those_of_labelled_sets(tmp_path: Path) -> None:
         read_image(tmp_path / "b.png", 32)
     Image.fromarray(upright).save(tmp_path / "c.webp", lossless=True)
     assert (read_image(tmp_path / "c.webp", 32)[:, :12] == 200).all()
+
+
+def test_an_image_of_16_bits_is_stretched_as_the_scenes_that_the_backbone_was_trained_on(
+    finished_bundle: Path, tmp_path: Path
+) -> None:
+    """Percentiles 2 and 98 of each band, of the pixels with data alone; bands are taken by their names."""
+    rng = np.random.default_rng(0)
+    bands = [rng.normal(mean, 300, (32, 32)).astype(np.uint16) for mean in (4000, 3000, 2000, 1000)]
+    stored = np.stack(bands)
+    stored[:, :8] = 0
+    path = tmp_path / "scene.tif"
+    write_raster(path, stored, None, Affine.identity(), named=("NIR", "Red", "Green", "Blue"), nodata=0)
+    encoder = open_encoder(EmbeddingsConfig(workers=1), finished_bundle, ("red", "green", "blue"))
+    found = read_image(path, 32, encoder)
+
+    for place, band in enumerate(bands[1:]):
+        low, high = np.percentile(band[8:], (2, 98))
+        assert np.array_equal(found[8:, :, place], np.rint(((band[8:] - low) / (high - low)).clip(0, 1) * 255))
+    assert (found[:8] == 0).all()
+    with pytest.raises(EmbeddingsError, match="found 4 band.s. of uint16, expected 8-bit RGB"):
+        read_image(path, 32)
+    write_raster(path, stored, None, Affine.identity(), nodata=0)
+    with pytest.raises(EmbeddingsError, match="found 4 band.s. of uint16 without names, expected red, green, blue"):
+        read_image(path, 32, encoder)
 
 
 def test_links_are_followed_and_dead_ones_named(folder: Path, weights: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from geokr_core.report.headline import Primary
 from tests.report.evaluations import results_of, said_of
 
 
@@ -101,3 +102,10 @@ def test_headline_names_the_other_variants_in_one_sentence() -> None:
         "Among the other variants GeoKR is ahead of simclr (+0.200) and moco (+0.010, though other test images could "
         "undo it); behind dense (−0.090); not distinguishable from no teacher (+0.000)."
     ) in text
+
+
+@pytest.mark.parametrize(
+    ("task", "said"), [("eurosat", "EuroSAT"), ("UCMerced", "UC Merced"), ("crop_types", "crop types")]
+)
+def test_headline_calls_published_sets_as_their_authors_do(task: str, said: str) -> None:
+    assert Primary(task, "linear_probe", "last", "all").words.startswith(f"{said}, ")
