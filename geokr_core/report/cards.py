@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from geokr_core.evaluation.charts import task_words
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import Estimate
-from geokr_core.report.headline import Primary, primaries, rows_of
+from geokr_core.report.headline import Primary, fine_tuned, primaries, rows_of
 from geokr_core.report.tables import Styles, estimate_of, score, signed, signed_interval
 
 Standing = Literal["ahead", "behind", "open"]
@@ -61,6 +61,7 @@ class Card:
         standing: of GeoKR among all starts.
         verdict: the same in some six words.
         bars: a start each, in the order of the page.
+        fine_tuned: what fine-tuning says where frozen features decide, in one sentence; None: nothing.
     """
 
     task: str
@@ -70,6 +71,7 @@ class Card:
     standing: Standing
     verdict: str
     bars: Sequence[Bar]
+    fine_tuned: str | None = None
 
 
 def cards(judged: Judged, styles: Styles) -> list[Card]:
@@ -80,20 +82,25 @@ def cards(judged: Judged, styles: Styles) -> list[Card]:
 def learnt(judged: Judged, styles: Styles) -> str:
     """What the evaluation shows in one sentence with one number and one interval: the first task's primary comparison."""
     primary = primaries(judged)[0]
+    return _told(judged, primary, primary.words, styles)
+
+
+def _told(judged: Judged, primary: Primary, words: str, styles: Styles) -> str:
+    """A comparison, called `words`, in one sentence with one number and one interval."""
     table = rows_of(judged.differences, primary).set_index("contrast")
     control = next((name for name in _CONTROLS if f"geokr - {name}" in table.index), None)
     metric = judged.metrics.of(primary.task, primary.metric)
     if control is None:
-        return f"{_upper(primary.words)}: GeoKR was compared with no start that says what the land cover taught."
+        return f"{_upper(words)}: GeoKR was compared with no start that says what the land cover taught."
     row = table.loc[f"geokr - {control}"].to_dict()
     found = estimate_of(row)
-    start, difference = f"{_upper(primary.words)}: GeoKR", signed(found.mean)
+    start, difference = f"{_upper(words)}: GeoKR", signed(found.mean)
     if found.n_seeds == 1:
         return f"{start} differs from {styles[control].label} by {difference} in {metric.words}, measured once: no conclusion."
     standing = _verdict_of(_turned(found, metric.sign))
-    words = {"ahead": "is ahead of", "behind": "is behind", "open": "is not distinguishable from"}[standing]
+    verdict = {"ahead": "is ahead of", "behind": "is behind", "open": "is not distinguishable from"}[standing]
     interval = signed_interval(found.ci_low, found.ci_high)
-    return f"{start} {words} {styles[control].label}: {difference} {interval} in {metric.words}."
+    return f"{start} {verdict} {styles[control].label}: {difference} {interval} in {metric.words}."
 
 
 def _card(judged: Judged, primary: Primary, styles: Styles) -> Card:
@@ -110,6 +117,7 @@ def _card(judged: Judged, primary: Primary, styles: Styles) -> Card:
         if str(row["contrast"]).startswith("geokr - ")
     }
     standing, verdict = _verdict("geokr" in means, gains, styles)
+    tuned = fine_tuned(judged, primary)
     return Card(
         primary.task,
         _upper(task_words(primary.task)),
@@ -118,6 +126,7 @@ def _card(judged: Judged, primary: Primary, styles: Styles) -> Card:
         standing,
         verdict,
         _bars(means, styles),
+        None if tuned is None else _told(judged, tuned, tuned.setting, styles),
     )
 
 
@@ -202,4 +211,5 @@ def as_plain(card: Card) -> dict[str, Any]:
         "standing": card.standing,
         "verdict": card.verdict,
         "starts": bars,
+        "fine_tuned": card.fine_tuned,
     }

@@ -61,11 +61,27 @@ def primaries(judged: Judged) -> list[Primary]:
         rows = rows[rows["protocol"] == protocol]
         features = "last" if (rows["features"] == "last").any() else str(rows["features"].iloc[0])
         rows = rows[rows["features"] == features]
-        # One network probed with all labels has one score: fewer labels, drawn several times, can tell it from others.
-        repeated = rows[(rows["initialisation"] == "geokr") & (rows["n_seeds"] > 1)]
-        labels = max(set((rows if repeated.empty else repeated)["labels_per_class"]), key=labels_order)
-        found.append(Primary(task, protocol, features, labels, str(of_task["metric"].iloc[0])))
+        found.append(Primary(task, protocol, features, _labels(rows), str(of_task["metric"].iloc[0])))
     return found
+
+
+def fine_tuned(judged: Judged, probed: Primary) -> Primary | None:
+    """The comparison of a probed task with all weights fine-tuned; None: GeoKR was not, or nothing else was done with the task."""
+    summary = judged.summary
+    of_task = (summary["task"] == probed.task) & (summary["metric"] == probed.metric)
+    rows = summary[of_task & (summary["protocol"] == "fine_tune")]
+    if probed.protocol == "fine_tune" or "geokr" not in set(rows["initialisation"]):
+        return None
+    return Primary(probed.task, "fine_tune", str(rows["features"].iloc[0]), _labels(rows), probed.metric)
+
+
+def _labels(rows: pd.DataFrame) -> str:
+    """The most labels that a comparison has intervals for.
+
+    One network probed with all labels has one score: fewer labels, drawn several times, can tell it from others.
+    """
+    repeated = rows[(rows["initialisation"] == "geokr") & (rows["n_seeds"] > 1)]
+    return max(set((rows if repeated.empty else repeated)["labels_per_class"]), key=labels_order)
 
 
 def rows_of(table: pd.DataFrame, primary: Primary, initialisation: str | None = None) -> pd.DataFrame:

@@ -92,3 +92,21 @@ def test_what_was_learnt_is_one_sentence(values: dict[str, list[float]], sentenc
     said = learnt(judged_of(results), initialisation_styles(results["initialisation"]))
     assert sentence in said
     assert said.count("GeoKR") == 1
+
+
+def test_a_probed_task_that_was_fine_tuned_says_what_came_of_it() -> None:
+    probed = results_of(geokr=UP, random=LOW)
+    tuned = results_of(geokr=LOW, random=UP).assign(protocol="fine_tune", labels_per_class="5")
+    not_ours = tuned[tuned["initialisation"] == "random"]
+
+    def said(*parts: pd.DataFrame) -> str | None:
+        results = pd.concat(parts, ignore_index=True)
+        (card,) = cards(judged_of(results), initialisation_styles(results["initialisation"]))
+        return card.fine_tuned
+
+    assert said(probed, tuned) == (
+        "Fine-tuning, 5 labels a class: GeoKR is behind random weights: −0.200 [−0.200, −0.200] in accuracy."
+    )
+    assert said(probed) is None
+    assert said(probed, not_ours) is None
+    assert said(tuned) is None

@@ -106,6 +106,7 @@ class SceneClassification:
     def budget(self) -> Mapping[str, object]:
         """What every initialisation gets alike."""
         config = self._evaluation
+        begun = {"head": "begins as the linear probe"} if self._begins_as_probe else {}
         return {
             "image size": f"{self.size_px} px",
             "frozen features": "standardised by all training images; logistic regression (C chosen on held-out labelled items); "
@@ -113,7 +114,7 @@ class SceneClassification:
             "fine-tuning": f"{config.fine_tune_steps} steps of {config.batch_size} images",
             "schedule": SCHEDULE,
             "learning rates": list(self._learning_rates),
-            "head": "begins as the linear probe" if self._begins_as_probe else "drawn",
+            **begun,
             "augmentation": "flips and quarter turns",
             "BatchNorm of the backbone": "as pretrained" if self._task.batchnorm == "frozen" else "learns",
         }
