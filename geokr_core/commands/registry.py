@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         rollback,
         REGISTRY,
         writes="aliases and tags of the registry; no version is deleted",
-        example='geokr rollback geokr-resnet18 --because "clouds in the training scenes',
+        example='geokr rollback geokr-resnet18 --because "clouds in the training scenes"',
     )
 
 
