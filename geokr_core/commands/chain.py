@@ -129,7 +129,10 @@ def _command_of(step: Step) -> Any:
 
 
 def _add_step(app: typer.Typer, step: Step, command: Any) -> None:
-    read = [*(f"{section}.folder" for section in step.sources), *(f"<store>/{name}" for name in (*step.inputs, *step.also_reads))]
+    read = [
+        *(f"{section}.folder" for section in step.sources),
+        *(f"<store>/{name}" for name in (*step.inputs, *step.also_reads)),
+    ]
     place = "world.folder" if step.folder is not None else f"<store>/{step.name}"
     add(
         app,
