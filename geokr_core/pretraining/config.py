@@ -25,13 +25,23 @@ class VariantConfig(Section):
     """A pretraining that differs from the others by its method, or by single settings."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
-    method: str = Field("geokr", description="see `pretraining.variants`")
+    method: str = Field(
+        "geokr", description="see `pretraining.variants`; left out: the method that the variant is named after, else `geokr`"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="null: those of the section"
     )
     settings: dict[str, Any] = Field({}, description="fields of `pretraining` that hold for this variant alone")
 
     _seeds_once = field_validator("seeds")(_each_once)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_method(cls, content: Any) -> Any:
+        """A variant called `simclr` that trains something else would put its name above another method's scores."""
+        if isinstance(content, dict) and "method" not in content and is_method(str(content.get("name"))):
+            return {**content, "method": str(content["name"])}
+        return content
 
     @field_validator("method")
     @classmethod

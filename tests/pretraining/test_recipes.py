@@ -278,3 +278,12 @@ def test_a_variant_may_have_seeds_of_its_own(data: LevirKR, tmp_path: Path) -> N
 def test_a_wrong_variant_is_refused(variant: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         short_config(variants=("geokr", variant))
+
+
+@pytest.mark.parametrize("variant", ["simclr", {"name": "simclr"}, {"name": "simclr", "settings": {"jitter": 0.3}}])
+def test_a_variant_that_is_named_after_a_method_trains_it(variant: object) -> None:
+    config = PretrainingConfig.model_validate({"variants": ["geokr", variant, {"name": "mine"}]})
+
+    assert [one.method for one in config.named_variants] == ["geokr", "simclr", "geokr"]
+    other = PretrainingConfig.model_validate({"variants": ["geokr", {"name": "simclr", "method": "joint"}]})
+    assert other.named_variants[1].method == "joint"
