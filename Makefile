@@ -88,7 +88,7 @@ pin-images: $(SYNCED) ## write into the settings which digest each image of comp
 
 # `docker build` does the same where a registry has python:3.12-slim-bookworm; this base has the Python of the same Debian, 3.11.
 .PHONY: image
-image: ## build the image with podman where no registry is in reach, on a base of Debian packages (root; 30 GB for a while)
+image: ## build the image with podman where no registry is in reach, on a base of Debian packages (root; 45 GB for a while)
 	@podman image exists $(DEBIAN_BASE) || mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates bookworm - \
 	  | podman import --quiet - $(DEBIAN_BASE)
 	@podman build --isolation=chroot --network=host $(IMAGE_OPTIONS) --build-arg BASE=$(DEBIAN_BASE) -f docker/Dockerfile -t geokr:0.1.0 .
