@@ -114,7 +114,8 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _fine_tuned_are_judged(self) -> Self:
-        unknown = [name for name in self.fine_tune_initialisations or () if name not in self.initialisations]
+        asked = [self.fine_tune_initialisations, *(_own_fine_tuned(task) for task in self.tasks)]
+        unknown = [name for names in asked for name in names or () if name not in self.initialisations]
         if unknown:
             raise ValueError(f"fine_tune_initialisations: {unknown[0]!r} is none of `initialisations`; add it there")
         return self
@@ -150,10 +151,16 @@ class EvaluationConfig(Section):
                 f"{_meant(criterion.metric, names)}"
             )
 
-    def is_fine_tuned(self, initialisation: Initialisation) -> bool:
+    def is_fine_tuned(self, initialisation: Initialisation, task: TaskConfig) -> bool:
         """Whether an initialisation is fine-tuned, too: the colour histogram has no weights to tune, two networks are not one."""
-        chosen = self.initialisations if self.fine_tune_initialisations is None else self.fine_tune_initialisations
+        given = (_own_fine_tuned(task), self.fine_tune_initialisations, self.initialisations)
+        chosen = next(names for names in given if names is not None)
         return initialisation in chosen and initialisation != "colour_histogram" and len(parts_of(initialisation)) == 1
+
+
+def _own_fine_tuned(task: TaskConfig) -> tuple[str, ...] | None:
+    """Of a kind that can be fine-tuned, the starts that its section names."""
+    return getattr(task, "fine_tune_initialisations", None)
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -152,7 +152,7 @@ def _choices(config: EvaluationConfig, task: TaskConfig, initialisation: Initial
     """Protocols, features and labels that an initialisation is judged by."""
     kind = kind_of(task.kind)
     yield from _frozen_choices(config, task, kind, initialisation)
-    if not kind.fine_tunes or not config.is_fine_tuned(initialisation):
+    if not kind.fine_tunes or not config.is_fine_tuned(initialisation, task):
         return
     if not kind.frozen_protocols:
         for fraction in dict.fromkeys(getattr(task, "label_fractions", None) or config.label_fractions):

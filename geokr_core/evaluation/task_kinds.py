@@ -88,6 +88,9 @@ class TaskConfig(Section):
 class SceneClassificationConfig(TaskConfig):
     """A set of images with one class each."""
 
+    fine_tune_initialisations: tuple[str, ...] | None = Field(
+        None, description="null: `evaluation.fine_tune_initialisations`; fewer where a task costs much"
+    )
     image_size_px: int | None = Field(None, ge=16, le=4096, description="images become this square (null: 64)")
     batchnorm: Literal["learned", "frozen"] | None = Field(
         None, description="backbone's BatchNorm while fine-tuning, the same for every initialisation; null: learned"
@@ -105,6 +108,9 @@ class SceneClassificationConfig(TaskConfig):
 class FineTunedConfig(TaskConfig):
     """A set that is judged by fine-tuning on a share of its training images."""
 
+    fine_tune_initialisations: tuple[str, ...] | None = Field(
+        None, description="null: `evaluation.fine_tune_initialisations`; fewer where a task costs much"
+    )
     decoder_channels: int = Field(
         64, ge=32, le=512, multiple_of=32, description="width of the decoder, or of the detector's feature pyramid"
     )

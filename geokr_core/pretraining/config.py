@@ -26,7 +26,8 @@ class VariantConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of its runs, curves and rows")
     method: str = Field(
-        "geokr", description="see `pretraining.variants`; left out: the method that the variant is named after, else `geokr`"
+        "geokr",
+        description="see `pretraining.variants`; left out: the method that the variant is named after, else `geokr`",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="null: those of the section"

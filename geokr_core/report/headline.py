@@ -81,7 +81,7 @@ def _labels(rows: pd.DataFrame) -> str:
     One network probed with all labels has one score: fewer labels, drawn several times, can tell it from others.
     """
     repeated = rows[(rows["initialisation"] == "geokr") & (rows["n_seeds"] > 1)]
-    return max(set((rows if repeated.empty else repeated)["labels_per_class"]), key=labels_order)
+    return str(max(set((rows if repeated.empty else repeated)["labels_per_class"]), key=labels_order))
 
 
 def rows_of(table: pd.DataFrame, primary: Primary, initialisation: str | None = None) -> pd.DataFrame:

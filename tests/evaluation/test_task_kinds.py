@@ -283,3 +283,19 @@ def test_a_kept_cell_that_was_altered_or_belongs_to_another_is_measured_again(to
         assert any(first.name in warning and "measured again" in warning for warning in reporter.warnings)
         assert after == before
         assert not run()[0].warnings
+
+
+def test_a_costly_task_may_be_fine_tuned_from_fewer_starts_than_the_others() -> None:
+    tasks = [
+        {"name": "scenes", "fine_tune_initialisations": ["random", "geokr", "shuffled"]},
+        {"name": "masks", "kind": "segmentation", "fine_tune_initialisations": []},
+        {"name": "boxes", "kind": "detection"},
+    ]
+    starts = ["random", "geokr", "shuffled", "colour_histogram"]
+    given = {"folder": ".", "tasks": tasks, "initialisations": starts, "fine_tune_initialisations": ["geokr"]}
+    config = EvaluationConfig.model_validate(given)
+    tuned = {task.name: [name for name in starts if config.is_fine_tuned(name, task)] for task in config.tasks}
+
+    assert tuned == {"scenes": ["random", "geokr", "shuffled"], "masks": [], "boxes": ["geokr"]}
+    with pytest.raises(ValidationError, match="'imagenet' is none of `initialisations`"):
+        EvaluationConfig.model_validate({**given, "tasks": [{**tasks[1], "fine_tune_initialisations": ["imagenet"]}]})

@@ -65,7 +65,7 @@ class FineTunedTask(ABC):
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
         config, of_the_budget = (
             self._evaluation,
-            {"name", "seeds", "steps", "batch_size", "learning_rates", "batchnorm"},
+            {"name", "seeds", "fine_tune_initialisations", "steps", "batch_size", "learning_rates", "batchnorm"},
         )
         return {
             **self._task.model_dump(mode="json", exclude=of_the_budget),
