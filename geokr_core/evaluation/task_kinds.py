@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
@@ -88,6 +88,8 @@ class TaskConfig(Section):
 class SceneClassificationConfig(TaskConfig):
     """A set of images with one class each."""
 
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset({"fine_tune_initialisations", "head", "learning_rates"})
+
     fine_tune_initialisations: tuple[str, ...] | None = Field(
         None, description="null: `evaluation.fine_tune_initialisations`; fewer where a task costs much"
     )
@@ -95,9 +97,9 @@ class SceneClassificationConfig(TaskConfig):
     batchnorm: Literal["learned", "frozen"] | None = Field(
         None, description="backbone's BatchNorm while fine-tuning, the same for every initialisation; null: learned"
     )
-    head: Literal["drawn", "linear_probe"] = Field(
-        "drawn",
-        description="where the classifier begins when all weights are fine-tuned: drawn at random, or as the linear probe "
+    head: Literal["drawn", "linear_probe"] | None = Field(
+        None,
+        description="where the classifier begins when all weights are fine-tuned: drawn at random (null, too), or as the linear probe "
         "of the frozen start on the same labels, which spares few labels the first steps that pull features apart",
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
@@ -107,6 +109,8 @@ class SceneClassificationConfig(TaskConfig):
 
 class FineTunedConfig(TaskConfig):
     """A set that is judged by fine-tuning on a share of its training images."""
+
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset({"fine_tune_initialisations"})
 
     fine_tune_initialisations: tuple[str, ...] | None = Field(
         None, description="null: `evaluation.fine_tune_initialisations`; fewer where a task costs much"

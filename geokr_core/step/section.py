@@ -127,6 +127,20 @@ def _effective(value: Any) -> Any:
 
 def as_plain(section: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     """A section as JSON-able values, for manifests, tags and fingerprints."""
-    return (
-        section.model_dump(mode="json", exclude=_silent(section)) if isinstance(section, BaseModel) else dict(section)
-    )
+    if not isinstance(section, BaseModel):
+        return dict(section)
+    return section.model_dump(mode="json", exclude=_silent_within(section))
+
+
+def _silent_within(value: Any) -> dict[Any, Any]:
+    """Fields that say nothing, also of sections within a section, as pydantic wants to be told what to leave out."""
+    if isinstance(value, BaseModel):
+        parts: Iterable[tuple[Any, Any]] = value
+    elif isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, tuple | list):
+        parts = enumerate(value)
+    else:
+        return {}
+    within = {key: found for key, part in parts if (found := _silent_within(part))}
+    return {**within, **dict.fromkeys(_silent(value) if isinstance(value, BaseModel) else (), True)}

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from geokr_core.errors import ConfigError
 from geokr_core.step.explain import explain
-from geokr_core.step.section import Section, effective
+from geokr_core.step.section import Section, as_plain, effective
 from geokr_core.step.strict_yaml import read_yaml
 
 
@@ -138,3 +138,23 @@ def test_fields_without_effect_are_left_out_also_within() -> None:
         parts: tuple[Tuned, ...] = (Tuned(),)
 
     assert effective(Whole()) == {"parts": [{"steps": 3}]}
+
+
+def test_fields_that_were_added_later_and_say_nothing_are_told_nowhere_also_within() -> None:
+    class Grown(Section):
+        """One field came later."""
+
+        silent_unless_given = frozenset({"head"})
+        steps: int = 3
+        head: str | None = None
+
+    class Whole(Section):
+        """Holds others."""
+
+        parts: tuple[Grown, ...] = (Grown(), Grown(head="probe"))
+        by_name: dict[str, Grown]
+
+    whole = Whole(by_name={"a": Grown()})
+    told = {"parts": [{"steps": 3}, {"steps": 3, "head": "probe"}], "by_name": {"a": {"steps": 3}}}
+    assert as_plain(whole) == told
+    assert effective(whole) == told
