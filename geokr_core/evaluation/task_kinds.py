@@ -97,10 +97,10 @@ class SceneClassificationConfig(TaskConfig):
     batchnorm: Literal["learned", "frozen"] | None = Field(
         None, description="backbone's BatchNorm while fine-tuning, the same for every initialisation; null: learned"
     )
-    head: Literal["drawn", "linear_probe"] | None = Field(
+    head: Literal["linear_probe"] | None = Field(
         None,
-        description="where the classifier begins when all weights are fine-tuned: drawn at random (null, too), or as the linear probe "
-        "of the frozen start on the same labels, which spares few labels the first steps that pull features apart",
+        description="where the classifier begins when all weights are fine-tuned: null: drawn at random; `linear_probe`: as that of the "
+        "frozen start on the same labels, which spares few labels the first steps that pull features apart",
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, min_length=1, description="null: `evaluation.fine_tune_learning_rates`"
