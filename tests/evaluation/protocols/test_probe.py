@@ -220,6 +220,15 @@ def test_predictions_that_are_not_finite_are_refused() -> None:
         classifier.predict(features)
 
 
+def test_items_of_many_blocks_are_predicted_as_each_by_itself_in_their_order() -> None:
+    features, labels = blobs(40_000, 8, seed=0)  # five blocks
+    classifier = fit_probe(features[::100], labels[::100], 4, features, seed=0)
+
+    by_hand = (features - classifier.centre) / classifier.scale @ classifier.weight.T + classifier.bias
+
+    np.testing.assert_array_equal(classifier.predict(features), by_hand.argmax(axis=1))
+
+
 def tuned(config: EvaluationConfig, seed: int) -> tuple[Classifier, np.ndarray, np.ndarray]:
     images = noise(24)
     images[12:] //= 4  # the dark ones are the second class
