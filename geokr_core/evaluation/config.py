@@ -120,6 +120,16 @@ class EvaluationConfig(Section):
             raise ValueError(f"fine_tune_initialisations: {unknown[0]!r} is none of `initialisations`; add it there")
         return self
 
+    @model_validator(mode="after")
+    def _a_yardstick_has_one_split(self) -> Self:
+        named = [name for name in self.protocols if name.startswith("torchgeo_bench")]
+        folded = [task.name for task in self.tasks if getattr(task, "folds", None)]
+        if named and folded:
+            raise ValueError(
+                f"tasks: {folded[0]!r} has `folds`, but {named[0]} is defined for one split; leave out either of them"
+            )
+        return self
+
     def seeds_of(self, task: TaskConfig) -> tuple[int, ...]:
         """The seeds of a task, each once."""
         return tuple(dict.fromkeys(self.seeds if task.seeds is None else task.seeds))

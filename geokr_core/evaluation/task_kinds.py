@@ -88,12 +88,21 @@ class TaskConfig(Section):
 class SceneClassificationConfig(TaskConfig):
     """A set of images with one class each."""
 
-    silent_unless_given: ClassVar[frozenset[str]] = frozenset({"fine_tune_initialisations", "head", "learning_rates"})
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset(
+        {"fine_tune_initialisations", "folds", "head", "learning_rates"}
+    )
 
     fine_tune_initialisations: tuple[str, ...] | None = Field(
         None, description="null: `evaluation.fine_tune_initialisations`; fewer where a task costs much"
     )
     image_size_px: int | None = Field(None, ge=16, le=4096, description="images become this square (null: 64)")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="cross-validation: parts of which each is tested on in turn, so that every image of a small set is, once; null: the "
+        "split of the set",
+    )
     batchnorm: Literal["learned", "frozen"] | None = Field(
         None, description="backbone's BatchNorm while fine-tuning, the same for every initialisation; null: learned"
     )

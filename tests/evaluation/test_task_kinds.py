@@ -118,6 +118,14 @@ def test_what_a_kind_does_not_know_is_refused_at_load(task: dict[str, object], s
         config_of(Path(), {"name": "set", **task})
 
 
+def test_folds_and_a_yardstick_that_has_one_split_are_refused_together() -> None:
+    task = {"name": "set", "folds": 5}
+    with pytest.raises(ValidationError, match="'set' has `folds`, but torchgeo_bench_knn5"):
+        EvaluationConfig.model_validate(
+            {"folder": Path(), "tasks": [task], "protocols": ["linear_probe", "torchgeo_bench_knn5"]}
+        )
+
+
 def test_one_set_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="'set' is named more than once"):
         config_of(Path(), {"name": "set"}, {"name": "set", "kind": "detection"})

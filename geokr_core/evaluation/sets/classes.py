@@ -3,17 +3,20 @@
 ``<set>/<Class>/<file>`` or ``<set>/Images/<Class>/<file>``, beside them ``split_train.txt`` and ``split_test.txt`` with lines
 ``<Class>/<file>``. Without split files every class is halved: so EuroSAT, UC Merced, AID and NWPU-RESISC45 come from their
 archives (a folder that holds nothing but one folder, as archives like to, is stepped into). Folders ``train`` beside ``test``
-or ``val``, as in RSD46-WHU, are a split.
+or ``val``, as in RSD46-WHU, are a split. A small set may be cross-validated instead: whatever its split says, every image is
+tested on once.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 from PIL import Image
+from sklearn.model_selection import StratifiedKFold
 
 from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.labelled.findings import Findings
@@ -25,6 +28,19 @@ _SPLIT_SEED: Final = 0
 
 
 @dataclass(frozen=True)
+class Round:
+    """What is learnt from, and what is tested on thereafter.
+
+    Attributes:
+        train_rows: int64, items to learn from.
+        test_rows: int64, items to test on; disjoint from `train_rows`.
+    """
+
+    train_rows: np.ndarray
+    test_rows: np.ndarray
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """A labelled set of images, read whole into memory.
 
@@ -32,17 +48,26 @@ class ImageSet:
         classes: class names in alphabetical order.
         images: uint8 (N, S, S, 3), red, green, blue.
         labels: int64 (N,), index into `classes`.
-        train_rows: int64, items of the training split.
-        test_rows: int64, items of the test split; disjoint from `train_rows`.
+        rounds: the one split of the set, or each fold tested on in turn; no item is tested on twice.
         notes: what a reader needs to know about the set, e.g. how many images were resized.
     """
 
     classes: tuple[str, ...]
     images: np.ndarray
     labels: np.ndarray
-    train_rows: np.ndarray
-    test_rows: np.ndarray
+    rounds: tuple[Round, ...]
     notes: tuple[str, ...]
+
+    @property
+    def train_rows(self) -> np.ndarray:
+        """int64, items that are learnt from in any round, in order: all of them where there are folds."""
+        rows: np.ndarray = np.unique(np.concatenate([each.train_rows for each in self.rounds]))
+        return rows
+
+    @property
+    def test_rows(self) -> np.ndarray:
+        """int64, items that are tested on, round by round."""
+        return np.concatenate([each.test_rows for each in self.rounds])
 
 
 @dataclass(frozen=True)
@@ -71,7 +96,11 @@ class _Read:
 
 
 def read_image_set(
-    folder: Path, image_size_px: int, threads: int = 2, bad_items: Literal["fail", "skip"] = "fail"
+    folder: Path,
+    image_size_px: int,
+    threads: int = 2,
+    bad_items: Literal["fail", "skip"] = "fail",
+    folds: int | None = None,
 ) -> ImageSet:
     """Read a labelled set.
 
@@ -80,30 +109,28 @@ def read_image_set(
         image_size_px: images of another width or height are resized to this square, bilinear with antialiasing.
         threads: images decoded at a time.
         bad_items: whether an image that cannot be used is an error, or left out and counted.
+        folds: parts of which each is tested on in turn, all classes alike in each, whatever split the set has; None: by that split.
 
     Returns:
         The set.
 
     Raises:
-        EvaluationError: the folder is missing or empty; an image is in both splits; a class lacks training or test images;
-            or an image cannot be read, is not 8-bit RGB, or is listed and not there, and the policy is ``fail``.
+        EvaluationError: the folder is missing or empty; an image is in both splits; a class lacks training or test images, or has
+            fewer images than there are folds; or an image cannot be read, is not 8-bit RGB, or is listed and not there, and the policy is ``fail``.
     """
     findings = Findings(bad_items)
     folder, root = _roots(folder)
-    classes, items, notes = _split(folder, root, findings)
-    if unused := [item for item in items if item.part == "val"]:
-        notes.append(f"images for validation, not used here: {len(unused)}")
-    wanted = sorted((item for item in items if item.part != "val"), key=lambda item: item.part != "train")
-    _require_every_class(folder, classes, wanted)
+    classes, wanted, notes = _split(folder, root, findings) if folds is None else _whole(root, folds)
+    require = partial(_require_every_class, folder, classes, folds)
+    require(wanted)
     read = _usable(read_in_threads(lambda item: _read_item(item, image_size_px), wanted, threads), findings)
-    _require_every_class(folder, classes, [each.item for each in read], findings.notes)
-    num_train = sum(each.item.part == "train" for each in read)
+    require([each.item for each in read], findings.notes)
+    labels = np.array([classes.index(each.item.label) for each in read], dtype=np.int64)
     return ImageSet(
         classes=classes,
         images=np.stack([each.pixels for each in read if each.pixels is not None]),
-        labels=np.array([classes.index(each.item.label) for each in read], dtype=np.int64),
-        train_rows=np.arange(num_train, dtype=np.int64),
-        test_rows=np.arange(num_train, len(read), dtype=np.int64),
+        labels=labels,
+        rounds=_one_round(read) if folds is None else _folded(labels, folds),
         notes=(*notes, *_size_notes(Counter(each.size for each in read), image_size_px), *findings.notes),
     )
 
@@ -134,22 +161,53 @@ def _roots(folder: Path) -> tuple[Path, Path]:
 
 
 def _split(folder: Path, root: Path, findings: Findings) -> tuple[tuple[str, ...], list[_ClassImage], list[str]]:
-    """Class names, items with their split, and notes on how they were split."""
+    """Class names, items of the training and then of the test split, and notes on how they were split."""
+    classes, items, parts = _laid_out(root)
+    notes = []
+    if split_files(folder):
+        form = f"<Class>/<file> with one of the classes {', '.join(classes)}"
+        items = with_splits(folder, items, None, findings, form)
+    elif parts:
+        items = with_splits(folder, items, None, findings)
+        names = [parts[part].name for part in ("train", "test" if "test" in parts else "val")]
+        notes.append(f"split by its folders {' and '.join(names)}")
+    else:
+        items = _halved(items, classes)
+        notes.append("no split files: every class was halved into training and test images")
+    if unused := [item for item in items if item.part == "val"]:
+        notes.append(f"images for validation, not used here: {len(unused)}")
+    wanted = sorted((item for item in items if item.part != "val"), key=lambda item: item.part != "train")
+    return classes, wanted, notes
+
+
+def _whole(root: Path, folds: int) -> tuple[tuple[str, ...], list[_ClassImage], list[str]]:
+    """Class names, all items class by class, and a note that each is tested on once."""
+    classes, items, _ = _laid_out(root)
+    whole = sorted((replace(item, part=None) for item in items), key=lambda item: classes.index(item.label))
+    return classes, whole, [f"{folds} folds, each tested on in turn; what the set says of its split does not count"]
+
+
+def _laid_out(root: Path) -> tuple[tuple[str, ...], list[_ClassImage], dict[Part, Path]]:
+    """Class names, items, and the folders that say a split, if there are."""
     parts = {part: path for path in _folders(root) if (part := part_of(path.name)) is not None}
     if "train" in parts and len(parts) > 1:
         classes = _classes(parts["train"])
-        items = [item for part, path in parts.items() for item in _listed(path, classes, part)]
-        if not split_files(folder):
-            names = [parts[part].name for part in ("train", "test" if "test" in parts else "val")]
-            return classes, with_splits(folder, items, None, findings), [f"split by its folders {' and '.join(names)}"]
-    else:
-        classes = _classes(root)
-        items = _listed(root, classes, None)
-        if not split_files(folder):
-            notes = ["no split files: every class was halved into training and test images"]
-            return classes, _halved(items, classes), notes
-    form = f"<Class>/<file> with one of the classes {', '.join(classes)}"
-    return classes, with_splits(folder, items, None, findings, form), []
+        return classes, [item for part, path in parts.items() for item in _listed(path, classes, part)], parts
+    classes = _classes(root)
+    return classes, _listed(root, classes, None), {}
+
+
+def _one_round(read: Sequence[_Read]) -> tuple[Round, ...]:
+    """The split that the items, those to train on first, came with."""
+    num_train = sum(each.item.part == "train" for each in read)
+    rows = np.arange(len(read), dtype=np.int64)
+    return (Round(rows[:num_train], rows[num_train:]),)
+
+
+def _folded(labels: np.ndarray, folds: int) -> tuple[Round, ...]:
+    """Each fold tested on in turn; drawn once and for all, so that every start and seed meets the same ones."""
+    drawn = StratifiedKFold(folds, shuffle=True, random_state=_SPLIT_SEED).split(np.zeros_like(labels), labels)
+    return tuple(Round(train.astype(np.int64), test.astype(np.int64)) for train, test in drawn)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -194,17 +252,24 @@ def _halved(items: Sequence[_ClassImage], classes: tuple[str, ...]) -> list[_Cla
 
 
 def _require_every_class(
-    folder: Path, classes: tuple[str, ...], items: Sequence[_ClassImage], left_out: Sequence[str] = ()
+    folder: Path,
+    classes: tuple[str, ...],
+    folds: int | None,
+    items: Sequence[_ClassImage],
+    left_out: Sequence[str] = (),
 ) -> None:
     """Refuse a set whose classes lack images; what was ``left_out`` of them may be why."""
-    for part, words in (("train", "training"), ("test", "test")):
+    wanted: Sequence[tuple[Part | None, str, int]] = (("train", "training ", 1), ("test", "test ", 1))
+    for part, word, least in wanted if folds is None else ((None, "", folds),):
         counts = Counter(item.label for item in items if item.part == part)
-        empty = [name for name in classes if not counts[name]]
-        if empty:
-            so_have = "; ".join((f"so have {len(empty)} of {len(classes)} classes", *left_out))
+        if scarce := [name for name in classes if counts[name] < least]:
+            first = scarce[0]
+            has = f"{counts[first]} images" if counts[first] else f"no {word}image"
+            so_have = "; ".join((f"so have {len(scarce)} of {len(classes)} classes", *left_out))
+            what = "one" if least == 1 else f"{least}, one for each of the `folds`,"
             raise EvaluationError(
-                f"{folder}: class {empty[0]!r} has no {words} image ({so_have}); "
-                "expected at least one of every class. Complete the set or its split files, or remove the class folder."
+                f"{folder}: class {first!r} has {has} ({so_have}); expected at least {what} of every class. "
+                f"Complete the set{' or its split files' if folds is None else ' or take fewer folds'}, or remove the class folder."
             )
 
 

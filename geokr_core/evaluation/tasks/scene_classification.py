@@ -41,7 +41,7 @@ from geokr_core.evaluation.protocols.probe import (
     nearest_neighbours,
     stratified_holdout,
 )
-from geokr_core.evaluation.sets.classes import read_image_set
+from geokr_core.evaluation.sets.classes import Round, read_image_set
 from geokr_core.evaluation.starts import THREADS_OF_A_CELL, running, start_network, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
 from geokr_core.evaluation.task_kinds import SceneClassificationConfig
@@ -65,7 +65,7 @@ class SceneClassification:
         """
         folder = evaluation.folder / task.name
         self.size_px = task.image_size_px or DEFAULT_SIZE_PX
-        self.set = read_image_set(folder, self.size_px, evaluation.threads, task.bad_items)
+        self.set = read_image_set(folder, self.size_px, evaluation.threads, task.bad_items, task.folds)
         self._data_version = found_version(folder)
         self._task = task
         self._evaluation = evaluation
@@ -107,8 +107,10 @@ class SceneClassification:
         """What every initialisation gets alike."""
         config = self._evaluation
         begun = {"head": "begins as the linear probe"} if self._begins_as_probe else {}
+        folded = {"cross-validation": f"{self._task.folds} folds"} if self._task.folds else {}
         return {
             "image size": f"{self.size_px} px",
+            **folded,
             "frozen features": "standardised by all training images; logistic regression (C chosen on held-out labelled items); "
             f"{config.knn_neighbours} nearest neighbours by cosine similarity",
             "fine-tuning": f"{config.fine_tune_steps} steps of {config.batch_size} images",
@@ -129,6 +131,8 @@ class SceneClassification:
             "standardised_by": "train",
         }
         settings: dict[str, object] = {"image_size_px": self.size_px, "threads": THREADS_OF_A_CELL}
+        if self._task.folds:
+            settings["folds"] = self._task.folds
         if cell.features != "histogram":
             settings |= {
                 "match_statistics": config.match_statistics,
@@ -171,14 +175,16 @@ class SceneClassification:
         Raises:
             EvaluationError: a class has fewer training images.
         """
-        self.draw_labels(cell.labels_per_class, cell.seed)
+        for each in self.set.rounds:
+            self.draw_labels(cell.labels_per_class, cell.seed, each)
 
-    def draw_labels(self, labels_per_class: Labels, seed: int) -> np.ndarray:
-        """The labelled training images of a cell.
+    def draw_labels(self, labels_per_class: Labels, seed: int, of: Round) -> np.ndarray:
+        """The labelled training images of a cell in one round.
 
         Args:
             labels_per_class: images drawn of each class, a share of each class such as ``10%``, or ``all``.
             seed: of the draw. With one seed, a larger draw contains every smaller one.
+            of: round whose training images are drawn from.
 
         Returns:
             int64, sorted item numbers.
@@ -186,7 +192,7 @@ class SceneClassification:
         Raises:
             EvaluationError: a class has fewer training images than asked for.
         """
-        rows = self.set.train_rows
+        rows = of.train_rows
         if labels_per_class == "all":
             return rows
         rng = np.random.default_rng(seed)
@@ -207,24 +213,29 @@ class SceneClassification:
         return np.sort(np.concatenate(drawn))
 
     def measure(self, cell: Cell, start: Start) -> Measurement:
-        """Learn from the drawn training images and score on all test images.
+        """Learn from the drawn training images and score on all test images, of each fold what was learnt from the others.
 
         Raises:
             EvaluationError: features, loss or predictions are not finite, or labels are too few.
             BackboneError: weights and architecture do not fit together.
         """
-        rows = self.draw_labels(cell.labels_per_class, cell.seed)
-        details: Mapping[str, object] = {}
+        labelled = [self.draw_labels(cell.labels_per_class, cell.seed, each) for each in self.set.rounds]
+        fraction = float(
+            np.mean([len(rows) / len(each.train_rows) for rows, each in zip(labelled, self.set.rounds, strict=True)])
+        )
+        rates: list[float] = []
         with running(self._evaluation) as runtime:
-            if cell.protocol == "fine_tune":
-                learning_rate = self._chosen_learning_rate(cell, start, rows, runtime)
-                predicted = self._learnt(cell, start, rows, self.set.test_rows, learning_rate, runtime)
-                details = {"learning_rate": learning_rate}
-            elif cell.protocol in _OF_TORCHGEO_BENCH:
-                return self._benched(cell, start, rows, runtime)
-            else:
-                predicted = self._probe(cell, start, rows, runtime)
-        return replace(self._score(predicted, len(rows), cell.seed), details=details)
+            if cell.protocol in _OF_TORCHGEO_BENCH:
+                return self._benched(cell, start, labelled[0], fraction, runtime)
+            predicted = []
+            for rows, each in zip(labelled, self.set.rounds, strict=True):
+                if cell.protocol == "fine_tune":
+                    rates.append(self._chosen_learning_rate(cell, start, rows, each, runtime))
+                    predicted.append(self._learnt(cell, start, rows, each, each.test_rows, rates[-1], runtime))
+                else:
+                    predicted.append(self._probe(cell, start, rows, each, runtime))
+        chosen = {"learning_rate": rates[0] if len(rates) == 1 else rates} if rates else {}
+        return replace(self._score(np.concatenate(predicted), fraction, cell.seed), details=chosen)
 
     def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
         """The network of a start, to be changed at will: the cells of one start follow each other, and each wants it as it began."""
@@ -241,21 +252,22 @@ class SceneClassification:
             return self.set.images
         return np.ascontiguousarray(self.set.images[..., [BANDS.index(band) for band in start.bands]])
 
-    def _probe(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> np.ndarray:
+    def _probe(self, cell: Cell, start: Start, rows: np.ndarray, of: Round, runtime: Runtime) -> np.ndarray:
+        """Predictions for the test images of a round."""
         features = self._features(cell.features, start, runtime)
-        asked = features[self.set.test_rows]
+        asked = features[of.test_rows]
         if cell.protocol == "knn":
-            labelled, unlabelled = features[rows], features[self.set.train_rows]
+            labelled, unlabelled = features[rows], features[of.train_rows]
             num_neighbours = self._evaluation.knn_neighbours
             return nearest_neighbours(labelled, self.set.labels[rows], asked, unlabelled, num_neighbours)
-        return self._fitted(features, rows, cell.seed).predict(asked)
+        return self._fitted(features, rows, of, cell.seed).predict(asked)
 
-    def _fitted(self, features: np.ndarray, rows: np.ndarray, seed: int) -> LinearClassifier:
-        """The linear probe of the labelled images `rows`."""
-        unlabelled = features[self.set.train_rows]
+    def _fitted(self, features: np.ndarray, rows: np.ndarray, of: Round, seed: int) -> LinearClassifier:
+        """The linear probe of the labelled images `rows` of a round."""
+        unlabelled = features[of.train_rows]
         return fit_probe(features[rows], self.set.labels[rows], len(self.set.classes), unlabelled, seed=seed)
 
-    def _benched(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> Measurement:
+    def _benched(self, cell: Cell, start: Start, rows: np.ndarray, fraction: float, runtime: Runtime) -> Measurement:
         """Score by a protocol of torchgeo-bench, accuracy with its interval."""
         features = self._features(cell.features, start, runtime)
         labelled, labels, asked = features[rows], self.set.labels[rows], features[self.set.test_rows]
@@ -263,7 +275,7 @@ class SceneClassification:
             found = torchgeo_bench.knn5(labelled, labels, asked)
         else:
             found = torchgeo_bench.linear(labelled, labels, asked, len(self.set.classes), seed=cell.seed)
-        scored = self._score(found.predicted, len(rows), cell.seed)
+        scored = self._score(found.predicted, fraction, cell.seed)
         correct = found.predicted == self.set.labels[self.set.test_rows]
         accuracy = Score("accuracy", scored.scores[0].value, *torchgeo_bench.accuracy_interval(correct, cell.seed))
         details = {
@@ -290,23 +302,31 @@ class SceneClassification:
             ),
         )
 
-    def _chosen_learning_rate(self, cell: Cell, start: Start, rows: np.ndarray, runtime: Runtime) -> float:
+    def _chosen_learning_rate(self, cell: Cell, start: Start, rows: np.ndarray, of: Round, runtime: Runtime) -> float:
         candidates = self._learning_rates
         fitting, held_out = stratified_holdout(self.set.labels[rows], cell.seed, self._evaluation.validation_fraction)
         if not len(held_out):
             candidates = candidates[:1]  # one label a class: nothing can be held out, so nothing is chosen
 
         def held_out_accuracy(learning_rate: float) -> float:
-            guessed = self._learnt(cell, start, rows[fitting], rows[held_out], learning_rate, runtime)
+            guessed = self._learnt(cell, start, rows[fitting], of, rows[held_out], learning_rate, runtime)
             return float((guessed == self.set.labels[rows[held_out]]).mean())
 
         return choose(candidates, held_out_accuracy)
 
     def _learnt(
-        self, cell: Cell, start: Start, rows: np.ndarray, asked: np.ndarray, learning_rate: float, runtime: Runtime
+        self,
+        cell: Cell,
+        start: Start,
+        rows: np.ndarray,
+        of: Round,
+        asked: np.ndarray,
+        learning_rate: float,
+        runtime: Runtime,
     ) -> np.ndarray:
         """Predictions for the images `asked` of a network that learned from `rows`."""
-        probe = self._fitted(self._features("last", start, runtime), rows, cell.seed) if self._begins_as_probe else None
+        begins = self._begins_as_probe
+        probe = self._fitted(self._features("last", start, runtime), rows, of, cell.seed) if begins else None
         network, normalisation = self._start_network(start, runtime)
         images = self._images(start)
         model = fine_tune(
@@ -325,7 +345,7 @@ class SceneClassification:
         )
         return predict(model, images[asked], normalisation, runtime)
 
-    def _score(self, predicted: np.ndarray, num_labelled: int, seed: int) -> Measurement:
+    def _score(self, predicted: np.ndarray, label_fraction: float, seed: int) -> Measurement:
         truth = self.set.labels[self.set.test_rows]
         indices = list(range(len(self.set.classes)))
         table = confusion_matrix(truth, predicted, labels=indices)
@@ -344,7 +364,7 @@ class SceneClassification:
             replicates=tuple(correct[bootstrap_rows(len(truth))].mean(axis=1).round(6).tolist()),
             scores=(accuracy, macro_f1),
             n=len(truth),
-            label_fraction=num_labelled / len(self.set.train_rows),
+            label_fraction=label_fraction,
             classes=self.set.classes,
             confusion=tuple(tuple(int(v) for v in row) for row in table),
         )

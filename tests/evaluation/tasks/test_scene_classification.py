@@ -188,13 +188,14 @@ def test_a_missing_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
 def test_draws_depend_on_the_seed_alone_and_grow_by_adding(tmp_path: Path) -> None:
     folder = make_image_set(tmp_path / "set", images_per_class=20)
     task, other = opened(folder), opened(folder, precision="bf16")
-    two, five = task.draw_labels(2, seed=1), task.draw_labels(5, seed=1)
+    (only,) = task.set.rounds
+    two, five = task.draw_labels(2, 1, only), task.draw_labels(5, 1, only)
 
     assert np.bincount(task.set.labels[five]).tolist() == [5, 5, 5]
-    assert np.array_equal(five, other.draw_labels(5, seed=1))
+    assert np.array_equal(five, other.draw_labels(5, 1, only))
     assert set(two) < set(five) <= set(task.set.train_rows)
-    assert not np.array_equal(five, task.draw_labels(5, seed=2))
-    assert np.array_equal(task.draw_labels("all", seed=1), task.set.train_rows)
+    assert not np.array_equal(five, task.draw_labels(5, 2, only))
+    assert np.array_equal(task.draw_labels("all", 1, only), task.set.train_rows)
 
 
 def test_more_labels_than_there_are_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_histogram_probe_tells_colours_apart_and_its_table_adds_up(tmp_path: Pat
 def test_scores_of_a_hand_made_confusion(tmp_path: Path) -> None:
     task = opened(make_image_set(tmp_path / "set", classes=("a", "b"), images_per_class=8))
     # truth a a a a b b b b, predicted a a a b b b a a: accuracy 5/8, F1 of a 2*3/(4+5) = 2/3, of b 2*2/(4+3) = 4/7
-    found = task._score(np.array([0, 0, 0, 1, 1, 1, 0, 0]), num_labelled=2, seed=0)
+    found = task._score(np.array([0, 0, 0, 1, 1, 1, 0, 0]), label_fraction=0.25, seed=0)
 
     assert found.confusion == ((3, 1), (2, 2))
     assert [score.value for score in found.scores] == pytest.approx([5 / 8, (2 / 3 + 4 / 7) / 2])
@@ -308,12 +309,12 @@ def test_task_of_the_configuration_is_opened_by_name(tmp_path: Path) -> None:
 
 def test_a_share_of_the_labels_is_taken_of_every_class(tmp_path: Path) -> None:
     task = opened(make_image_set(tmp_path / "set", images_per_class=40))
-    counts = {
-        share: np.bincount(task.set.labels[task.draw_labels(share, seed=1)]).tolist() for share in ("1%", "10%", "50%")
-    }
+    (only,) = task.set.rounds
+    drawn = {share: task.draw_labels(share, 1, only) for share in ("1%", "10%", "50%")}
+    counts = {share: np.bincount(task.set.labels[rows]).tolist() for share, rows in drawn.items()}
 
     assert counts == {"1%": [1, 1, 1], "10%": [2, 2, 2], "50%": [10, 10, 10]}
-    assert set(task.draw_labels("10%", 1)) <= set(task.draw_labels("50%", 1))
+    assert set(drawn["10%"]) <= set(drawn["50%"])
 
 
 def test_folders_of_training_and_test_images_are_a_split(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_learning_rate_is_chosen_on_labelled_images_and_never_on_test_images(
     learnt = SceneClassification._learnt
 
     def noted(self: SceneClassification, *arguments: object) -> np.ndarray:
-        asked.append((float(arguments[4]), set(np.asarray(arguments[3]).tolist())))  # type: ignore[arg-type]
+        asked.append((float(arguments[5]), set(np.asarray(arguments[4]).tolist())))  # type: ignore[arg-type]
         return learnt(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SceneClassification, "_learnt", noted)
@@ -405,3 +406,92 @@ def test_the_learning_rates_of_a_task_go_before_those_of_the_evaluation(tmp_path
 
     assert own.measure(cell(own, protocol="fine_tune"), start()).details == {"learning_rate": 3e-4}
     assert own.budget["learning rates"] == [3e-4]
+
+
+def folded(folder: Path, folds: int = 4, **changes: object) -> SceneClassification:
+    return opened(folder, tasks=[{"name": folder.name, "image_size_px": 32, "folds": folds}], **changes)
+
+
+def test_folds_test_on_every_image_once_and_on_none_that_was_learnt_from(tmp_path: Path) -> None:
+    task = folded(make_image_set(tmp_path / "set", images_per_class=9))
+    labels = task.set.labels
+
+    assert sorted(task.set.test_rows.tolist()) == list(range(27))
+    for each in task.set.rounds:
+        assert not set(each.train_rows) & set(each.test_rows)
+        assert len(each.train_rows) + len(each.test_rows) == 27
+        assert np.bincount(labels[each.test_rows]).tolist() in ([2, 2, 2], [3, 2, 2], [2, 3, 2], [2, 2, 3], [3, 3, 3])
+        assert set(task.draw_labels(5, 1, each)) <= set(each.train_rows)
+
+
+def test_folds_are_the_same_for_every_start_and_seed_and_no_split_file_counts(tmp_path: Path) -> None:
+    folder = make_image_set(tmp_path / "set")
+    first = folded(folder)
+    for path in folder.glob("split_*.txt"):
+        path.unlink()
+    second = folded(folder)
+
+    assert all(
+        np.array_equal(one.test_rows, other.test_rows)
+        for one, other in zip(first.set.rounds, second.set.rounds, strict=True)
+    )
+    assert "4 folds" in str(first.notes)
+
+
+@pytest.mark.parametrize("protocol", ["linear_probe", "knn"])
+def test_what_is_said_of_a_fold_was_learnt_from_the_others(tmp_path: Path, protocol: str) -> None:
+    task = folded(make_image_set(tmp_path / "set", images_per_class=8))
+    # Each image's own number as its features: only an image that was learnt from can be known by it.
+    numbers = np.eye(24, dtype=np.float32)
+    task._kept = type(task._kept)(lambda *_: (numbers,))
+    known = task.measure(cell(task, protocol=protocol), start())
+
+    assert known.n == 24
+    assert np.array(known.confusion).sum(axis=1).tolist() == [8, 8, 8]
+    assert known.scores[0].value <= 0.5
+
+
+def test_the_score_of_folds_is_that_of_all_their_images(tmp_path: Path) -> None:
+    folder = make_image_set(tmp_path / "set", images_per_class=8, contrast=0.3)
+    task = folded(folder)
+    found = task.measure(
+        cell(task, initialisation="colour_histogram", features="histogram", labels_per_class=3),
+        start(initialisation="colour_histogram"),
+    )
+    table = np.array(found.confusion)
+
+    assert found.scores[0].value == pytest.approx(table.trace() / 24)
+    assert found.label_fraction == pytest.approx(3 / 6)
+    assert found.n == 24
+
+
+def test_a_learning_rate_is_chosen_for_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = folded(make_image_set(tmp_path / "set"), folds=2, fine_tune_learning_rates=[1e-4, 1e-3], fine_tune_steps=1)
+    learnt: list[tuple[set[int], set[int]]] = []
+
+    def remembered(_c: object, _s: object, rows: np.ndarray, _of: object, asked: np.ndarray, *_: object) -> np.ndarray:
+        learnt.append((set(rows.tolist()), set(asked.tolist())))
+        return task.set.labels[asked]
+
+    monkeypatch.setattr(task, "_learnt", remembered)
+    found = task.measure(cell(task, protocol="fine_tune", features="none"), start())
+
+    assert found.details == {"learning_rate": [1e-4, 1e-4]}
+    for number, each in enumerate(task.set.rounds):
+        asked = learnt[3 * number : 3 * number + 3]  # two rates on held-out labelled images, then the test images
+        assert asked[0][1] <= set(each.train_rows.tolist())
+        assert asked[2] == (set(each.train_rows.tolist()), set(each.test_rows.tolist()))
+
+
+def test_folds_are_part_of_what_a_score_depends_on(tmp_path: Path) -> None:
+    folder = make_image_set(tmp_path / "set")
+    whole, four, two = opened(folder), folded(folder), folded(folder, folds=2)
+
+    assert "folds" not in whole.settings(cell(whole))
+    assert four.settings(cell(four)) != two.settings(cell(two))
+    assert four.budget["cross-validation"] == "4 folds"
+
+
+def test_fewer_images_than_folds_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="'Field' has 3 images .*at least 5, one for each of the `folds`"):
+        folded(make_image_set(tmp_path / "set", images_per_class=3), folds=5)
