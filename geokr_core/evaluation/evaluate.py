@@ -154,7 +154,10 @@ def _choices(config: EvaluationConfig, task: TaskConfig, initialisation: Initial
     yield from _frozen_choices(config, task, kind, initialisation)
     if not kind.fine_tunes or not config.is_fine_tuned(initialisation, task):
         return
-    if not kind.frozen_protocols:
+    if (chips := getattr(task, "label_chips", None)) is not None:
+        for number in dict.fromkeys(chips if getattr(task, "fine_tune_steps", None) else ()):
+            yield "fine_tune", "last", labels_of_chips(number)
+    elif not kind.frozen_protocols:
         for fraction in dict.fromkeys(getattr(task, "label_fractions", None) or config.label_fractions):
             yield "fine_tune", "last", labels_of_fraction(fraction)
     elif "fine_tune" in config.protocols:

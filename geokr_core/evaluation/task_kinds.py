@@ -186,6 +186,10 @@ class DetectionConfig(FineTunedConfig):
 class LandCoverMappingConfig(TaskConfig):
     """Ground that no network was trained on, to be mapped cell by cell: of a frozen Levir-KR, or images with masks."""
 
+    silent_unless_given: ClassVar[frozenset[str]] = frozenset(
+        {"fine_tune_steps", "fine_tune_learning_rate", "fine_tune_initialisations"}
+    )
+
     levir_kr: Path | None = Field(
         None,
         description="folder of a frozen Levir-KR with `cells.npy`; its validation split is mapped. null: images with masks in the folder of that name, laid out as for segmentation",
@@ -206,6 +210,27 @@ class LandCoverMappingConfig(TaskConfig):
         0.01, ge=0, lt=0.5, description="classes with a smaller share of the cells of either split take no part"
     )
     max_chips: int = Field(1000, ge=1, description="chips of each split that take part, evenly spread")
+    fine_tune_steps: int | None = Field(
+        None,
+        ge=1,
+        description="the ground is mapped by fine-tuned networks, too: backbone and probe (all stages) learn on for so many steps, BatchNorm as "
+        "pretrained; null: by frozen features alone",
+    )
+    fine_tune_learning_rate: float | None = Field(
+        None, gt=0, description="highest rate of backbone and probe when they learn on; null: 0.0001"
+    )
+    fine_tune_initialisations: tuple[str, ...] | None = Field(
+        None, description="null: `evaluation.fine_tune_initialisations`; fewer where mapping costs much"
+    )
+
+    @model_validator(mode="after")
+    def _what_learns_has_steps(self) -> Self:
+        given = [
+            name for name in ("fine_tune_learning_rate", "fine_tune_initialisations") if getattr(self, name) is not None
+        ]
+        if given and self.fine_tune_steps is None:
+            raise ValueError(f"`{given[0]}` does nothing without `fine_tune_steps`; give these, or remove it")
+        return self
 
     @model_validator(mode="after")
     def _cells_are_whole_pixels(self) -> Self:
@@ -228,7 +253,8 @@ class TaskKind:
         metrics: figures of a whole cell, the one that the kind is judged by first.
         metrics_per_class: figures of each class.
         frozen_protocols: protocols that judge frozen features, with labels by number.
-        fine_tunes: whether it is fine-tuned, too; without frozen protocols on shares of the training images.
+        fine_tunes: whether it is fine-tuned, too; without frozen protocols on shares of the training images. Land-cover mapping is
+            where a task says for how many steps.
     """
 
     opens: str
@@ -257,7 +283,6 @@ KINDS: Final[Mapping[str, TaskKind]] = {
         metrics=(_MIOU, Metric("cell_accuracy", "accuracy of cells")),
         metrics_per_class=(_IOU,),
         frozen_protocols=("linear_probe",),
-        fine_tunes=False,
     ),
     "segmentation": TaskKind(
         opens="geokr_core.evaluation.tasks.semantic_segmentation:SemanticSegmentation",

@@ -1,15 +1,16 @@
 """Land-cover mapping: the class of every cell of chips on ground that was never trained on, from a few labelled chips.
 
 The labels are a land-cover product's, frozen as a second Levir-KR whose validation split is mapped, or masks that people drew.
-A linear classifier judges the frozen features of cells; nothing is fine-tuned.
+A linear classifier judges the frozen features of cells; where the task asks for it, backbone and classifier then learn on together.
 
 Not here: where the ground comes from (``learning.ground``), how a network gives features of cells (``networks.network``), the
-classifier (``protocols.probe``).
+classifier (``protocols.probe``), how both learn on (``protocols.cell_tuning``).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.learning.ground import read_ground
 from geokr_core.evaluation.learning.kept_features import KeptFeatures
 from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou, pixel_accuracy
+from geokr_core.evaluation.protocols.cell_tuning import CellBudget, fine_tune_cells, predict_cells
+from geokr_core.evaluation.protocols.fine_tuning import SCHEDULE, WARMUP_FRACTION, WEIGHT_DECAY
 from geokr_core.evaluation.protocols.probe import (
     HOLDOUT_FRACTION,
     HOLDOUTS,
     MANY_ITEMS,
     SINGLE_LABEL_STRENGTH,
     STRENGTHS,
+    LinearClassifier,
     colour_histogram,
     fit_probe,
 )
@@ -41,11 +45,23 @@ from geokr_core.networks.stopwatch import computing
 _NONE: Final = -1
 """Class of a cell that takes no part: mixed, unknown, or of a class that is too rare."""
 
-_WITHOUT_EFFECT: Final = {"name", "seeds", "levir_kr", "label_chips", "features"}
+_WITHOUT_EFFECT: Final = {
+    "name",
+    "seeds",
+    "levir_kr",
+    "label_chips",
+    "features",
+    "fine_tune_steps",
+    "fine_tune_learning_rate",
+    "fine_tune_initialisations",
+}
 """What a score does not depend on, or is told otherwise."""
 
 _OF_MASKS: Final = {"chip_size_px", "cells_per_side"}
 """What says how masks are cut; a Levir-KR is cut already."""
+
+_LEARNING_RATE: Final = 1e-4
+"""What suits a backbone whose head begins as its probe with few labels, see docs/decisions/0069."""
 
 _STANDARDISED_BY: Final = 10_000
 """Cells that mean and deviation of features are taken from, evenly spread: more change them by less than a hundredth."""
@@ -107,6 +123,7 @@ class LandCoverMapping:
         self._statistics = channel_statistics(self.train.images)
         self._cells_per_side = ground.train.cells.shape[1]
         self._kept = KeptFeatures(self._computed)
+        self._started: tuple[dict[str, object], Runtime, nn.Module] | None = None
 
     @property
     def name(self) -> str:
@@ -137,13 +154,30 @@ class LandCoverMapping:
     @property
     def budget(self) -> Mapping[str, object]:
         """What every initialisation gets alike."""
+        budget = self._budget
+        tuned = budget and {
+            "fine-tuning": f"{budget.steps} steps of {budget.batch_size} chips, or of all that are labelled; backbone and classifier, from "
+            "the linear probe of all stages; BatchNorm as pretrained",
+            "schedule": SCHEDULE,
+            "learning rate": budget.learning_rate,
+            "augmentation": "flips and quarter turns",
+        }
         return {
             "cells": f"{self._cells_per_side} x {self._cells_per_side} a chip, of a class that covers "
             f"{self._task.dominant_fraction:.0%} of one",
             "labels": f"all such cells of the labelled chips; mean over {self._task.draws} draws of chips",
             "frozen features": "stages brought to the grid of the cells, standardised by cells of all chips to label from; logistic "
             "regression (C chosen on held-out labelled cells)",
+            **(tuned or {}),
         }
+
+    @property
+    def _budget(self) -> CellBudget | None:
+        """How long a network learns on; None: it does not."""
+        if self._task.fine_tune_steps is None:
+            return None
+        rate = self._task.fine_tune_learning_rate or _LEARNING_RATE
+        return CellBudget(self._task.fine_tune_steps, self._evaluation.batch_size, rate)
 
     def settings(self, cell: Cell) -> Mapping[str, object]:
         """Every parameter that the score of ``cell`` depends on, besides the data and the start."""
@@ -156,6 +190,8 @@ class LandCoverMapping:
             "holdouts": [HOLDOUTS, HOLDOUT_FRACTION, MANY_ITEMS],
             "single_label_strength": SINGLE_LABEL_STRENGTH,
         }
+        if cell.protocol == "fine_tune" and self._budget is not None:
+            settings |= {**asdict(self._budget), "weight_decay": WEIGHT_DECAY, "warmup_fraction": WARMUP_FRACTION}
         if cell.features != "histogram":
             settings |= {
                 "match_statistics": config.match_statistics,
@@ -172,10 +208,11 @@ class LandCoverMapping:
             EvaluationError: there are fewer, or the protocol is not one of mapping.
         """
         wanted = chips_of_labels(cell.labels_per_class)
-        if cell.protocol != "linear_probe" or (wanted is None and cell.labels_per_class != "all"):
+        known = ("linear_probe",) if self._budget is None else ("linear_probe", "fine_tune")
+        if cell.protocol not in known or (wanted is None and cell.labels_per_class != "all"):
             raise EvaluationError(
                 f"{self.name}: found {cell.protocol} with labels {cell.labels_per_class}; land-cover mapping is judged by the linear "
-                "probe, with a number of chips (`4 chips`) or `all`."
+                "probe and, with `fine_tune_steps`, by fine-tuning, with a number of chips (`4 chips`) or `all`."
             )
         if wanted is not None and wanted > len(self.train.images):
             raise EvaluationError(
@@ -199,16 +236,55 @@ class LandCoverMapping:
         """
         self.require(cell)
         with running(self._evaluation) as runtime:
-            train, test = self._kept.of(cell.features, start, runtime)
+            found = list(self._mapped(cell, start, runtime))
+        confusions = np.stack([self._confusions(predicted) for predicted, _ in found])
+        num_labelled = sum(count for _, count in found)
+        return self._scored(confusions, num_labelled / len(found) / max(1, len(self.train.labels)))
+
+    def _mapped(self, cell: Cell, start: Start, runtime: Runtime) -> Iterator[tuple[np.ndarray, int]]:
+        """Classes of the test cells, int64, and the number of labelled cells, draw by draw."""
+        tuned = self._budget if cell.protocol == "fine_tune" else None
+        train, test = self._kept.of("multi" if tuned else cell.features, start, runtime)
         # With all chips every draw is the same.
-        draws = 1 if cell.labels_per_class == "all" else self._task.draws
-        confusions, num_labelled = [], 0
-        for draw in range(draws):
-            labelled = np.isin(self.train.chips, self.draw_chips(cell.labels_per_class, cell.seed, draw))
-            predicted = _predicted(train, test, labelled, self.train.labels[labelled], cell.seed)
-            confusions.append(self._confusions(predicted))
-            num_labelled += int(labelled.sum())
-        return self._scored(np.stack(confusions), num_labelled / draws / max(1, len(self.train.labels)))
+        for draw in range(1 if cell.labels_per_class == "all" else self._task.draws):
+            chips = self.draw_chips(cell.labels_per_class, cell.seed, draw)
+            labelled = np.isin(self.train.chips, chips)
+            known, probe = _learnt(train, labelled, self.train.labels[labelled], cell.seed)
+            if probe is None:
+                predicted = np.full(len(test), known[0] if len(known) else 0)
+            elif tuned is None:
+                predicted = known[probe.predict(test)]
+            else:
+                predicted = self._learnt_on(start, chips, known, probe, tuned, [cell.seed, draw], runtime)
+            yield predicted, int(labelled.sum())
+
+    def _learnt_on(
+        self,
+        start: Start,
+        chips: np.ndarray,
+        known: np.ndarray,
+        probe: LinearClassifier,
+        budget: CellBudget,
+        seed: Sequence[int],
+        runtime: Runtime,
+    ) -> np.ndarray:
+        """Classes of the test cells, int64, of a network that learnt on with its probe from the labelled ``chips``."""
+        network, normalisation = self._start_network(start, runtime)
+        places = np.full(len(self.classes) + 1, _NONE)  # the last entry is that of `_NONE` itself
+        places[known] = np.arange(len(known))
+        model = fine_tune_cells(
+            network,
+            probe,
+            self._images(self.train.images[chips], start),
+            places[self.train.classes[chips]],
+            normalisation,
+            budget,
+            int(np.random.SeedSequence(seed).generate_state(1)[0]),
+            runtime,
+        )
+        mapped = predict_cells(model, self._images(self.test.images, start), normalisation, runtime)
+        predicted: np.ndarray = known[mapped[self.test.classes != _NONE]]
+        return predicted
 
     def _confusions(self, predicted: np.ndarray) -> np.ndarray:
         """int64 (T, K, K): of each test chip, cells by true and predicted class."""
@@ -242,35 +318,44 @@ class LandCoverMapping:
         """Features float32 (M, D) of the cells that take part, of the chips to label from and of those to map."""
         if start.initialisation == "colour_histogram":
             return self._colours(self.train), self._colours(self.test)
-        normalisation = task_normalisation(start, self._statistics, self.bands, self._evaluation, runtime)
-        order = [self.bands.index(band) for band in start.bands]
-        images = np.ascontiguousarray(self.train.images[..., order])
-        network = start_network(start, images, normalisation, runtime)
+        network, normalisation = self._start_network(start, runtime)
+        of_stages: Literal["last", "multi"] = "last" if features == "last" else "multi"
         train, test = (
-            self._of_cells(network, split, order, normalisation, features, runtime) for split in (self.train, self.test)
+            self._of_cells(network, split.classes, self._images(split.images, start), normalisation, of_stages, runtime)
+            for split in (self.train, self.test)
         )
         return train, test
+
+    def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
+        """The network of a start, to be changed at will: the draws of one start follow each other, and each wants it as it began."""
+        normalisation = task_normalisation(start, self._statistics, self.bands, self._evaluation, runtime)
+        identity = start.identity()
+        if self._started is None or self._started[:2] != (identity, runtime):
+            images = self._images(self.train.images, start)
+            self._started = identity, runtime, start_network(start, images, normalisation, runtime)
+        return copy.deepcopy(self._started[2]), normalisation
+
+    def _images(self, images: np.ndarray, start: Start) -> np.ndarray:
+        """Images with their bands in the order that the network reads."""
+        return np.ascontiguousarray(images[..., [self.bands.index(band) for band in start.bands]])
 
     def _of_cells(
         self,
         network: nn.Module,
-        split: _Split,
-        order: Sequence[int],
+        classes: np.ndarray,
+        images: np.ndarray,
         normalisation: Normalisation,
-        features: Features,
+        features: Literal["last", "multi"],
         runtime: Runtime,
     ) -> np.ndarray:
         parts = []
         with torch.inference_mode():
-            for first in range(0, len(split.images), EXTRACTION_BATCH):
+            for first in range(0, len(images), EXTRACTION_BATCH):
                 taken = slice(first, first + EXTRACTION_BATCH)
-                images = np.ascontiguousarray(split.images[taken][..., list(order)])
-                batch = normalisation(torch.from_numpy(images).to(runtime.device))
+                batch = normalisation(torch.from_numpy(images[taken]).to(runtime.device))
                 with computing(), runtime.autocast():
-                    found = cell_features(
-                        network, batch, self._cells_per_side, "last" if features == "last" else "multi"
-                    )
-                parts.append(found.float().cpu().numpy()[split.classes[taken] != _NONE])
+                    found = cell_features(network, batch, self._cells_per_side, features)
+                parts.append(found.float().cpu().numpy()[classes[taken] != _NONE])
         values = np.concatenate(parts)
         if not np.isfinite(values).all():
             raise EvaluationError(
@@ -292,15 +377,18 @@ class LandCoverMapping:
         return colour_histogram(np.ascontiguousarray(cut[split.classes != _NONE]))
 
 
-def _predicted(train: np.ndarray, test: np.ndarray, labelled: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Classes of the test cells, int64; those that no labelled cell is of are never predicted."""
+def _learnt(
+    train: np.ndarray, labelled: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[np.ndarray, LinearClassifier | None]:
+    """Classes that labelled cells are of, int64, and the probe that distinguishes them; None where they are of one or none.
+
+    Cells whose class no labelled cell has are never mapped as it; of chips without a cell of one class, all is the first one.
+    """
     known, places = np.unique(labels, return_inverse=True)
-    if len(known) < 2:  # nothing to distinguish: chips without a cell of one class map everything as the first one
-        return np.full(len(test), known[0] if len(known) else 0)
+    if len(known) < 2:
+        return known, None
     unlabelled = train[:: -(-len(train) // _STANDARDISED_BY)]
-    probe = fit_probe(train[labelled], places.astype(np.int64), len(known), unlabelled, seed=seed)
-    predicted: np.ndarray = known[probe.predict(test)]
-    return predicted
+    return known, fit_probe(train[labelled], places.astype(np.int64), len(known), unlabelled, seed=seed)
 
 
 def _dominant(cells: np.ndarray, fraction: float) -> np.ndarray:

@@ -155,6 +155,52 @@ def test_the_plan_asks_for_chips_by_number_and_for_no_fine_tuning(ground: Path) 
     ]
 
 
+def test_the_plan_asks_for_fine_tuning_where_the_task_says_for_how_long(ground: Path) -> None:
+    section = {"name": "ground", "kind": "land_cover_mapping", "levir_kr": ground, "label_chips": [4, "all"]} | {
+        "features": ["multi"],
+        "fine_tune_steps": 5,
+        "fine_tune_initialisations": ["random"],
+    }
+    config = EvaluationConfig.model_validate(
+        {"folder": ground, "tasks": [section], "protocols": ["linear_probe"], "seeds": [0]}
+        | {"initialisations": ["random", "colour_histogram", "geokr"]}
+    )
+    plan = [(c.initialisation, c.protocol, c.labels_per_class) for c in _plan(config, config.tasks[0])]
+    tuned = [("random", "fine_tune", "4 chips"), ("random", "fine_tune", "all")]
+    assert [cell for cell in plan if cell[1] == "fine_tune"] == tuned
+    assert len(plan) == 2 * 3 + 2
+
+
+def test_a_network_that_hardly_learns_on_maps_as_its_probe_and_one_that_learns_does_not(ground: Path) -> None:
+    few = {"label_chips": [4], "max_chips": 24, "draws": 2}
+    still = opened(ground, fine_tune_steps=1, fine_tune_learning_rate=1e-12, **few)
+    moved = opened(ground, {"batch_size": 4}, fine_tune_steps=8, fine_tune_learning_rate=1e-3, **few)
+    asked = cell(labels_per_class="4 chips")
+    tuned = cell(labels_per_class="4 chips", protocol="fine_tune", features="last")
+
+    assert still.measure(tuned, start()).confusion == still.measure(asked, start()).confusion
+    assert moved.measure(tuned, start()).confusion != still.measure(asked, start()).confusion
+    assert moved.measure(tuned, start()) == moved.measure(tuned, start()), "each draw begins with the start as it was"
+
+
+def test_how_long_a_network_learns_says_nothing_of_its_probe(ground: Path) -> None:
+    frozen, short, long = opened(ground), opened(ground, fine_tune_steps=5), opened(ground, fine_tune_steps=9)
+    tuned = cell(protocol="fine_tune", features="last")
+
+    assert frozen.settings(cell()) == short.settings(cell()) == long.settings(cell())
+    assert short.settings(tuned) != long.settings(tuned)
+    assert "fine-tuning" not in frozen.budget
+    assert "5 steps" in str(short.budget["fine-tuning"])
+    with pytest.raises(EvaluationError, match="with `fine_tune_steps`, by fine-tuning"):
+        frozen.require(tuned)
+    short.require(tuned)
+
+
+def test_a_rate_without_steps_is_refused(ground: Path) -> None:
+    with pytest.raises(ValueError, match="`fine_tune_learning_rate` does nothing without `fine_tune_steps`"):
+        opened(ground, fine_tune_learning_rate=1e-3)
+
+
 def test_rare_and_mixed_cells_take_no_part(ground: Path) -> None:
     everything, common = opened(ground, min_class_fraction=0.0), opened(ground, min_class_fraction=0.1)
     assert set(common.classes) < set(everything.classes)
