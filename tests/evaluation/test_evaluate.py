@@ -188,8 +188,8 @@ def test_paired_draws_are_the_same_for_every_initialisation(store: Store, monkey
     drawn: dict[tuple[object, int], set[tuple[int, ...]]] = {}
     draw = SceneClassification.draw_labels
 
-    def noted(task: SceneClassification, labels: object, seed: int) -> np.ndarray:
-        rows = draw(task, labels, seed)  # type: ignore[arg-type]
+    def noted(task: SceneClassification, labels: object, seed: int, of: object) -> np.ndarray:
+        rows = draw(task, labels, seed, of)  # type: ignore[arg-type]
         drawn.setdefault((labels, seed), set()).add(tuple(rows.tolist()))
         return rows
 
