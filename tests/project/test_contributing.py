@@ -243,7 +243,7 @@ def a_metric(copy: Copy) -> None:
         "tests/evaluation/tasks/test_scene_classification.py",
         "\n\ndef test_recall_is_averaged_over_classes(tmp_path: Path) -> None:\n"
         '    task = opened(make_image_set(tmp_path / "set", classes=("a", "b"), images_per_class=8))\n'
-        "    found = task._score(np.array([0, 0, 0, 1, 1, 1, 0, 0]), num_labelled=2, seed=0)\n"
+        "    found = task._score(np.array([0, 0, 0, 1, 1, 1, 0, 0]), label_fraction=0.25, seed=0)\n"
         '    assert {s.metric: s.value for s in found.scores}["mean_recall"] == (3 / 4 + 2 / 4) / 2\n',
     )
     copy.replace("docs/tasks.md", "`accuracy`, `macro_f1`;", "`accuracy`, `macro_f1`, `mean_recall`;")
