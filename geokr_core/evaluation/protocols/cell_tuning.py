@@ -1,7 +1,7 @@
 """Fine-tuning for cells: a backbone and the linear probe of its cells learn on together, from where the probe ended.
 
 The budget (steps, batch, schedule, flips and quarter turns) is the same for every initialisation. Not here: the probe
-(``protocols.probe``), which chips are labelled (``tasks.land_cover_mapping``).
+(``protocols.probe``), how a finished network predicts (``protocols.fine_tuning.predict``), which chips are labelled (``tasks.land_cover_mapping``).
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geokr_core.errors import EvaluationError
 from geokr_core.evaluation.protocols.fine_tuning import learn
 from geokr_core.evaluation.protocols.probe import LinearClassifier
-from geokr_core.evaluation.starts import EXTRACTION_BATCH
 from geokr_core.networks.augmentation import cells_under, draw, geometry_of, seen
 from geokr_core.networks.batch_order import batch_rows
 from geokr_core.networks.batchnorm import freeze_batchnorm
@@ -123,35 +121,3 @@ def fine_tune_cells(
     groups: list[Mapping[str, Any]] = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     learn(groups, loss_at, budget.steps, budget.learning_rate)
     return model.eval()
-
-
-def predict_cells(
-    model: CellClassifier, images: np.ndarray, normalisation: Normalisation, runtime: Runtime
-) -> np.ndarray:
-    """The most probable class of each cell.
-
-    Args:
-        model: in evaluation mode.
-        images: uint8 (N, S, S, C), bands in the network's order.
-        normalisation: of the input, on the runtime's device.
-        runtime: where it runs.
-
-    Returns:
-        int64 (N, n, n).
-
-    Raises:
-        EvaluationError: a prediction is not finite.
-    """
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, len(images), EXTRACTION_BATCH):
-            batch = normalisation(torch.from_numpy(images[first : first + EXTRACTION_BATCH]).to(runtime.device))
-            with computing(), runtime.autocast():
-                logits = model(batch)
-            if not torch.isfinite(logits).all():
-                raise EvaluationError(
-                    "The fine-tuned network predicts values that are not finite; expected finite logits. Lower the task's "
-                    "`fine_tune_learning_rate`."
-                )
-            parts.append(logits.argmax(dim=-1).cpu().numpy().astype(np.int64))
-    return np.concatenate(parts)

@@ -99,7 +99,7 @@ def learn(
         if not torch.isfinite(loss):
             raise EvaluationError(
                 f"Fine-tuning met a loss of {loss.item()} at step {step + 1} of {num_steps}; expected a "
-                "finite one. Lower `evaluation.fine_tune_learning_rate`, or look whether the weights are damaged."
+                "finite one. Lower `fine_tune_learning_rate`, or look whether the weights are damaged."
             )
         with computing():
             optimiser.zero_grad(set_to_none=True)
@@ -183,17 +183,17 @@ def fine_tune(
     return model.eval()
 
 
-def predict(model: Classifier, images: np.ndarray, normalisation: Normalisation, runtime: Runtime) -> np.ndarray:
-    """The most probable class of each image.
+def predict(model: nn.Module, images: np.ndarray, normalisation: Normalisation, runtime: Runtime) -> np.ndarray:
+    """The most probable class of each image, or of each of its cells.
 
     Args:
-        model: in evaluation mode.
-        images: uint8 (N, H, W, 3).
+        model: gives logits (B, ..., K); in evaluation mode.
+        images: uint8 (N, H, W, C), bands in the network's order.
         normalisation: of the input, on the runtime's device.
         runtime: where it runs.
 
     Returns:
-        int64 (N,).
+        int64 (N, ...): (N,) of a `Classifier`, (N, n, n) of a ``cell_tuning.CellClassifier``.
 
     Raises:
         EvaluationError: a prediction is not finite.
@@ -207,7 +207,7 @@ def predict(model: Classifier, images: np.ndarray, normalisation: Normalisation,
             if not torch.isfinite(logits).all():
                 raise EvaluationError(
                     "The fine-tuned network predicts values that are not finite; expected finite logits. "
-                    "Lower `evaluation.fine_tune_learning_rate`."
+                    "Lower `fine_tune_learning_rate`."
                 )
-            parts.append(logits.argmax(dim=1).cpu().numpy().astype(np.int64))
+            parts.append(logits.argmax(dim=-1).cpu().numpy().astype(np.int64))
     return np.concatenate(parts)

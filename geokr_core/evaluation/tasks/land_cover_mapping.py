@@ -22,8 +22,8 @@ from geokr_core.evaluation.config import EvaluationConfig
 from geokr_core.evaluation.learning.ground import read_ground
 from geokr_core.evaluation.learning.kept_features import KeptFeatures
 from geokr_core.evaluation.learning.mask_metrics import iou_of, mean_iou, pixel_accuracy
-from geokr_core.evaluation.protocols.cell_tuning import CellBudget, fine_tune_cells, predict_cells
-from geokr_core.evaluation.protocols.fine_tuning import SCHEDULE, WARMUP_FRACTION, WEIGHT_DECAY
+from geokr_core.evaluation.protocols.cell_tuning import CellBudget, fine_tune_cells
+from geokr_core.evaluation.protocols.fine_tuning import SCHEDULE, WARMUP_FRACTION, WEIGHT_DECAY, predict
 from geokr_core.evaluation.protocols.probe import (
     HOLDOUT_FRACTION,
     HOLDOUTS,
@@ -282,7 +282,7 @@ class LandCoverMapping:
             int(np.random.SeedSequence(seed).generate_state(1)[0]),
             runtime,
         )
-        mapped = predict_cells(model, self._images(self.test.images, start), normalisation, runtime)
+        mapped = predict(model, self._images(self.test.images, start), normalisation, runtime)
         predicted: np.ndarray = known[mapped[self.test.classes != _NONE]]
         return predicted
 

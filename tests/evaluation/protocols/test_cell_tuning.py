@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from geokr_core.errors import EvaluationError
-from geokr_core.evaluation.protocols.cell_tuning import CellBudget, CellClassifier, fine_tune_cells, predict_cells
+from geokr_core.evaluation.protocols.cell_tuning import CellBudget, CellClassifier, fine_tune_cells
+from geokr_core.evaluation.protocols.fine_tuning import predict
 from geokr_core.evaluation.protocols.probe import LinearClassifier
 from geokr_core.networks.architectures import feature_dim
 from geokr_core.networks.network import build, cell_features
@@ -58,7 +59,7 @@ def test_before_it_learns_it_maps_as_the_probe_does() -> None:
         features = cell_features(network(), NORMALISATION(torch.from_numpy(images)), CELLS).numpy()
 
     expected = given.predict(features.reshape(-1, dim)).reshape(len(images), CELLS, CELLS)
-    assert np.array_equal(predict_cells(model, images, NORMALISATION, RUNTIME), expected)
+    assert np.array_equal(predict(model, images, NORMALISATION, RUNTIME), expected)
     assert len(np.unique(expected)) > 1
 
 
@@ -117,4 +118,4 @@ def test_what_is_not_finite_is_refused() -> None:
         model.head.bias.fill_(torch.nan)
 
     with pytest.raises(EvaluationError, match=r"not finite.*fine_tune_learning_rate"):
-        predict_cells(model, images, NORMALISATION, RUNTIME)
+        predict(model, images, NORMALISATION, RUNTIME)
