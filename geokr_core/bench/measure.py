@@ -12,7 +12,8 @@ class Measurement:
     Attributes:
         name: of the benchmark.
         ratio: the figure that the budget speaks of.
-        budget: what it should reach: at least this, or at most this for ``startup``, ``loader``, ``scale``, ``archive`` and ``evaluate``.
+        budget: what it should reach: at least this, or at most this for ``startup``, ``loader``,
+            ``scale``, ``archive``, ``methods`` and ``evaluate``.
         n: how many chips or calls were measured.
         on: what it was measured on.
         details: the other figures, by name with unit.

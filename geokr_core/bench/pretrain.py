@@ -81,12 +81,12 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     (run,) = runs_of(config, data, folder / "checkpoints")
     (plain,) = runs_of(config.model_copy(update={"precision": "fp32"}), data, folder / "checkpoints")
     with prefetched(reading(run), 1, 2 + 2 * scale.steps * (scale.rounds + 1)) as batches:
-        ours = _ours(run, batches, scale)
-        rounds = _interleaved({"ours": ours, "resident": _resident(run, next(batches), scale)}, scale)
+        ours = steps_of(run, batches, scale)
+        rounds = interleaved({"ours": ours, "resident": _resident(run, next(batches), scale)}, scale)
         batch = next(batches)
         shares = _shares(run, batch)
         # Only now: its workers go on filling their queue while others are measured.
-        rivals = _interleaved({"ours": ours, "first_loop": _first_loop(plain, scale)}, scale)
+        rivals = interleaved({"ours": ours, "first_loop": _first_loop(plain, scale)}, scale)
     times = {name: statistics.median(seconds) for name, seconds in rounds.items()}
 
     images = scale.batch_size * scale.steps
@@ -95,7 +95,7 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     precision = "bf16" if run.runtime.bf16 else "fp32"
     return Measurement(
         "pretrain",
-        _ratio(rounds, "resident"),
+        ratio_of_rounds(rounds, "resident"),
         0.97 if on_gpu else 0.95,
         images * scale.rounds,
         f"{scale.architecture}, default recipe, {scale.size_px} px, batch {scale.batch_size}, {precision}, "
@@ -104,7 +104,7 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
             "images_per_s": images / times["ours"],
             "resident_images_per_s": images / times["resident"],
             "first_loop_images_per_s": images / statistics.median(rivals["first_loop"]),
-            "factor_over_first_loop": _ratio(rivals, "first_loop"),
+            "factor_over_first_loop": ratio_of_rounds(rivals, "first_loop"),
             "budget_factor_over_first_loop": 1.5,
             "mfu": flops / times["ours"] / peak,
             "matrix_product_tflops": peak / 1e12,
@@ -143,12 +143,12 @@ def _median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
     return statistics.median(times[1:])
 
 
-def _ratio(rounds: dict[str, list[float]], other: str) -> float:
+def ratio_of_rounds(rounds: dict[str, list[float]], other: str, to: str = "ours") -> float:
     """Median over the rounds of how many times longer the other way took: the two of a pair met the same machine."""
-    return statistics.median(b / a for a, b in zip(rounds["ours"], rounds[other], strict=True))
+    return statistics.median(b / a for a, b in zip(rounds[to], rounds[other], strict=True))
 
 
-def _interleaved(ways: dict[str, Callable[[], None]], scale: Scale) -> dict[str, list[float]]:
+def interleaved(ways: dict[str, Callable[[], None]], scale: Scale) -> dict[str, list[float]]:
     """Seconds of each way in each round, taking turns, so that what else runs meets all of them; first a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(scale.rounds + 1):
@@ -166,7 +166,8 @@ def _settle() -> None:
         torch.cuda.synchronize()
 
 
-def _ours(run: Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None]:
+def steps_of(run: Run, batches: Iterator[Batch], scale: Scale) -> Callable[[], None]:
+    """The steps of a turn, as training takes them."""
     state, normalisation = begin(run), run.normalisation()
 
     def work() -> None:

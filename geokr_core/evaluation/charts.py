@@ -38,6 +38,12 @@ FEATURE_NAMES: Final[Mapping[str, str]] = {
     "histogram": "54 colour numbers",
 }
 
+
+def features_words(protocol: str, features: str) -> str:
+    """What of a network a protocol reads, in words; fine-tuning changes and reads all of it, whatever its rows are filed under."""
+    return "whole network" if protocol == "fine_tune" else FEATURE_NAMES.get(features, features)
+
+
 _TASK_WORDS: Final[Mapping[str, str]] = {
     "cloud_snow": "cloud and snow",
     "detection": "object detection",
@@ -148,7 +154,8 @@ def _groups(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             parts = [own, colour] if name != "histogram" else [own]
             together = pd.concat(parts)
             together = together[together["labels_per_class"] == labels]
-            groups.append((f"{FEATURE_NAMES[name]},\n{labels_name(labels)}", together))
+            protocol = str(rows["protocol"].iloc[0])
+            groups.append((f"{features_words(protocol, name)},\n{labels_name(labels)}", together))
     return groups
 
 

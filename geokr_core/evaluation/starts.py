@@ -1,6 +1,7 @@
 """Networks that a cell starts from: random, ImageNet's or pretrained, put on the device and recalibrated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -187,6 +188,33 @@ def start_network(start: Start, images: np.ndarray, normalisation: Normalisation
     if start.weights is None:
         recalibrate_batchnorm(network, images, normalisation, runtime)
     return network.eval()
+
+
+class KeptNetwork:
+    """Keeps the network of the last start as it begins: the cells and draws of one start follow each other."""
+
+    def __init__(self) -> None:
+        """Nothing is built yet."""
+        self._kept: tuple[dict[str, object], Runtime, nn.Module] | None = None
+
+    def of(
+        self, start: Start, images: Callable[[], np.ndarray], normalisation: Normalisation, runtime: Runtime
+    ) -> nn.Module:
+        """A network of the start, as `start_network` gives it, to be changed at will.
+
+        Args:
+            start: architecture and weights, or a seed where there are none.
+            images: gives the training images uint8 (N, H, W, C); asked once a start. Of one task always the same.
+            normalisation: of the input, on the runtime's device; of one task and start always the same.
+            runtime: where it runs.
+
+        Raises:
+            BackboneError: weights and architecture do not fit together.
+        """
+        identity = start.identity()
+        if self._kept is None or self._kept[:2] != (identity, runtime):
+            self._kept = identity, runtime, start_network(start, images(), normalisation, runtime)
+        return copy.deepcopy(self._kept[2])
 
 
 def initial_network(start: Start, runtime: Runtime) -> nn.Module:

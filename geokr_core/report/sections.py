@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from geokr_core.evaluation.cells import labels_name
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, in_order, task_words
+from geokr_core.evaluation.charts import PROTOCOL_NAMES, features_words, in_order, task_words
 from geokr_core.levir_kr.dataset import LevirKR
 from geokr_core.pictures.images import as_rgb, png
 from geokr_core.report.tables import Entry, Head, Styles, Table
@@ -36,7 +36,7 @@ def confusions(confusion: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
                     "cells": [{"count": n, "tint": f"{_DEEPEST_TINT * n / total:.3f}"} for n in counts],
                 }
             )
-        features = FEATURE_NAMES.get(found["features"], found["features"])
+        features = features_words(found["protocol"], found["features"])
         pages.append(
             {
                 "task": task_words(task),

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from geokr_core.evaluation.cells import labels_name
-from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, task_words
+from geokr_core.evaluation.charts import FEATURE_NAMES, PROTOCOL_NAMES, features_words, task_words
 from geokr_core.evaluation.output import Judged
 from geokr_core.evaluation.statistics import contrast_sides, contrasts, headline_rows, labels_order
 from geokr_core.report.headline import tasks_in_order
@@ -85,7 +85,7 @@ def _settings(rows: pd.DataFrame) -> dict[Any, list[str]]:
 
     found = rows[_SETTING_KEYS].drop_duplicates().sort_values(_SETTING_KEYS, key=key)
     return {
-        setting: [PROTOCOL_NAMES[setting[0]], FEATURE_NAMES[setting[1]], labels_name(setting[2])]
+        setting: [PROTOCOL_NAMES[setting[0]], features_words(setting[0], setting[1]), labels_name(setting[2])]
         for setting in found.itertuples(index=False, name=None)
     }
 
@@ -217,7 +217,10 @@ def _efficiency(judged: Judged, styles: Styles) -> list[Table]:
             ((r["protocol"], r["features"]), f"{r['ours']} - {r['initialisation']}"): _needed(r) for r in records
         }
         settings: dict[Any, list[str]] = {
-            (r["protocol"], r["features"]): [PROTOCOL_NAMES[r["protocol"]], FEATURE_NAMES[r["features"]]]
+            (r["protocol"], r["features"]): [
+                PROTOCOL_NAMES[r["protocol"]],
+                features_words(r["protocol"], r["features"]),
+            ]
             for r in records
         }
         heads = {

@@ -8,6 +8,7 @@ import torch
 from geokr_core.bench.archive import status_seconds
 from geokr_core.bench.embed import bench_embed
 from geokr_core.bench.loader import bench_loader
+from geokr_core.bench.methods import bench_methods
 from geokr_core.bench.pretrain import Scale, bench_pretrain
 from geokr_core.pretraining.network import Network, Outputs
 
@@ -41,6 +42,22 @@ def test_every_way_of_training_sees_both_crops_of_each_chip(tmp_path: Path, monk
     monkeypatch.setattr(Network, "forward", counted)
     bench_pretrain(tmp_path, TINY)
     assert seen == {2 * TINY.batch_size}
+
+
+def test_the_cost_of_a_method_is_told_in_steps_of_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_sizes: dict[bool, set[int]] = {True: set(), False: set()}
+    forward = Network.forward
+
+    def counted(network: Network, images: torch.Tensor) -> Outputs:
+        batch_sizes[network.projection is None and network.head.__class__.__name__ == "CellHead"].add(len(images))
+        return forward(network, images)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    found = bench_methods(tmp_path, TINY)
+    assert found.n == 16
+    assert found.details["lowest_round"] <= found.ratio <= found.details["highest_round"]
+    assert found.details["dense"] > 0
+    assert batch_sizes == {True: {TINY.batch_size}, False: {2 * TINY.batch_size}}  # cells alone look at a chip once
 
 
 def test_waiting_for_data_is_a_share_of_the_time(tmp_path: Path) -> None:

@@ -425,7 +425,7 @@ def test_every_cell_that_is_lost_has_a_sentence(many: dict[str, str]) -> None:
     assert re.findall(r"^- (.*)", said, flags=re.MULTILINE) == [
         "fields, linear probe, last stage, 5 labels a class, accuracy: GeoKR is behind no teacher by 0.100 [0.100, 0.100].",
         "fields, linear probe, last stage, all labels, accuracy: GeoKR is behind no teacher by 0.100 [0.100, 0.100].",
-        "fields, fine-tuning, last stage, all labels, accuracy: GeoKR is behind simclr by 0.010 [0.010, 0.010] *.",
+        "fields, fine-tuning, whole network, all labels, accuracy: GeoKR is behind simclr by 0.010 [0.010, 0.010] *.",
     ]
     assert all(sentence in many["html"] for sentence in ("GeoKR is behind no teacher by 0.100", "behind simclr by"))
 

@@ -7,7 +7,6 @@ Not here: where the ground comes from (``learning.ground``), how a network gives
 classifier (``protocols.probe``), how both learn on (``protocols.cell_tuning``).
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
@@ -34,7 +33,7 @@ from geokr_core.evaluation.protocols.probe import (
     colour_histogram,
     fit_probe,
 )
-from geokr_core.evaluation.starts import EXTRACTION_BATCH, THREADS_OF_A_CELL, running, start_network, task_normalisation
+from geokr_core.evaluation.starts import EXTRACTION_BATCH, THREADS_OF_A_CELL, KeptNetwork, running, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, percentile_interval
 from geokr_core.evaluation.task_kinds import LandCoverMappingConfig
 from geokr_core.networks.network import cell_features
@@ -123,7 +122,7 @@ class LandCoverMapping:
         self._statistics = channel_statistics(self.train.images)
         self._cells_per_side = ground.train.cells.shape[1]
         self._kept = KeptFeatures(self._computed)
-        self._started: tuple[dict[str, object], Runtime, nn.Module] | None = None
+        self._network = KeptNetwork()
 
     @property
     def name(self) -> str:
@@ -327,13 +326,10 @@ class LandCoverMapping:
         return train, test
 
     def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
-        """The network of a start, to be changed at will: the draws of one start follow each other, and each wants it as it began."""
+        """The network of a start, to be changed at will, and how its images are scaled."""
         normalisation = task_normalisation(start, self._statistics, self.bands, self._evaluation, runtime)
-        identity = start.identity()
-        if self._started is None or self._started[:2] != (identity, runtime):
-            images = self._images(self.train.images, start)
-            self._started = identity, runtime, start_network(start, images, normalisation, runtime)
-        return copy.deepcopy(self._started[2]), normalisation
+        network = self._network.of(start, lambda: self._images(self.train.images, start), normalisation, runtime)
+        return network, normalisation
 
     def _images(self, images: np.ndarray, start: Start) -> np.ndarray:
         """Images with their bands in the order that the network reads."""

@@ -4,7 +4,6 @@ Drawing labels and scoring are here; how the files lie is written in ``sets.clas
 ``protocols.probe`` and ``protocols.fine_tuning``.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,7 +41,7 @@ from geokr_core.evaluation.protocols.probe import (
     stratified_holdout,
 )
 from geokr_core.evaluation.sets.classes import Round, read_image_set
-from geokr_core.evaluation.starts import THREADS_OF_A_CELL, running, start_network, task_normalisation
+from geokr_core.evaluation.starts import THREADS_OF_A_CELL, KeptNetwork, running, task_normalisation
 from geokr_core.evaluation.statistics import bootstrap_rows, macro_f1_interval, wilson_interval
 from geokr_core.evaluation.task_kinds import SceneClassificationConfig
 from geokr_core.networks.normalisation import Normalisation, channel_statistics
@@ -71,7 +70,7 @@ class SceneClassification:
         self._evaluation = evaluation
         self._task_statistics = channel_statistics(self.set.images[self.set.train_rows])
         self._kept = KeptFeatures(self._computed)
-        self._started: tuple[dict[str, object], Runtime, nn.Module] | None = None
+        self._network = KeptNetwork()
 
     @property
     def name(self) -> str:
@@ -238,13 +237,10 @@ class SceneClassification:
         return replace(self._score(np.concatenate(predicted), fraction, cell.seed), details=chosen)
 
     def _start_network(self, start: Start, runtime: Runtime) -> tuple[nn.Module, Normalisation]:
-        """The network of a start, to be changed at will: the cells of one start follow each other, and each wants it as it began."""
+        """The network of a start, to be changed at will, and how its images are scaled."""
         normalisation = task_normalisation(start, self._task_statistics, BANDS, self._evaluation, runtime)
-        identity = start.identity()
-        if self._started is None or self._started[:2] != (identity, runtime):
-            train = self._images(start)[self.set.train_rows]
-            self._started = identity, runtime, start_network(start, train, normalisation, runtime)
-        return copy.deepcopy(self._started[2]), normalisation
+        network = self._network.of(start, lambda: self._images(start)[self.set.train_rows], normalisation, runtime)
+        return network, normalisation
 
     def _images(self, start: Start) -> np.ndarray:
         """All images with their bands in the order that the network reads."""
