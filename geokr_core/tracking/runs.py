@@ -27,6 +27,9 @@ NOTE_TAG: Final = "mlflow.note.content"
 """What MLflow shows as the description of a run or an experiment."""
 KEEP_TAG: Final = "geokr/keep"
 """Set by people: the run stays, however old it is."""
+RESUMED_WITH_TAG: Final = "geokr/resumed_with"
+"""Parameters, as JSON, that whoever resumed a run gave otherwise than whoever began it: MLflow changes none. They decide no result, else the
+fingerprint were another."""
 RETIRED_TAG: Final = "geokr/retired"
 """When retention deleted the run, in seconds since 1970."""
 MAX_PARAM_CHARS: Final = 500
@@ -106,21 +109,20 @@ def open_run(connection: Connection, opening: Opening, known: Run | None = None)
     keys = [opening.key]
     unfinished = None if known else _unfinished(connection, opening.tags)
     if known is not None:
-        run_id = known.info.run_id
-        keys = _openings(known)
-        _delete_tag(client, known, _ERROR_TAG)
+        run = known
+        keys = _openings(run)
+        _delete_tag(client, run, _ERROR_TAG)
     elif unfinished is not None:
-        run_id = unfinished.info.run_id
-        keys = [*_openings(unfinished), opening.key]
-        _reopen(client, unfinished, {**opening.tags, _OPENINGS_TAG: " ".join(keys)})
+        run = unfinished
+        keys = [*_openings(run), opening.key]
+        _reopen(client, run, {**opening.tags, _OPENINGS_TAG: " ".join(keys)})
     else:
         tags = {**opening.tags, _OPENINGS_TAG: opening.key}
-        created = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.name or opening.step)
-        run_id = created.info.run_id
-        _drop_twins(client, created, opening.key)
-    _relate(connection, run_id, opening)
-    _log_parameters(client, run_id, opening.parameters)
-    return Opened(run_id, len(keys))
+        run = client.create_run(connection.experiment_id, opening.start_ms, tags, opening.name or opening.step)
+        _drop_twins(client, run, opening.key)
+    _relate(connection, run.info.run_id, opening)
+    _log_parameters(client, run, opening.parameters)
+    return Opened(run.info.run_id, len(keys))
 
 
 def _relate(connection: Connection, run_id: str, opening: Opening) -> None:
@@ -233,10 +235,16 @@ def _delete_tag(client: MlflowClient, run: Run, tag: str) -> None:
         client.delete_tag(run.info.run_id, tag)
 
 
-def _log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
-    flat = [Param(key[:250], value) for key, value in _flattened(parameters)]
-    for start in range(0, len(flat), 100):  # MLflow's limit a request
-        client.log_batch(run_id, params=flat[start : start + 100])
+def _log_parameters(client: MlflowClient, run: Run, parameters: Mapping[str, Any]) -> None:
+    """Record the parameters of an opening; those that the run has with another value are kept, and told in a tag."""
+    run_id, told = run.info.run_id, run.data.params
+    flat = {key[:250]: value for key, value in _flattened(parameters)}
+    new = [Param(key, value) for key, value in flat.items() if key not in told]
+    for start in range(0, len(new), 100):  # MLflow's limit a request
+        client.log_batch(run_id, params=new[start : start + 100])
+    changed = {key: value for key, value in flat.items() if told.get(key, value) != value}
+    if changed:
+        client.set_tag(run_id, RESUMED_WITH_TAG, json.dumps(changed))
     client.log_dict(run_id, dict(parameters), "params.json")
 
 

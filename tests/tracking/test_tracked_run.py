@@ -147,6 +147,22 @@ def test_a_step_that_is_resumed_resumes_its_run(server: MlflowClient) -> None:
     assert trained("other parameters", 1, 6) not in begun[:-1]
 
 
+def test_a_run_may_be_resumed_with_more_processes(server: MlflowClient) -> None:
+    """What decides no result may be given otherwise the second time; MLflow changes no parameter of a run."""
+    listener, tags = RecordingReporter(), {registry.FINGERPRINT_TAG: "more processes"}
+    first = {"pretraining": {"steps": 6, "runs_at_once": 1}}
+    with pytest.raises(KeyboardInterrupt), registry.track_step("pretraining", first, tags, listener) as begun:
+        raise KeyboardInterrupt
+    second = {"pretraining": {"steps": 6, "runs_at_once": 2, "examples_every": 0}}
+    with registry.track_step("pretraining", second, tags, listener) as resumed:
+        pass
+    assert resumed.run_id == begun.run_id
+    assert not listener.warnings, "no server was away"
+    found = only_run(server, resumed.run_id).data
+    assert (found.params["pretraining.runs_at_once"], found.params["pretraining.examples_every"]) == ("1", "0")
+    assert json.loads(found.tags["geokr/resumed_with"]) == {"pretraining.runs_at_once": "2"}
+
+
 def test_a_step_that_dies_after_it_told_its_figures_tells_them_once(server: MlflowClient) -> None:
     tags = {registry.FINGERPRINT_TAG: "told"}
     for dies in (True, False):
