@@ -241,20 +241,26 @@ def taught(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
     return (*parts,) or ("To stay near the weights that it started from.",)
 
 
-def _started(weights: str | Path | None) -> str:
+def _started(weights: Mapping[str, str] | None) -> str:
     """Where the training began: ImageNet's weights come from people's labels, and a card may not hide that."""
     if weights is None:
         return "It started from random weights."
-    if weights == "imagenet":
+    if weights.get("published") == "imagenet":
         return "It started from ImageNet weights, which learned from people's labels of everyday pictures."
-    return f"It started from the weights `{Path(weights).name}`."
+    return f"It started from the weights `{weights['file']}`."
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings of the pretraining that shaped the weights; of a file of initial weights its name alone."""
     shown = {}
     for key, value in config.items():
-        if key in _NO_RECIPE or value is None or isinstance(value, Mapping) or key in ("variants", "seeds"):
-            continue
-        shown[key] = Path(value).name if key == "initial_weights" else str(value)
+        if key == "initial_weights" and value is not None:
+            shown[key] = str(value["file"])
+        elif (
+            key not in _NO_RECIPE
+            and value is not None
+            and not isinstance(value, Mapping)
+            and key not in ("variants", "seeds")
+        ):
+            shown[key] = str(value)
     return shown
