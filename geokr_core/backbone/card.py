@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from geokr_core import __version__
+from geokr_core.networks.architectures import spec_of
 
 PAGE_ROWS: Final = 12
 """Scores on the registry's page, which holds 5000 characters; the card has all of them."""
@@ -41,8 +42,9 @@ _HUB_TASKS: Final[Mapping[str, str]] = {
 
 _NO_RECIPE: Final = frozenset(
     {"threads", "log_every", "checkpoint_every", "keep_checkpoints", "examples_every", "compile", "device"}
+    | {"variants", "seeds"}
 )
-"""Settings of the pretraining that say how it ran and not what it learned."""
+"""Settings of the pretraining that say how it ran, or what else was trained, and not what the weights learned."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _render(template: str, description: Mapping[str, Any], scores: Sequence[Scor
         undecided=sum(one.verdict == NO_DIFFERENCE for score in scores for one in score.comparisons),
         once=sum(one.verdict == MEASURED_ONCE for score in scores for one in score.comparisons),
         recipe=_recipe(description["pretraining"]["config"]),
-        started=_started(description["pretraining"]["config"].get("initial_weights")),
+        started=_started(description["pretraining"]["config"]),
         taught=taught(description["pretraining"]["config"], len(description["classes"])),
         loaders=dict(_LOADERS[row["library"]] for row in description["network"]["loads_into"]),
         geokr_version=__version__,
@@ -241,26 +243,22 @@ def taught(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
     return (*parts,) or ("To stay near the weights that it started from.",)
 
 
-def _started(weights: Mapping[str, str] | None) -> str:
+def _started(config: Mapping[str, Any]) -> str:
     """Where the training began: ImageNet's weights come from people's labels, and a card may not hide that."""
+    weights = config.get("initial_weights")
     if weights is None:
         return "It started from random weights."
-    if weights.get("published") == "imagenet":
+    if weights["file"] == spec_of(config["architecture"]).imagenet.file:
         return "It started from ImageNet weights, which learned from people's labels of everyday pictures."
     return f"It started from the weights `{weights['file']}`."
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings of the pretraining that shaped the weights; of a file of initial weights its name alone."""
-    shown = {}
-    for key, value in config.items():
-        if key == "initial_weights" and value is not None:
-            shown[key] = str(value["file"])
-        elif (
-            key not in _NO_RECIPE
-            and value is not None
-            and not isinstance(value, Mapping)
-            and key not in ("variants", "seeds")
-        ):
-            shown[key] = str(value)
-    return shown
+    weights = config.get("initial_weights")
+    named = {**config, "initial_weights": None if weights is None else weights["file"]}
+    return {
+        key: str(value)
+        for key, value in named.items()
+        if key not in _NO_RECIPE and value is not None and not isinstance(value, Mapping)
+    }

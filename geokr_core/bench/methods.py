@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from geokr_core.bench.measure import Measurement
-from geokr_core.bench.pretrain import ON_CPU, ON_GPU, Scale, interleaved, ratio_of_rounds, steps_of
+from geokr_core.bench.pretrain import ON_CPU, ON_GPU, Scale, interleaved, steps_of
 from geokr_core.pretraining.config import PretrainingConfig
 from geokr_core.pretraining.runs import runs_of
 from geokr_core.pretraining.training.batches import prefetched
@@ -47,18 +47,21 @@ def bench_methods(folder: Path, scale: Scale | None = None) -> Measurement:
             for run in runs
         }
         rounds = interleaved(ways, scale)
-    per_round = [ours / theirs for ours, theirs in zip(rounds["geokr"], rounds["simclr"], strict=True)]
+    geokr, dense = (
+        [ours / contrast for ours, contrast in zip(rounds[name], rounds["simclr"], strict=True)]
+        for name in ("geokr", "dense")
+    )
     return Measurement(
         "methods",
-        ratio_of_rounds(rounds, "geokr", to="simclr"),
+        statistics.median(geokr),
         1.05,
         scale.batch_size * scale.steps * scale.rounds,
         f"{scale.architecture}, {scale.size_px} px, batch {scale.batch_size}, "
         f"{'bf16' if runs[0].runtime.bf16 else 'fp32'}, {threads} thread(s)",
         {
-            "lowest_round": min(per_round),
-            "highest_round": max(per_round),
-            "dense": ratio_of_rounds(rounds, "dense", to="simclr"),
+            "lowest_round": min(geokr),
+            "highest_round": max(geokr),
+            "dense": statistics.median(dense),
             "budget_dense": 0.5,
             **{f"{name}_step_s": statistics.median(rounds[name]) / scale.steps for name in _METHODS},
         },

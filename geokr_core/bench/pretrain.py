@@ -95,7 +95,7 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
     precision = "bf16" if run.runtime.bf16 else "fp32"
     return Measurement(
         "pretrain",
-        ratio_of_rounds(rounds, "resident"),
+        _ratio(rounds, "resident"),
         0.97 if on_gpu else 0.95,
         images * scale.rounds,
         f"{scale.architecture}, default recipe, {scale.size_px} px, batch {scale.batch_size}, {precision}, "
@@ -104,7 +104,7 @@ def bench_pretrain(folder: Path, scale: Scale | None = None) -> Measurement:
             "images_per_s": images / times["ours"],
             "resident_images_per_s": images / times["resident"],
             "first_loop_images_per_s": images / statistics.median(rivals["first_loop"]),
-            "factor_over_first_loop": ratio_of_rounds(rivals, "first_loop"),
+            "factor_over_first_loop": _ratio(rivals, "first_loop"),
             "budget_factor_over_first_loop": 1.5,
             "mfu": flops / times["ours"] / peak,
             "matrix_product_tflops": peak / 1e12,
@@ -143,9 +143,9 @@ def _median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
     return statistics.median(times[1:])
 
 
-def ratio_of_rounds(rounds: dict[str, list[float]], other: str, to: str = "ours") -> float:
+def _ratio(rounds: dict[str, list[float]], other: str) -> float:
     """Median over the rounds of how many times longer the other way took: the two of a pair met the same machine."""
-    return statistics.median(b / a for a, b in zip(rounds[to], rounds[other], strict=True))
+    return statistics.median(b / a for a, b in zip(rounds["ours"], rounds[other], strict=True))
 
 
 def interleaved(ways: dict[str, Callable[[], None]], scale: Scale) -> dict[str, list[float]]:

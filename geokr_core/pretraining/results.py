@@ -162,8 +162,6 @@ def _description(run: Run) -> dict[str, Any]:
     told_elsewhere = {"seeds", "variants", "runs_at_once", *Recipe.model_fields} - set(recipe)
     settings = {key: value for key, value in as_plain(run.config).items() if key not in told_elsewhere}
     start = None if weights is None else {"file": weights.name, "md5": weights_md5(run.config)}
-    if start is not None and run.config.initial_weights == "imagenet":
-        start["published"] = "imagenet"  # which the name of the file does not say
     return {
         "config": settings | {"initial_weights": start} | recipe,
         "variant": run.variant,

@@ -10,7 +10,7 @@ from geokr_core.bench.embed import bench_embed
 from geokr_core.bench.loader import bench_loader
 from geokr_core.bench.methods import bench_methods
 from geokr_core.bench.pretrain import Scale, bench_pretrain
-from geokr_core.pretraining.network import Network, Outputs
+from geokr_core.pretraining.network import CellHead, Network, Outputs
 
 TINY = Scale("squeezenet1_1", 32, 8, steps=1, rounds=2, matrix_size=64, matrix_products=2, workers=0)
 
@@ -45,19 +45,26 @@ def test_every_way_of_training_sees_both_crops_of_each_chip(tmp_path: Path, monk
 
 
 def test_the_cost_of_a_method_is_told_in_steps_of_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch_sizes: dict[bool, set[int]] = {True: set(), False: set()}
+    rounds = {"simclr": [1.0, 2.0, 4.0], "geokr": [1.5, 2.0, 5.0], "dense": [0.5, 1.0, 3.0]}
+    monkeypatch.setattr("geokr_core.bench.methods.interleaved", lambda ways, scale: rounds)
+    found = bench_methods(tmp_path, TINY)
+    details = found.details
+    assert (found.ratio, details["lowest_round"], details["highest_round"]) == (1.25, 1.0, 1.5)
+    assert (details["dense"], details["simclr_step_s"]) == (0.5, 2.0)
+
+
+def test_cells_alone_are_timed_on_half_of_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[bool, int]] = set()
     forward = Network.forward
 
     def counted(network: Network, images: torch.Tensor) -> Outputs:
-        batch_sizes[network.projection is None and network.head.__class__.__name__ == "CellHead"].add(len(images))
+        learns_cells_alone = network.projection is None and isinstance(network.head, CellHead)
+        seen.add((learns_cells_alone, len(images)))
         return forward(network, images)
 
     monkeypatch.setattr(Network, "forward", counted)
-    found = bench_methods(tmp_path, TINY)
-    assert found.n == 16
-    assert found.details["lowest_round"] <= found.ratio <= found.details["highest_round"]
-    assert found.details["dense"] > 0
-    assert batch_sizes == {True: {TINY.batch_size}, False: {2 * TINY.batch_size}}  # cells alone look at a chip once
+    assert bench_methods(tmp_path, TINY).n == 16
+    assert seen == {(True, TINY.batch_size), (False, 2 * TINY.batch_size)}
 
 
 def test_waiting_for_data_is_a_share_of_the_time(tmp_path: Path) -> None:
